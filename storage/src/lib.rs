@@ -1,0 +1,18 @@
+//! One member's data: the replicated state machine, which is pure, and the disk under it.
+//!
+//! ```text
+//!   state    commands in, responses and changes out       (no IO, no clock, no rng)
+//!   mvcc     the keys: histories, ordered index, change log
+//!   wal      the lane: records -> groups -> durable writes -> contiguous durable prefix
+//!   io       the Disk seam: io_uring body, simulated body
+//!   recovery what to do with what a crash left
+//! ```
+
+pub mod dir;
+pub mod ids;
+pub mod io;
+pub mod limits;
+pub mod mvcc;
+pub mod recovery;
+pub mod state;
+pub mod wal;
