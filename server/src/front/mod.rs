@@ -25,6 +25,8 @@
 
 mod call;
 mod connection;
+#[cfg(test)]
+mod front_tests;
 mod http1;
 mod http2;
 pub mod limits;

@@ -4,7 +4,13 @@
 //! (fault 1 of the module story). A pending timer ends any sleep, so a timer that is always pending bounds the
 //! stall: by the busy period while there is work, by the idle period otherwise. A beat costs tens of
 //! microseconds, which is why an idle core beats slowly.
+//!
+//! The beat's own turn can be preempted too, and then no timer is pending. For that case this task leaves its
+//! waker with the core's link: a wake from another thread gets through to a parked executor in any state, and
+//! the watchdog sends one when a beat is late.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_lite::future::or;
@@ -22,10 +28,16 @@ const LOAD_AVERAGED_OVER: Duration = Duration::from_millis(300);
 
 /// Runs for as long as the executor does.
 pub(super) async fn run(core: Core, busy_period: Duration, idle_period: Duration) {
-    let mut gauge = Gauge::new(Instant::now(), executor().executor_stats());
+    poll_fn(|cx| {
+        core.link().leave_waker(cx.waker().clone());
+        Poll::Ready(())
+    })
+    .await;
+    let mut gauge = Gauge { at: Instant::now(), busy: 0.0 };
     let mut has_work = true;
     loop {
-        core.on_beat(!has_work);
+        let period = if has_work { busy_period } else { idle_period };
+        core.on_beat(!has_work, period);
         if has_work {
             sleep(busy_period).await;
         } else {
@@ -38,10 +50,9 @@ pub(super) async fn run(core: Core, busy_period: Duration, idle_period: Duration
     }
 }
 
-/// Load from differences of executor counters.
+/// Turns executor counters into load.
 struct Gauge {
     at: Instant,
-    stats: ExecutorStats,
     busy: f64,
 }
 
@@ -51,27 +62,14 @@ struct Sample {
 }
 
 impl Gauge {
-    fn new(at: Instant, stats: ExecutorStats) -> Gauge {
-        Gauge {
-            at,
-            stats,
-            busy: 0.0,
-        }
-    }
-
+    /// `stats` counts since the call before: glommio resets its counters when they are read, so this is their
+    /// only reader.
     fn sample(&mut self, now: Instant, stats: ExecutorStats) -> Sample {
         let wall = now.duration_since(self.at).max(Duration::from_micros(1));
-        let ran = stats
-            .total_runtime()
-            .saturating_sub(self.stats.total_runtime());
-        let task_count = stats.tasks_executed() - self.stats.tasks_executed();
-        (self.at, self.stats) = (now, stats);
-        let (busy, has_work) = judge(self.busy, wall, ran, task_count);
-        self.busy = busy;
-        Sample {
-            busy_permille: (busy * 1000.0).round() as u32,
-            has_work,
-        }
+        let (busy, has_work) =
+            judge(self.busy, wall, stats.total_runtime(), stats.tasks_executed());
+        (self.at, self.busy) = (now, busy);
+        Sample { busy_permille: (busy * 1000.0).round() as u32, has_work }
     }
 }
 

@@ -46,6 +46,9 @@ mod ring;
 mod time;
 mod watchdog;
 
+#[cfg(test)]
+mod runtime_tests;
+
 pub use self::core::{Core, spawn, this_core, try_this_core};
 pub use cores::{
     CoreLink, CoreStats, Cores, RuntimeConfig, RuntimeError, Stopper, available_cores, start,
