@@ -188,7 +188,11 @@ impl Core {
     /// glommio looks at IO only when no task is runnable (or the preempt timer fires), so a task that wakes itself
     /// keeps every socket waiting. One that has more to do than it should do in a turn calls this instead.
     pub fn wake_next_turn(&self, cx: &Context<'_>) {
-        self.0.next_turn.waiters.borrow_mut().push(cx.waker().clone());
+        self.0
+            .next_turn
+            .waiters
+            .borrow_mut()
+            .push(cx.waker().clone());
         self.0.next_turn.wanted.notify();
     }
 
