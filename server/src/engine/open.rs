@@ -1,0 +1,149 @@
+//! From a data directory to a serving engine: replay, election, and the first entries.
+//!
+//! Until a snapshot file exists the log is the database, so replay applies every entry of the lane. A
+//! crash during any of this leaves the lane as it was, or with entries that the next start replays.
+
+use keelson_consensus::durable::Replay;
+use keelson_consensus::{Entry, Node};
+use keelson_proto::etcdserverpb::Member;
+use keelson_storage::ids::{LaneId, RaftIndex};
+use keelson_storage::io::Disk;
+use keelson_storage::state::{ClusterInit, MemberPublish, Request, State};
+use keelson_storage::wal::{RecordKind, RecoveryReport, Wal, WalConfig, WalRecord};
+
+use super::apply::replay_entry;
+use super::auto_compact::AutoCompact;
+use super::lease_clock::LeaseClock;
+use super::shard::{Engine, EngineConfig, EngineError, EngineFacts, Port};
+
+impl<D: Disk> Engine<D> {
+    /// Opens the lane, replays it, wins the election of the one-member group and makes sure that the log
+    /// knows the cluster and this member as `member` describes it. Blocks on the disk: for start-up only.
+    pub fn open(
+        disk: D,
+        wal_config: WalConfig,
+        config: EngineConfig,
+        member: Member,
+        now_us: u64,
+    ) -> Result<(Self, RecoveryReport), EngineError> {
+        let mut replayed = Replayed::default();
+        let (wal, report) = Wal::open(disk, LaneId(0), wal_config, |_, record| {
+            replayed.on_record(record);
+        })?;
+        let Replayed {
+            replay,
+            state,
+            error,
+        } = replayed;
+        if let Some(error) = error {
+            return Err(error);
+        }
+        let (hard_state, last) = replay.finish();
+        let mut engine = Self {
+            node: Node::restore(config.member, hard_state, last),
+            lease_clock: LeaseClock::resume(state.applied().lease_time, now_us),
+            auto_compact: AutoCompact::new(config.auto_compact, now_us),
+            ports: (0..config.cores).map(|_| Port::default()).collect(),
+            scrub_pending: state.compact_revision() > state.scrubbed_revision(),
+            now_us,
+            config,
+            state,
+            wal,
+            queue: Default::default(),
+            queued_bytes: 0,
+            persisting: Default::default(),
+            proposed: Default::default(),
+            awaiting_scrub: Vec::new(),
+            selects: Default::default(),
+            hashes: Default::default(),
+            catch_ups: Default::default(),
+            nospace_proposed: false,
+            stopping: false,
+            facts: EngineFacts::default(),
+        };
+        engine.take_office(member)?;
+        Ok((engine, report))
+    }
+
+    /// Campaigns and writes down who is who.
+    fn take_office(&mut self, member: Member) -> Result<(), EngineError> {
+        self.check_identity()?;
+        self.node.campaign()?;
+        let known = self.state.cluster().members.first().cloned();
+        match known {
+            None => self.queue_own(Request::ClusterInit(ClusterInit {
+                cluster_id: self.config.cluster.0,
+                members: vec![member],
+            })),
+            Some(known) if known != member => {
+                self.queue_own(Request::MemberPublish(MemberPublish {
+                    member: Some(member),
+                }));
+            }
+            Some(_) => {}
+        }
+        self.seal()?;
+        let through = self.wal.flush_blocking()?;
+        self.on_durable(through);
+        self.apply_committed()
+    }
+
+    fn check_identity(&self) -> Result<(), EngineError> {
+        let cluster = self.state.cluster();
+        let Some(found) = cluster.members.first() else {
+            return Ok(());
+        };
+        if cluster.cluster_id == self.config.cluster.0 && found.id == self.config.member.0 {
+            return Ok(());
+        }
+        Err(EngineError::ForeignData {
+            found_cluster: cluster.cluster_id,
+            found_member: found.id,
+            cluster: self.config.cluster.0,
+            member: self.config.member.0,
+        })
+    }
+}
+
+/// What the lane's records add up to.
+struct Replayed {
+    replay: Replay,
+    state: State,
+    /// The first record that made no sense; nothing after it is applied.
+    error: Option<EngineError>,
+}
+
+impl Default for Replayed {
+    fn default() -> Self {
+        Self {
+            replay: Replay::default(),
+            state: State::new(),
+            error: None,
+        }
+    }
+}
+
+impl Replayed {
+    fn on_record(&mut self, record: WalRecord) {
+        if self.error.is_none() {
+            self.error = self.apply(record).err();
+        }
+    }
+
+    fn apply(&mut self, record: WalRecord) -> Result<(), EngineError> {
+        match record.kind {
+            RecordKind::HardState => self.replay.on_hard_state(record.payload)?,
+            RecordKind::Entry => {
+                let entry: Entry =
+                    self.replay
+                        .on_entry(record.term, record.index, record.payload)?;
+                assert!(
+                    entry.index > RaftIndex(0),
+                    "replay yields entries from index 1 on"
+                );
+                replay_entry(&mut self.state, &entry, &mut EngineFacts::default())?;
+            }
+        }
+        Ok(())
+    }
+}

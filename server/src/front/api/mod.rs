@@ -1,0 +1,188 @@
+//! The gRPC methods: decode, validate, ask the engine, encode.
+//!
+//! ```text
+//!   front (HTTP/2) --Call--> Api::serve --Ask--> engine ring ... Outbound ring --> pump
+//!                                 ^------------------- reply slot ----------------'  |
+//!   watch streams <---------------------- FanOut <----- batches, slices, marks ------'
+//! ```
+//!
+//! A handler is a request, a channel end and a reply slot; it keeps no state of its own. One [`Api`]
+//! per core, never shared with another.
+
+mod cluster;
+mod health;
+mod http_service;
+mod kv;
+mod lease;
+mod maintenance;
+mod pump;
+mod range_response;
+mod watch;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use keelson_proto::ApiError;
+use keelson_storage::state::{Request, Response};
+use prost::Message;
+use tonic::Status;
+
+use crate::engine::client::EngineClient;
+use crate::engine::message::{Answer, Ask, StreamKey};
+use crate::fanout::FanOut;
+use crate::front::{Call, Service};
+use crate::observe::{CoreMetrics, Method, Registry};
+use crate::runtime::{Core, LocalEvent};
+
+pub use http_service::HttpApi;
+pub use pump::{progress_notifier, pump, sweeper};
+
+/// Asked-at time of questions that may take as long as they need.
+const NO_TIME_LIMIT: u64 = u64::MAX;
+
+/// What the handlers must know of the configuration.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// Cluster id in response headers.
+    pub cluster_id: u64,
+    /// Member id in response headers.
+    pub member_id: u64,
+    /// Largest request that may go into the log.
+    pub request_bytes_max: usize,
+    /// Most operations in a branch of a transaction.
+    pub txn_ops_max: usize,
+    /// Smallest lease TTL that is granted.
+    pub lease_ttl_seconds_min: i64,
+    /// Responses above this size are encoded and sent in slices of it.
+    pub response_slice_bytes: usize,
+    /// Time after which a client is told that its request timed out.
+    pub request_timeout_ms: u64,
+    /// How often idle watchers that asked for it are told their progress.
+    pub progress_interval: std::time::Duration,
+}
+
+/// The handlers of one core.
+pub struct Api {
+    config: ApiConfig,
+    core: Core,
+    engine: EngineClient,
+    metrics: Arc<CoreMetrics>,
+    registry: Arc<Registry>,
+    fanout: RefCell<FanOut>,
+    /// Writers of watch streams, by stream, to wake when their queue has something.
+    writers: RefCell<HashMap<StreamKey, LocalEvent>>,
+    /// Watch questions for which the ring had no room.
+    unsent: RefCell<VecDeque<Ask>>,
+    lease_ids: Cell<u64>,
+}
+
+impl Api {
+    /// The handlers of `core`, talking to the engine through `engine`.
+    #[must_use]
+    pub fn new(
+        config: ApiConfig,
+        core: Core,
+        engine: EngineClient,
+        registry: Arc<Registry>,
+    ) -> Rc<Self> {
+        let fragment_bytes =
+            config.request_bytes_max + keelson_proto::limits::TRANSPORT_OVERHEAD_BYTES;
+        let fanout = FanOut::new(config.cluster_id, config.member_id, fragment_bytes);
+        Rc::new(Self {
+            metrics: registry.core(core.index()).clone(),
+            registry,
+            config,
+            core,
+            engine,
+            fanout: RefCell::new(fanout),
+            writers: RefCell::default(),
+            unsent: RefCell::default(),
+            lease_ids: Cell::new(RandomState::new().hash_one(std::process::id())),
+        })
+    }
+
+    async fn ask(&self, ask: Ask) -> Result<Answer, ApiError> {
+        self.engine.ask(ask, self.core.coarse_ms()).await
+    }
+
+    async fn ask_without_limit(&self, ask: Ask) -> Result<Answer, ApiError> {
+        self.engine.ask(ask, NO_TIME_LIMIT).await
+    }
+
+    /// Puts a validated write into the log and waits until it is applied.
+    async fn write(&self, request: Request, body: Bytes) -> Result<Response, ApiError> {
+        if body.len() > self.config.request_bytes_max {
+            return Err(ApiError::RequestTooLarge);
+        }
+        response(self.ask(Ask::Write { request, body }).await?)
+    }
+
+    async fn dispatch(self: Rc<Self>, method: Method, call: Call) {
+        match method {
+            Method::KvRange => kv::range(&self, call).await,
+            Method::KvRangeStream => kv::range_stream(&self, call).await,
+            Method::KvPut => unary(call, |body| kv::put(&self, body)).await,
+            Method::KvDeleteRange => unary(call, |body| kv::delete_range(&self, body)).await,
+            Method::KvTxn => unary(call, |body| kv::txn(&self, body)).await,
+            Method::KvCompact => unary(call, |body| kv::compact(&self, body)).await,
+            Method::WatchWatch => watch::serve(self, call).await,
+            Method::LeaseGrant => unary(call, |body| lease::grant(&self, body)).await,
+            Method::LeaseRevoke => unary(call, |body| lease::revoke(&self, body)).await,
+            Method::LeaseKeepAlive => lease::keep_alive(&self, call).await,
+            Method::LeaseTimeToLive => unary(call, |body| lease::time_to_live(&self, body)).await,
+            Method::LeaseLeases => unary(call, |_| lease::leases(&self)).await,
+            Method::ClusterMemberList => unary(call, |_| cluster::member_list(&self)).await,
+            Method::MaintenanceAlarm => unary(call, |body| maintenance::alarm(&self, body)).await,
+            Method::MaintenanceStatus => unary(call, |_| maintenance::status(&self)).await,
+            Method::MaintenanceDefragment => unary(call, |_| maintenance::defragment(&self)).await,
+            Method::MaintenanceHash => unary(call, |_| maintenance::hash(&self)).await,
+            Method::MaintenanceHashKv => {
+                unary(call, |body| maintenance::hash_kv(&self, body)).await;
+            }
+            Method::HealthCheck => unary(call, |body| health::check(&self, body)).await,
+            Method::HealthWatch => health::watch(&self, call).await,
+            later => {
+                let text = format!("{} is not served by this version of Keelson", later.path());
+                call.reply.finish(Err(Status::unimplemented(text)));
+            }
+        }
+    }
+}
+
+impl Service for Api {
+    fn serve(self: Rc<Self>, method: Method, call: Call) -> LocalBoxFuture<'static, ()> {
+        Box::pin(self.dispatch(method, call))
+    }
+}
+
+/// Serves a method of one request and one response.
+async fn unary<M: Message, F: Future<Output = Result<M, Status>>>(
+    mut call: Call,
+    handle: impl FnOnce(Bytes) -> F,
+) {
+    let result = match call.messages.unary().await {
+        Ok(body) => handle(body).await,
+        Err(status) => Err(status),
+    };
+    call.reply.send_unary(result);
+}
+
+/// Decodes a request; the bytes fields of the result are slices of `body`.
+fn decode<M: Message + Default>(body: &Bytes) -> Result<M, Status> {
+    M::decode(body.clone()).map_err(|error| {
+        Status::internal(format!("grpc: error unmarshalling request: {error}"))
+    })
+}
+
+/// The response of a command. The engine answers a write with nothing else.
+fn response(answer: Answer) -> Result<Response, ApiError> {
+    match answer {
+        Answer::Response(response) => Ok(response),
+        other => unreachable!("a write is answered with a response, not {other:?}"),
+    }
+}
