@@ -15,9 +15,7 @@ impl<D: Disk> Engine<D> {
     /// Applies every entry that is committed.
     pub(super) fn apply_committed(&mut self) -> Result<(), EngineError> {
         while let Some(entry) = self.node.take_committed() {
-            self.facts.proposals_committed += 1;
             self.apply_entry(&entry)?;
-            self.facts.proposals_applied += 1;
         }
         Ok(())
     }
@@ -48,6 +46,7 @@ impl<D: Disk> Engine<D> {
 
     fn apply_command(&mut self, at: Position, origin: Origin, request: &Request) {
         let result = self.state.apply(at, request);
+        self.facts.commands_applied += 1;
         if let Ok(response) = &result {
             count(&mut self.facts, request, response);
         }

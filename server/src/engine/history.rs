@@ -32,7 +32,6 @@ impl<D: Disk> Engine<D> {
             return None;
         }
         let (changes, through) = self.changes_after(after);
-        self.facts.events += changes.len() as u64;
         Some(Arc::new(EventBatch {
             after,
             through,

@@ -28,6 +28,7 @@ pub mod message;
 mod open;
 mod persist;
 mod read;
+pub mod report;
 mod shard;
 
 pub use shard::{Activity, Engine, EngineConfig, EngineError, EngineFacts};

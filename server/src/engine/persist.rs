@@ -5,7 +5,7 @@ use keelson_consensus::durable::encode_hard_state;
 use keelson_storage::ids::{Lsn, RaftIndex, Term};
 use keelson_storage::io::Disk;
 use keelson_storage::state::{Command, encode_entry};
-use keelson_storage::wal::{RecordKind, WalRecord};
+use keelson_storage::wal::{RecordKind, RecordMeta};
 
 use super::limits::BATCH_BYTES_MAX;
 use super::shard::{Engine, EngineError, Proposed};
@@ -31,8 +31,7 @@ impl<D: Disk> Engine<D> {
                 self.seal_one()?;
             }
         }
-        self.append_ready();
-        Ok(())
+        self.append_ready()
     }
 
     /// Everything the lane reports durable advances the log.
@@ -50,33 +49,36 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Hands new entries and hard states of the raft group to the lane.
-    pub(super) fn append_ready(&mut self) {
+    fn append_ready(&mut self) -> Result<(), EngineError> {
         let ready = self.node.take_ready();
         if let Some(state) = ready.hard_state {
-            let lsn = self.append(
-                RecordKind::HardState,
-                state.term,
-                RaftIndex(0),
-                encode_hard_state(state),
-            );
+            let payload = encode_hard_state(state);
+            let lsn = self.append(RecordKind::HardState, state.term, RaftIndex(0), &payload)?;
             self.persisting
                 .push_back((lsn, Persisting::HardState(state.term)));
         }
         for entry in ready.entries {
-            let lsn = self.append(RecordKind::Entry, entry.term, entry.index, entry.payload);
+            let lsn = self.append(RecordKind::Entry, entry.term, entry.index, &entry.payload)?;
             self.persisting
                 .push_back((lsn, Persisting::Entry(entry.index)));
         }
+        Ok(())
     }
 
-    fn append(&mut self, kind: RecordKind, term: Term, index: RaftIndex, payload: Bytes) -> Lsn {
-        self.wal.append(&WalRecord {
+    fn append(
+        &mut self,
+        kind: RecordKind,
+        term: Term,
+        index: RaftIndex,
+        payload: &Bytes,
+    ) -> Result<Lsn, EngineError> {
+        let meta = RecordMeta {
             kind,
             shard: self.config.shard,
             term,
             index,
-            payload,
-        })
+        };
+        Ok(self.wal.append(&meta, &[payload])?)
     }
 
     fn seal_one(&mut self) -> Result<(), EngineError> {

@@ -118,10 +118,6 @@ pub struct Activity {
 /// Counters and figures for metrics, owned by the engine's core.
 #[derive(Clone, Debug, Default)]
 pub struct EngineFacts {
-    /// Entries committed since the start.
-    pub proposals_committed: u64,
-    /// Entries applied since the start.
-    pub proposals_applied: u64,
     /// Proposals refused since the start.
     pub proposals_failed: u64,
     /// Puts applied, also inside transactions.
@@ -142,10 +138,8 @@ pub struct EngineFacts {
     pub leases_revoked: u64,
     /// Leases expired.
     pub leases_expired: u64,
-    /// Events published, once per event.
-    pub events: u64,
-    /// Versions removed by physical compaction.
-    pub scrubbed: u64,
+    /// Commands applied.
+    pub commands_applied: u64,
 }
 
 /// Why the engine stops.

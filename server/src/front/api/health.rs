@@ -3,12 +3,13 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use keelson_proto::ApiError;
 use keelson_proto::health::health_check_response::ServingStatus;
 use keelson_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use tonic::Status;
 
 use super::{Api, decode};
-use crate::front::Call;
+use crate::front::{Call, Closed};
 
 pub(super) async fn check(_: &Rc<Api>, body: Bytes) -> Result<HealthCheckResponse, Status> {
     let request: HealthCheckRequest = decode(&body)?;
@@ -20,7 +21,7 @@ pub(super) async fn check(_: &Rc<Api>, body: Bytes) -> Result<HealthCheckRespons
 }
 
 /// A member that answers at all is serving, and stays so until it ends the stream by going away.
-pub(super) async fn watch(api: &Rc<Api>, mut call: Call) {
+pub(super) async fn watch(mut call: Call) {
     let request = match call.messages.unary().await {
         Ok(body) => decode::<HealthCheckRequest>(&body),
         Err(status) => Err(status),
@@ -35,9 +36,9 @@ pub(super) async fn watch(api: &Rc<Api>, mut call: Call) {
     if call.reply.send(&response).await.is_err() {
         return;
     }
-    futures_lite::future::or(call.reply.closed(), api.core.stopping().wait()).await;
-    let stopped = keelson_proto::ApiError::Stopped;
-    call.reply.finish(Err(stopped.into()));
+    if call.reply.closed().await == Closed::Stopping {
+        call.reply.finish(Err(ApiError::Stopped.into()));
+    }
 }
 
 fn serving() -> HealthCheckResponse {

@@ -145,7 +145,7 @@ impl Api {
                 unary(call, |body| maintenance::hash_kv(&self, body)).await;
             }
             Method::HealthCheck => unary(call, |body| health::check(&self, body)).await,
-            Method::HealthWatch => health::watch(&self, call).await,
+            Method::HealthWatch => health::watch(call).await,
             later => {
                 let text = format!("{} is not served by this version of Keelson", later.path());
                 call.reply.finish(Err(Status::unimplemented(text)));

@@ -4,14 +4,17 @@
 //! numbers. A large response is encoded one slice at a time as the client takes it: memory follows the
 //! slice, not the response. A test decodes every shape with the generated type.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use keelson_proto::etcdserverpb::{self as pb, ResponseHeader};
 use keelson_proto::mvccpb::KeyValue;
 use keelson_storage::mvcc::{Record, Selection};
+use keelson_proto::limits::RESPONSE_BYTES_MAX;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
-use crate::front::Replies;
+use tonic::Status;
+
+use crate::front::{PREFIX_BYTES, Replies};
 
 /// Tag of `RangeResponse.kvs`.
 const KVS_TAG: u32 = 2;
@@ -37,15 +40,20 @@ impl RangeResponse {
             .map(|at| kv_field_bytes(self.kv_bytes(at)))
             .sum();
         let total = head.encoded_len() + kvs_bytes;
+        if total > RESPONSE_BYTES_MAX {
+            return reply.finish(Err(Status::resource_exhausted(format!(
+                "grpc: trying to send message larger than max ({total} vs. {RESPONSE_BYTES_MAX})"
+            ))));
+        }
         if total <= slice_bytes {
-            let mut out = BytesMut::with_capacity(total);
+            let mut out = BytesMut::with_capacity(PREFIX_BYTES + total);
+            out.put_u8(0);
+            out.put_u32(total as u32);
             self.put_kvs(0..self.selection.records.len(), &mut out);
             put_message(&head, &mut out);
             return reply.send_unary_encoded(out.freeze());
         }
-        if reply.begin(total as u64).await.is_err() {
-            return;
-        }
+        reply.begin(total as u64);
         let mut next = 0;
         while next < self.selection.records.len() {
             let end = self.slice_end(next, slice_bytes);
@@ -56,9 +64,7 @@ impl RangeResponse {
             }
             next = end;
         }
-        let mut out = BytesMut::with_capacity(head.encoded_len());
-        put_message(&head, &mut out);
-        if reply.chunk(out.freeze()).await.is_ok() {
+        if reply.chunk(Bytes::from(head.encode_to_vec())).await.is_ok() {
             reply.finish(Ok(()));
         }
     }

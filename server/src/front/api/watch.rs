@@ -15,7 +15,7 @@ use tonic::Status;
 use super::{Api, decode};
 use crate::engine::message::{Answer, Ask, StreamKey};
 use crate::fanout::WatchSpec;
-use crate::front::{Call, Messages, Replies};
+use crate::front::{Call, Closed, Messages, Replies};
 use crate::runtime::{self, LocalEvent};
 
 /// Metadata with which a client asks not to be served by a member that has no leader.
@@ -121,13 +121,15 @@ async fn write(api: &Api, stream: &Stream, mut reply: Replies) {
         if let Some(status) = stream.failed.borrow_mut().take() {
             return reply.finish(Err(status));
         }
-        if api.core.stopping().is_set() {
-            return reply.finish(Err(ApiError::Stopped.into()));
-        }
-        let stopping = api.core.stopping().wait();
-        or(stream.work.wait(), or(reply.closed(), stopping)).await;
-        if reply.is_closed() {
-            return;
+        let work = async {
+            stream.work.wait().await;
+            None
+        };
+        let closed = async { Some(reply.closed().await) };
+        match or(work, closed).await {
+            None => {}
+            Some(Closed::Gone) => return,
+            Some(Closed::Stopping) => return reply.finish(Err(ApiError::Stopped.into())),
         }
     }
 }
