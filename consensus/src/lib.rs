@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! Agreeing on order: which entries are in the log, at which index, and when they count.
 //!
 //! ```text
@@ -15,3 +16,6 @@ pub mod limits;
 pub mod node;
 
 pub use node::{Entry, HardState, Node, Ready};
+=======
+//!
+>>>>>>> wt-state

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The data directory: who owns it, what lies where, and which version wrote it.
 //!
 //! The server and the offline tools open it before anything else and keep it open as long as they touch
@@ -425,3 +426,6 @@ mod tests {
         assert!(matches!(error, DirError::Foreign { .. }), "{error}");
     }
 }
+=======
+//!
+>>>>>>> wt-state

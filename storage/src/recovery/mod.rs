@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! What to do with what a crash left.
 //!
 //! [`plan`] is the decision table, pure: what was found where the next group should be, and what later
@@ -8,3 +9,6 @@ pub mod plan;
 pub(crate) mod scan;
 
 pub use scan::{RecoveryReport, TailReport};
+=======
+//!
+>>>>>>> wt-state
