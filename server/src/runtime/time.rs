@@ -1,0 +1,51 @@
+//! Timers of a core.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use futures_lite::future::or;
+use glommio::timer::Timer;
+
+/// Waits at least `duration`.
+pub async fn sleep(duration: Duration) {
+    Timer::new(duration).await;
+}
+
+/// Runs `future` for at most `limit`. The future is dropped when time is up, which is safe for futures; tasks
+/// are never dropped.
+pub async fn timeout<T>(limit: Duration, future: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let work = async { Ok(future.await) };
+    let alarm = async {
+        sleep(limit).await;
+        Err(Elapsed)
+    };
+    or(work, alarm).await
+}
+
+/// Lets every other runnable task of the core run once.
+pub async fn yield_now() {
+    futures_lite::future::yield_now().await;
+}
+
+/// The time limit of [`timeout`] ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elapsed;
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("time limit reached")
+    }
+}
+
+impl std::error::Error for Elapsed {}
+
+/// Milliseconds since the process first asked; the same scale on every thread. Never 0, so that 0 can mean
+/// "never" in a stamp.
+#[must_use]
+pub fn monotonic_ms() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let elapsed = START.get_or_init(Instant::now).elapsed();
+    elapsed.as_millis() as u64 + 1
+}
