@@ -1,9 +1,9 @@
-//! The process: cores, sockets, the engine between them and the state machine.
-//!
-//! ```text
-//!   runtime  one pinned executor per core, rings and wake-ups between them
-//!   front    sockets, HTTP/2, gRPC, HTTP/1.1
-//! ```
+//! The Keelson server process.
 
-pub mod front;
-pub mod runtime;
+pub mod cli;
+pub mod config;
+/// Where clients are served.
+pub mod front {
+    pub mod http;
+}
+pub mod observe;

@@ -1,0 +1,17 @@
+//! The command line.
+//!
+//! [`parse`] is pure: arguments, environment and a way to read the config file go in, what to do
+//! comes out. `main` acts on it: it prints a text and exits, or serves.
+//!
+//! ```text
+//! keelson [flags]            serve
+//! keelson serve [flags]      serve
+//! keelson version            print versions, as does --version
+//! keelson help               print the flags, as does --help
+//! ```
+
+mod arguments;
+mod help;
+mod parse;
+
+pub use parse::{CliError, Invocation, Serve, parse};
