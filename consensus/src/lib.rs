@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! Agreeing on order: which entries are in the log, at which index, and when they count.
 //!
 //! ```text
@@ -16,6 +15,3 @@ pub mod limits;
 pub mod node;
 
 pub use node::{Entry, HardState, Node, Ready};
-=======
-//!
->>>>>>> wt-state

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The data directory: who owns it, what lies where, and which version wrote it.
 //!
 //! The server and the offline tools open it before anything else and keep it open as long as they touch
@@ -426,6 +425,3 @@ mod tests {
         assert!(matches!(error, DirError::Foreign { .. }), "{error}");
     }
 }
-=======
-//!
->>>>>>> wt-state

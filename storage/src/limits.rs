@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! Every number that bounds the data of one member. Relations between them are checked at compile time.
 
 /// The unit of every WAL write and the start of every group: the largest logical block in common use.
@@ -60,6 +59,3 @@ const _: () = assert!(WAL_DEPTH_DEFAULT <= WAL_DEPTH_MAX);
 const _: () = assert!(2 * WAL_DEPTH_MAX + 8 <= WAL_RING_ENTRIES as usize);
 const _: () = assert!(WAL_READ_BYTES.is_multiple_of(WAL_BLOCK_BYTES as usize));
 const _: () = assert!(WAL_ZERO_BYTES.is_multiple_of(WAL_BLOCK_BYTES as usize));
-=======
-//!
->>>>>>> wt-state

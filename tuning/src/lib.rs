@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-//!
-=======
 //! What can be tuned in Keelson, what each setting starts at, and how far it may be turned.
 //!
 //! This crate is a leaf: it holds numbers and the rules between them, and knows nothing of files,
@@ -34,4 +31,3 @@ pub use section::Setting;
 pub use settings::{
     EngineTuning, FrontTuning, RuntimeTuning, SETTINGS, Tuning, WAL_BLOCK_BYTES, WalTuning, setting,
 };
->>>>>>> wt-config

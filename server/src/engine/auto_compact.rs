@@ -6,7 +6,6 @@
 //! but the last N revisions are compacted.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use keelson_proto::etcdserverpb::CompactionRequest;
 use keelson_storage::ids::Revision;
@@ -14,6 +13,7 @@ use keelson_storage::io::Disk;
 use keelson_storage::state::Request;
 
 use super::shard::Engine;
+use crate::config::AutoCompaction;
 
 /// How often the revision mode compacts.
 const REVISION_INTERVAL_US: u64 = 5 * 60 * 1_000_000;
@@ -24,22 +24,10 @@ const SAMPLES_PER_PERIOD: u64 = 10;
 /// The longest time between two periodic compactions.
 const PERIOD_MAX_US: u64 = 3600 * 1_000_000;
 
-/// The setting.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AutoCompactMode {
-    /// No automatic compaction.
-    #[default]
-    Off,
-    /// Keep the revisions of this much time.
-    Periodic(Duration),
-    /// Keep this many revisions.
-    Revision(i64),
-}
-
 /// Decides when to compact and what.
 #[derive(Debug)]
 pub(super) struct AutoCompact {
-    mode: AutoCompactMode,
+    mode: AutoCompaction,
     next_us: u64,
     /// Oldest first: when sampled, and the revision then.
     samples: VecDeque<(u64, Revision)>,
@@ -48,7 +36,7 @@ pub(super) struct AutoCompact {
 }
 
 impl AutoCompact {
-    pub(super) fn new(mode: AutoCompactMode, now_us: u64) -> Self {
+    pub(super) fn new(mode: AutoCompaction, now_us: u64) -> Self {
         let mut auto = Self {
             mode,
             next_us: now_us,
@@ -65,19 +53,19 @@ impl AutoCompact {
     }
 
     pub(super) fn deadline_us(&self) -> Option<u64> {
-        (self.mode != AutoCompactMode::Off).then_some(self.next_us)
+        (self.mode != AutoCompaction::Off).then_some(self.next_us)
     }
 
     /// The revision to compact at, if one is due now.
     pub(super) fn due(&mut self, now_us: u64, current: Revision) -> Option<Revision> {
-        if self.mode == AutoCompactMode::Off || now_us < self.next_us {
+        if self.mode == AutoCompaction::Off || now_us < self.next_us {
             return None;
         }
         self.next_us = now_us + self.interval_us();
         let target = match self.mode {
-            AutoCompactMode::Off => None,
-            AutoCompactMode::Revision(keep) => Some(Revision(current.0 - keep)),
-            AutoCompactMode::Periodic(retention) => {
+            AutoCompaction::Off => None,
+            AutoCompaction::Revision { retention: keep } => Some(Revision(current.0 - keep)),
+            AutoCompaction::Periodic { retention } => {
                 self.samples.push_back((now_us, current));
                 self.expired_sample(now_us, retention.as_micros() as u64)
             }
@@ -104,7 +92,7 @@ impl AutoCompact {
 
     fn interval_us(&self) -> u64 {
         match self.mode {
-            AutoCompactMode::Periodic(retention) => {
+            AutoCompaction::Periodic { retention } => {
                 (retention.as_micros() as u64).clamp(1, PERIOD_MAX_US) / SAMPLES_PER_PERIOD
             }
             _ => REVISION_INTERVAL_US,
@@ -128,13 +116,17 @@ impl<D: Disk> Engine<D> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const SECOND: u64 = 1_000_000;
 
     #[test]
     fn periodic_keeps_the_revisions_of_the_retention() {
-        let mode = AutoCompactMode::Periodic(Duration::from_secs(100));
+        let mode = AutoCompaction::Periodic {
+            retention: Duration::from_secs(100),
+        };
         let mut auto = AutoCompact::new(mode, 0);
         let mut compacted = Vec::new();
         for second in 1..=250 {
@@ -151,7 +143,7 @@ mod tests {
 
     #[test]
     fn revision_mode_keeps_the_last_n() {
-        let mut auto = AutoCompact::new(AutoCompactMode::Revision(10), 0);
+        let mut auto = AutoCompact::new(AutoCompaction::Revision { retention: 10 }, 0);
         assert_eq!(auto.due(60 * SECOND, Revision(500)), None);
         assert_eq!(auto.due(300 * SECOND, Revision(500)), Some(Revision(490)));
         auto.on_compacted(Revision(490));
@@ -161,7 +153,7 @@ mod tests {
 
     #[test]
     fn off_never_compacts() {
-        let mut auto = AutoCompact::new(AutoCompactMode::Off, 0);
+        let mut auto = AutoCompact::new(AutoCompaction::Off, 0);
         assert_eq!(auto.due(u64::MAX / 2, Revision(1000)), None);
         assert_eq!(auto.deadline_us(), None);
     }

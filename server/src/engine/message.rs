@@ -12,8 +12,8 @@ use keelson_proto::etcdserverpb::{
     AlarmMember, Member, RangeRequest, ResponseHeader, StatusResponse, TxnRequest,
 };
 use keelson_storage::ids::{LeaseId, Revision};
-use keelson_storage::mvcc::{Change, Selection};
-use keelson_storage::state::{HashScan, Request, Response};
+use keelson_storage::mvcc::{Change, HashScan, Selection};
+use keelson_storage::state::{Request, Response};
 
 /// Names a waiting request on the core that sent it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

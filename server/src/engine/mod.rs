@@ -18,7 +18,7 @@
 
 mod admit;
 mod apply;
-pub mod auto_compact;
+mod auto_compact;
 pub mod client;
 pub mod driver;
 mod history;

@@ -5,11 +5,11 @@
 
 use keelson_consensus::durable::Replay;
 use keelson_consensus::{Entry, Node};
-use keelson_proto::etcdserverpb::Member;
 use keelson_storage::ids::{LaneId, RaftIndex};
 use keelson_storage::io::Disk;
-use keelson_storage::state::{ClusterInit, MemberPublish, Request, State};
-use keelson_storage::wal::{RecordKind, RecoveryReport, Wal, WalConfig, WalRecord};
+use keelson_storage::recovery::RecoveryReport;
+use keelson_storage::state::{ClusterInit, Member, MemberPublish, Request, State};
+use keelson_storage::wal::{RecordKind, Wal, WalConfig, WalRecord};
 
 use super::apply::replay_entry;
 use super::auto_compact::AutoCompact;
@@ -66,18 +66,19 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Campaigns and writes down who is who.
-    fn take_office(&mut self, member: Member) -> Result<(), EngineError> {
+    fn take_office(&mut self, me: Member) -> Result<(), EngineError> {
         self.check_identity()?;
         self.node.campaign()?;
-        let known = self.state.cluster().members.first().cloned();
-        match known {
+        match self.state.cluster().members.get(&self.config.member) {
             None => self.queue_own(Request::ClusterInit(ClusterInit {
                 cluster_id: self.config.cluster.0,
-                members: vec![member],
+                members: vec![me],
             })),
-            Some(known) if known != member => {
+            Some(known) if known.name != me.name || known.client_urls != me.client_urls => {
                 self.queue_own(Request::MemberPublish(MemberPublish {
-                    member: Some(member),
+                    member_id: me.id,
+                    name: me.name,
+                    client_urls: me.client_urls,
                 }));
             }
             Some(_) => {}
@@ -90,15 +91,15 @@ impl<D: Disk> Engine<D> {
 
     fn check_identity(&self) -> Result<(), EngineError> {
         let cluster = self.state.cluster();
-        let Some(found) = cluster.members.first() else {
+        let Some(found) = cluster.members.keys().next() else {
             return Ok(());
         };
-        if cluster.cluster_id == self.config.cluster.0 && found.id == self.config.member.0 {
+        if cluster.cluster_id == self.config.cluster && *found == self.config.member {
             return Ok(());
         }
         Err(EngineError::ForeignData {
-            found_cluster: cluster.cluster_id,
-            found_member: found.id,
+            found_cluster: cluster.cluster_id.0,
+            found_member: found.0,
             cluster: self.config.cluster.0,
             member: self.config.member.0,
         })

@@ -7,11 +7,12 @@
 
 use bytes::Bytes;
 use keelson_proto::ApiError;
-use keelson_proto::etcdserverpb::{RangeRequest, ResponseHeader, StatusResponse, TxnRequest};
+use keelson_proto::etcdserverpb::{Member, RangeRequest, ResponseHeader, StatusResponse, TxnRequest};
 use keelson_storage::ids::LeaseId;
 use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Select;
-use keelson_storage::state::{HashScan, Request, State};
+use keelson_storage::mvcc::HashScan;
+use keelson_storage::state::{Response, State};
 
 use super::limits::{HASH_RECORDS_PER_TURN, SELECT_KEYS_PER_STEP, SELECTS_PER_TURN_MAX};
 use super::message::{Answer, Ask, LeaseFacts};
@@ -45,10 +46,7 @@ impl<D: Disk> Engine<D> {
             Ask::LeaseTimeToLive { id, keys } => self
                 .linearizable()
                 .map(|()| Answer::LeaseTimeToLive(self.header(), self.lease_facts(id, keys))),
-            Ask::Members => Ok(Answer::Members(
-                self.header(),
-                self.state.cluster().members.clone(),
-            )),
+            Ask::Members => Ok(Answer::Members(self.header(), self.members())),
             Ask::Health => Ok(Answer::Health {
                 has_leader: self.node.leader().is_some(),
                 alarms: self.state.alarms(),
@@ -113,15 +111,10 @@ impl<D: Disk> Engine<D> {
 
     fn read_txn(&mut self, txn: TxnRequest) -> Result<Answer, ApiError> {
         self.linearizable()?;
-        let at = self.state.applied();
-        let mut response = self.state.apply(at, &Request::Txn(txn))?;
-        if let Some(header) = response.header_mut() {
-            let revision = header.revision;
-            *header = self.header();
-            header.revision = revision;
-        }
+        let mut response = self.state.txn_read(&txn)?;
+        response.header = Some(self.header());
         self.facts.txns += 1;
-        Ok(Answer::Response(response))
+        Ok(Answer::Response(Response::Txn(response)))
     }
 
     fn hash(&mut self, origin: Origin, revision: i64) {
@@ -146,6 +139,19 @@ impl<D: Disk> Engine<D> {
             let answer = Answer::Hash(running.header, running.scan);
             self.reply(running.origin, Ok(answer));
         }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let members = self.state.cluster().members.values();
+        members
+            .map(|member| Member {
+                id: member.id,
+                name: member.name.clone(),
+                peer_ur_ls: member.peer_urls.clone(),
+                client_ur_ls: member.client_urls.clone(),
+                is_learner: member.is_learner,
+            })
+            .collect()
     }
 
     fn lease_facts(&self, id: LeaseId, with_keys: bool) -> Option<LeaseFacts> {

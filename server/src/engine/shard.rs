@@ -14,11 +14,12 @@ use keelson_storage::state::{CommandError, Request, Response, State};
 use keelson_storage::wal::{Wal, WalError};
 use thiserror::Error;
 
-use super::auto_compact::{AutoCompact, AutoCompactMode};
+use super::auto_compact::AutoCompact;
 use super::lease_clock::LeaseClock;
 use super::message::{Answer, Ask, CatchUp, Inbound, Outbound, Token};
 use super::persist::Persisting;
 use super::read::{RunningHash, RunningSelect};
+use crate::config::AutoCompaction;
 
 /// One shard: the keyspace, its log, and everybody who waits for an answer.
 pub struct Engine<D: Disk> {
@@ -61,7 +62,7 @@ pub struct EngineConfig {
     /// Size of the database at which NOSPACE is raised; `None` disables the quota.
     pub quota_bytes: Option<u64>,
     /// Automatic compaction.
-    pub auto_compact: AutoCompactMode,
+    pub auto_compact: AutoCompaction,
     /// Groups the lane keeps in flight; while so many are, commands gather for the next entry.
     pub wal_depth: usize,
     /// Front cores that will ask.

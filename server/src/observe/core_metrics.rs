@@ -9,7 +9,8 @@ use std::time::Duration;
 use tonic::Code;
 
 use super::cells::{Counter, Gauge, Histogram, Shape};
-use super::rpc::{ClientApiVersion, Method, MethodKind};
+use super::rpc::{ClientApiVersion, Method};
+use crate::front::MethodKind;
 
 /// gRPC status codes, 0 to 16.
 pub(super) const CODE_COUNT: usize = 17;
@@ -72,9 +73,9 @@ impl CoreMetrics {
     #[inline]
     pub fn rpc_started(&self, method: Method, version: ClientApiVersion) {
         self.rpc.started[method as usize].increment();
-        let requests = match method.kind() {
+        let requests = match method.row().kind {
             MethodKind::Unary => &self.client.requests_unary,
-            MethodKind::ServerStream | MethodKind::BidiStream => &self.client.requests_stream,
+            _ => &self.client.requests_stream,
         };
         requests[version.index()].increment();
     }

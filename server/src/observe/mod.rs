@@ -22,5 +22,5 @@ pub use core_metrics::{
 pub use names::metric_names;
 pub use process::ProcessFacts;
 pub use registry::{Facts, FeatureFact, Registry};
-pub use rpc::{ClientApiVersion, Method, MethodKind};
+pub use rpc::{ClientApiVersion, METHODS, Method};
 pub use text::CONTENT_TYPE as METRICS_CONTENT_TYPE;

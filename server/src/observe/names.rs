@@ -729,9 +729,9 @@ fn ring_depths(name: &str, registry: &Registry, text: &mut Text) {
 /// The labels of a method, in the order of the Go library.
 fn method_labels(method: Method) -> [(&'static str, &'static str); 3] {
     [
-        ("grpc_method", method.name()),
-        ("grpc_service", method.service()),
-        ("grpc_type", method.kind().label()),
+        ("grpc_method", method.row().name()),
+        ("grpc_service", method.row().service()),
+        ("grpc_type", method.row().kind.metric_name()),
     ]
 }
 

@@ -1,29 +1,9 @@
 //! The gRPC methods of the member, as the metrics know them.
 //!
 //! A method is a small number on the hot path and a row of labels at scrape time. The front looks a
-//! path up once per stream ([`Method::from_path`]) and counts by number from then on.
+//! path up once per stream in [`METHODS`] and counts by number from then on.
 
-/// How requests and responses flow, in the words of the `grpc_type` label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MethodKind {
-    /// One request, one response.
-    Unary,
-    /// One request, many responses.
-    ServerStream,
-    /// Many of both.
-    BidiStream,
-}
-
-impl MethodKind {
-    /// The label's value.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Unary => "unary",
-            Self::ServerStream => "server_stream",
-            Self::BidiStream => "bidi_stream",
-        }
-    }
-}
+use crate::front::{Method as Row, MethodKind};
 
 /// Declares the methods: variant, service, name on the wire, kind.
 macro_rules! methods {
@@ -45,42 +25,25 @@ macro_rules! methods {
             /// How many there are.
             pub const COUNT: usize = Self::ALL.len();
 
-            /// The method behind an HTTP/2 `:path`.
-            pub fn from_path(path: &str) -> Option<Self> {
-                match path {
-                    $( concat!("/", $service, "/", $name) => Some(Self::$variant), )*
-                    _ => None,
-                }
+            /// The method with this number.
+            pub fn from_index(index: u16) -> Self {
+                Self::ALL[usize::from(index)]
             }
 
-            /// The HTTP/2 `:path`.
-            pub fn path(self) -> &'static str {
-                match self {
-                    $( Self::$variant => concat!("/", $service, "/", $name), )*
-                }
-            }
-
-            /// The service with its package, the `grpc_service` label.
-            pub fn service(self) -> &'static str {
-                match self {
-                    $( Self::$variant => $service, )*
-                }
-            }
-
-            /// The method within its service, the `grpc_method` label.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $( Self::$variant => $name, )*
-                }
-            }
-
-            /// How requests and responses flow.
-            pub fn kind(self) -> MethodKind {
-                match self {
-                    $( Self::$variant => MethodKind::$kind, )*
-                }
+            /// The method as the front knows it: path and kind.
+            pub fn row(self) -> &'static Row {
+                &METHODS[self as usize]
             }
         }
+
+        /// Every method as the front knows it, in the order of their numbers.
+        pub static METHODS: [Row; Method::COUNT] = [
+            $( Row::new(
+                Method::$variant as u16,
+                concat!("/", $service, "/", $name),
+                MethodKind::$kind,
+            ), )*
+        ];
     };
 }
 
@@ -91,10 +54,10 @@ methods! {
     KvDeleteRange = "etcdserverpb.KV", "DeleteRange", Unary;
     KvTxn = "etcdserverpb.KV", "Txn", Unary;
     KvCompact = "etcdserverpb.KV", "Compact", Unary;
-    WatchWatch = "etcdserverpb.Watch", "Watch", BidiStream;
+    WatchWatch = "etcdserverpb.Watch", "Watch", Bidi;
     LeaseGrant = "etcdserverpb.Lease", "LeaseGrant", Unary;
     LeaseRevoke = "etcdserverpb.Lease", "LeaseRevoke", Unary;
-    LeaseKeepAlive = "etcdserverpb.Lease", "LeaseKeepAlive", BidiStream;
+    LeaseKeepAlive = "etcdserverpb.Lease", "LeaseKeepAlive", Bidi;
     LeaseTimeToLive = "etcdserverpb.Lease", "LeaseTimeToLive", Unary;
     LeaseLeases = "etcdserverpb.Lease", "LeaseLeases", Unary;
     ClusterMemberAdd = "etcdserverpb.Cluster", "MemberAdd", Unary;

@@ -22,7 +22,7 @@ const LOAD_AVERAGED_OVER: Duration = Duration::from_millis(300);
 
 /// Runs for as long as the executor does.
 pub(super) async fn run(core: Core, busy_period: Duration, idle_period: Duration) {
-    let mut gauge = Gauge::new(Instant::now(), executor().executor_stats());
+    let mut gauge = Gauge::new(Instant::now());
     let mut has_work = true;
     loop {
         core.on_beat(!has_work);
@@ -32,16 +32,15 @@ pub(super) async fn run(core: Core, busy_period: Duration, idle_period: Duration
             // A burst of new tasks need not wait for the slow beat to be noticed.
             or(sleep(idle_period), core.work_arrived().wait()).await;
         }
-        let sample = gauge.sample(Instant::now(), executor().executor_stats());
+        let sample = gauge.sample(Instant::now(), &executor().executor_stats());
         has_work = sample.has_work;
         core.link().publish_busy(sample.busy_permille);
     }
 }
 
-/// Load from differences of executor counters.
+/// Load from executor counters, which glommio resets each time they are read.
 struct Gauge {
     at: Instant,
-    stats: ExecutorStats,
     busy: f64,
 }
 
@@ -51,22 +50,19 @@ struct Sample {
 }
 
 impl Gauge {
-    fn new(at: Instant, stats: ExecutorStats) -> Gauge {
-        Gauge {
-            at,
-            stats,
-            busy: 0.0,
-        }
+    fn new(at: Instant) -> Gauge {
+        Gauge { at, busy: 0.0 }
     }
 
-    fn sample(&mut self, now: Instant, stats: ExecutorStats) -> Sample {
+    fn sample(&mut self, now: Instant, since: &ExecutorStats) -> Sample {
         let wall = now.duration_since(self.at).max(Duration::from_micros(1));
-        let ran = stats
-            .total_runtime()
-            .saturating_sub(self.stats.total_runtime());
-        let task_count = stats.tasks_executed() - self.stats.tasks_executed();
-        (self.at, self.stats) = (now, stats);
-        let (busy, has_work) = judge(self.busy, wall, ran, task_count);
+        self.at = now;
+        let (busy, has_work) = judge(
+            self.busy,
+            wall,
+            since.total_runtime(),
+            since.tasks_executed(),
+        );
         self.busy = busy;
         Sample {
             busy_permille: (busy * 1000.0).round() as u32,

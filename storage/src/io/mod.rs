@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The Disk seam: everything the storage engine asks of a disk, with one real and one simulated body.
 //!
 //! A [`Disk`] is one directory of flat files. Start-up and the offline tools use its blocking calls;
@@ -185,6 +184,3 @@ pub trait Disk {
     /// An eventfd (blocking mode) that counts up whenever something completes.
     fn event_fd(&self) -> Option<RawFd>;
 }
-=======
-//!
->>>>>>> wt-state

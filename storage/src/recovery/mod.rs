@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! What to do with what a crash left.
 //!
 //! [`plan`] is the decision table, pure: what was found where the next group should be, and what later
@@ -9,6 +8,3 @@ pub mod plan;
 pub(crate) mod scan;
 
 pub use scan::{RecoveryReport, TailReport};
-=======
-//!
->>>>>>> wt-state

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The WAL lane: one engine core's stream of records on disk.
 //!
 //! ```text
@@ -42,6 +41,3 @@ pub use error::{DamageReason, WalError};
 pub use format::{RecordKind, RecordMeta, WalRecord};
 pub use lane::{Wal, WalConfig, WalCounters};
 pub(crate) use segment::{Segment, slot_of_name};
-=======
-//!
->>>>>>> wt-state

@@ -3,12 +3,13 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use keelson_proto::etcdserverpb::request_op::Request as Op;
 use keelson_proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
-    PutResponse, RangeRequest, RequestOp, TxnRequest, TxnResponse, range_request,
+    PutResponse, RangeRequest, TxnRequest, TxnResponse, range_request,
 };
-use keelson_storage::state::{Request, Response, validate};
+use keelson_storage::state::{
+    Request, Response, is_read_only, validate_delete_range, validate_put, validate_range, validate_txn,
+};
 use tonic::Status;
 
 use super::range_response::RangeResponse;
@@ -47,7 +48,7 @@ pub(super) async fn range_stream(api: &Rc<Api>, mut call: Call) {
 
 async fn select(api: &Api, body: &Bytes) -> Result<RangeResponse, Status> {
     let request: RangeRequest = decode(body)?;
-    validate::range(&request)?;
+    validate_range(&request)?;
     match api.ask_without_limit(Ask::Range(request)).await? {
         Answer::Range(header, selection) => Ok(RangeResponse::new(header, selection)),
         other => unreachable!("a range is answered with a selection, not {other:?}"),
@@ -80,7 +81,7 @@ fn streamable(body: &Bytes) -> Result<(), Status> {
 
 pub(super) async fn put(api: &Rc<Api>, body: Bytes) -> Result<PutResponse, Status> {
     let request: PutRequest = decode(&body)?;
-    validate::put(&request)?;
+    validate_put(&request)?;
     match api.write(Request::Put(request), body).await? {
         Response::Put(response) => Ok(response),
         other => unreachable!("a put is answered with its response, not {other:?}"),
@@ -92,7 +93,7 @@ pub(super) async fn delete_range(
     body: Bytes,
 ) -> Result<DeleteRangeResponse, Status> {
     let request: DeleteRangeRequest = decode(&body)?;
-    validate::delete_range(&request)?;
+    validate_delete_range(&request)?;
     match api.write(Request::DeleteRange(request), body).await? {
         Response::DeleteRange(response) => Ok(response),
         other => unreachable!("a delete is answered with its response, not {other:?}"),
@@ -101,7 +102,7 @@ pub(super) async fn delete_range(
 
 pub(super) async fn txn(api: &Rc<Api>, body: Bytes) -> Result<TxnResponse, Status> {
     let request: TxnRequest = decode(&body)?;
-    validate::txn(&request, api.config.txn_ops_max)?;
+    validate_txn(&request, &api.config.limits)?;
     let done = if is_read_only(&request) {
         response(api.ask(Ask::ReadTxn(request)).await?)?
     } else {
@@ -129,14 +130,4 @@ pub(super) async fn compact(api: &Rc<Api>, body: Bytes) -> Result<CompactionResp
         Response::Compact(response) => Ok(response),
         other => unreachable!("a compaction is answered with its response, not {other:?}"),
     }
-}
-
-/// Whether neither branch can change anything; such a transaction need not go through the log.
-fn is_read_only(txn: &TxnRequest) -> bool {
-    let reads = |op: &RequestOp| match &op.request {
-        Some(Op::RequestRange(_)) | None => true,
-        Some(Op::RequestTxn(nested)) => is_read_only(nested),
-        Some(Op::RequestPut(_) | Op::RequestDeleteRange(_)) => false,
-    };
-    txn.success.iter().chain(&txn.failure).all(reads)
 }

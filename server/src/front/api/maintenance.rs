@@ -7,7 +7,8 @@ use keelson_proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, DefragmentResponse, HashKvRequest, HashKvResponse, HashResponse,
     StatusResponse,
 };
-use keelson_storage::state::{HashKvResult, Request, Response};
+use keelson_storage::mvcc::HashKvResult;
+use keelson_storage::state::{Request, Response};
 use tonic::Status;
 
 use super::{Api, decode};
@@ -53,8 +54,8 @@ pub(super) async fn hash_kv(api: &Rc<Api>, body: Bytes) -> Result<HashKvResponse
     Ok(HashKvResponse {
         header: Some(header),
         hash: result.hash,
-        compact_revision: result.compact_revision,
-        hash_revision: result.hash_revision,
+        compact_revision: result.compact_revision.0,
+        hash_revision: result.hash_revision.0,
     })
 }
 

@@ -23,24 +23,28 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use futures_util::future::LocalBoxFuture;
 use keelson_proto::ApiError;
-use keelson_storage::state::{Request, Response};
+use keelson_storage::state::{Request, RequestLimits, Response};
 use prost::Message;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::engine::client::EngineClient;
 use crate::engine::message::{Answer, Ask, StreamKey};
 use crate::fanout::FanOut;
-use crate::front::{Call, Service};
-use crate::observe::{CoreMetrics, Method, Registry};
+use crate::front::{self, Call, MethodTable, Observer, Service};
+use crate::observe::{ClientApiVersion, CoreMetrics, METHODS, Method, Registry};
 use crate::runtime::{Core, LocalEvent};
 
 pub use http_service::HttpApi;
 pub use pump::{progress_notifier, pump, sweeper};
+
+/// Metadata in which a client names the API level it speaks.
+const CLIENT_API_VERSION: &str = "client-api-version";
+
+static TABLE: LazyLock<MethodTable> = LazyLock::new(|| MethodTable::new(&METHODS));
 
 /// Asked-at time of questions that may take as long as they need.
 const NO_TIME_LIMIT: u64 = u64::MAX;
@@ -54,8 +58,8 @@ pub struct ApiConfig {
     pub member_id: u64,
     /// Largest request that may go into the log.
     pub request_bytes_max: usize,
-    /// Most operations in a branch of a transaction.
-    pub txn_ops_max: usize,
+    /// Limits that requests are validated against.
+    pub limits: RequestLimits,
     /// Smallest lease TTL that is granted.
     pub lease_ttl_seconds_min: i64,
     /// Responses above this size are encoded and sent in slices of it.
@@ -147,7 +151,7 @@ impl Api {
             Method::HealthCheck => unary(call, |body| health::check(&self, body)).await,
             Method::HealthWatch => health::watch(call).await,
             later => {
-                let text = format!("{} is not served by this version of Keelson", later.path());
+                let text = format!("{} is not served by this version of Keelson", later.row().path);
                 call.reply.finish(Err(Status::unimplemented(text)));
             }
         }
@@ -155,8 +159,61 @@ impl Api {
 }
 
 impl Service for Api {
-    fn serve(self: Rc<Self>, method: Method, call: Call) -> LocalBoxFuture<'static, ()> {
-        Box::pin(self.dispatch(method, call))
+    fn route(&self, path: &str) -> Option<&'static front::Method> {
+        TABLE.route(path)
+    }
+
+    fn has_service(&self, service: &str) -> bool {
+        TABLE.has_service(service)
+    }
+
+    fn serve(self: Rc<Self>, call: Call) -> impl Future<Output = ()> + 'static {
+        let version = ClientApiVersion::from_metadata(
+            call.headers
+                .get(CLIENT_API_VERSION)
+                .map(http::HeaderValue::as_bytes),
+        );
+        let method = Method::from_index(call.method.index);
+        self.metrics.rpc_started(method, version);
+        self.dispatch(method, call)
+    }
+}
+
+/// Carries the transport's events of a core into its metrics.
+pub struct RpcObserver(pub Arc<CoreMetrics>);
+
+impl Observer for RpcObserver {
+    fn connection_opened(&self) {
+        self.0.client.connections_accepted.increment();
+        self.0.client.connections.add(1);
+    }
+
+    fn connection_closed(&self) {
+        self.0.client.connections.subtract(1);
+    }
+
+    fn connection_refused(&self) {
+        self.0.client.connections_refused.increment();
+    }
+
+    fn bytes_received(&self, count: usize) {
+        self.0.client.received_bytes.add(count as u64);
+    }
+
+    fn bytes_sent(&self, count: usize) {
+        self.0.client.sent_bytes.add(count as u64);
+    }
+
+    fn call_handled(&self, method: &'static front::Method, code: Code) {
+        self.0.rpc_handled(Method::from_index(method.index), code);
+    }
+
+    fn message_received(&self, method: &'static front::Method) {
+        self.0.rpc_received(Method::from_index(method.index), 1);
+    }
+
+    fn message_sent(&self, method: &'static front::Method) {
+        self.0.rpc_sent(Method::from_index(method.index), 1);
     }
 }
 

@@ -111,11 +111,12 @@ impl Api {
 
     fn count_watches(&self) {
         let counts = self.fanout.borrow().counts();
-        self.metrics.watch.set(
-            counts.streams as u64,
-            counts.watchers as u64,
-            counts.late as u64,
-            counts.events_sent,
-        );
+        let watch = &self.metrics.watch;
+        watch.streams.set(counts.streams as u64);
+        watch.watchers.set(counts.watchers as u64);
+        watch.slow_watchers.set(counts.late as u64);
+        watch
+            .events
+            .add(counts.events_sent - watch.events.value());
     }
 }
