@@ -200,7 +200,13 @@ impl<D: Disk> Disk for &mut D {
         (**self).open(name)
     }
 
-    fn read(&mut self, file: FileId, offset: u64, bytes: usize, buf: &mut AlignedBuf) -> Result<(), DiskError> {
+    fn read(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        bytes: usize,
+        buf: &mut AlignedBuf,
+    ) -> Result<(), DiskError> {
         (**self).read(file, offset, bytes, buf)
     }
 
@@ -212,7 +218,14 @@ impl<D: Disk> Disk for &mut D {
         (**self).submit_create(name, bytes, token)
     }
 
-    fn submit_write(&mut self, file: FileId, offset: u64, buf: AlignedBuf, durable: bool, token: u64) {
+    fn submit_write(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buf: AlignedBuf,
+        durable: bool,
+        token: u64,
+    ) {
         (**self).submit_write(file, offset, buf, durable, token);
     }
 

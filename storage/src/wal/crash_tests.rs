@@ -28,7 +28,12 @@ fn busy_script() -> Vec<Step> {
 }
 
 fn busy_config() -> WalConfig {
-    WalConfig { segment_bytes: 8 * 4096, depth: 3, group_bytes_max: 8192, ..WalConfig::default() }
+    WalConfig {
+        segment_bytes: 8 * 4096,
+        depth: 3,
+        group_bytes_max: 8192,
+        ..WalConfig::default()
+    }
 }
 
 /// Submissions of a whole life on an honest disk.
@@ -52,7 +57,10 @@ fn g_d_1_power_loss_at_every_submission_keeps_what_was_durable() {
             world.reopen(image);
         }
     }
-    assert!(boundaries > 500, "the script is long enough to matter: {boundaries}");
+    assert!(
+        boundaries > 500,
+        "the script is long enough to matter: {boundaries}"
+    );
 }
 
 #[test]
@@ -86,9 +94,15 @@ fn g_d_2_recovery_twice_in_a_row_says_the_same() {
         let image = world.live_and_crash(SimDisk::new(seed), &script, Some(30 + seed));
         let (wal, first) = world.reopen(image);
         let (_, second) = world.reopen(wal.into_disk().crash());
-        assert_eq!((first.next_lsn, first.groups), (second.next_lsn, second.groups));
+        assert_eq!(
+            (first.next_lsn, first.groups),
+            (second.next_lsn, second.groups)
+        );
         assert_ne!(second.tail, TailReport::New);
-        assert!(!matches!(second.tail, TailReport::Cut { .. }), "what was wiped stays wiped: {second:?}");
+        assert!(
+            !matches!(second.tail, TailReport::Cut { .. }),
+            "what was wiped stays wiped: {second:?}"
+        );
     }
 }
 
@@ -134,7 +148,11 @@ proptest! {
 
 #[test]
 fn g_d_5_recycled_segments_never_bring_back_old_records() {
-    let config = WalConfig { segment_bytes: 8 * 4096, spare_segments_max: 8, ..WalConfig::default() };
+    let config = WalConfig {
+        segment_bytes: 8 * 4096,
+        spare_segments_max: 8,
+        ..WalConfig::default()
+    };
     let mut recycled = 0;
     for seed in 0..60 {
         let mut world = World::new(config.clone());

@@ -5,6 +5,9 @@
 //! Checksums are computed when a group is written, because they depend on the segment it lands in.
 
 mod facts;
+#[cfg(test)]
+#[path = "lane_tests.rs"]
+mod lane_tests;
 
 use std::collections::VecDeque;
 

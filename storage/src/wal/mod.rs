@@ -38,8 +38,6 @@ mod damage_tests;
 #[cfg(test)]
 mod format_tests;
 #[cfg(test)]
-mod lane_tests;
-#[cfg(test)]
 mod model_tests;
 
 pub use config::{WalConfig, WalCounters};

@@ -13,7 +13,7 @@ use crate::ids::{LaneId, Lsn, RaftIndex, ShardId, Term};
 use crate::io::{Disk, SimDisk};
 use crate::recovery::RecoveryReport;
 
-pub(super) const LANE: LaneId = LaneId(5);
+pub(crate) const LANE: LaneId = LaneId(5);
 
 /// One step of a life.
 #[derive(Clone, Debug)]
@@ -41,16 +41,23 @@ pub(super) fn steps(count: usize) -> impl Strategy<Value = Vec<Step>> {
 }
 
 pub(super) fn small_config() -> impl Strategy<Value = WalConfig> {
-    (8..20u64, 1..4usize, 1..5u64, prop_oneof![Just(0), Just(500)], 0..3usize).prop_map(
-        |(blocks, depth, group_blocks, group_delay_us, spare_segments_max)| WalConfig {
-            segment_bytes: blocks * 4096,
-            depth,
-            group_bytes_max: group_blocks * 4096,
-            group_delay_us,
-            spare_segments_max,
-            ..WalConfig::default()
-        },
+    (
+        8..20u64,
+        1..4usize,
+        1..5u64,
+        prop_oneof![Just(0), Just(500)],
+        0..3usize,
     )
+        .prop_map(
+            |(blocks, depth, group_blocks, group_delay_us, spare_segments_max)| WalConfig {
+                segment_bytes: blocks * 4096,
+                depth,
+                group_bytes_max: group_blocks * 4096,
+                group_delay_us,
+                spare_segments_max,
+                ..WalConfig::default()
+            },
+        )
 }
 
 /// Appended records and what is known about them.
@@ -67,7 +74,11 @@ pub(super) struct World {
 /// What a record number carries besides its payload.
 pub(super) fn meta_of(lsn: u64) -> RecordMeta {
     RecordMeta {
-        kind: if lsn.is_multiple_of(7) { RecordKind::HardState } else { RecordKind::Entry },
+        kind: if lsn.is_multiple_of(7) {
+            RecordKind::HardState
+        } else {
+            RecordKind::Entry
+        },
         shard: ShardId((lsn % 3) as u16),
         term: Term(lsn / 100),
         index: RaftIndex(lsn * 2),
@@ -76,7 +87,13 @@ pub(super) fn meta_of(lsn: u64) -> RecordMeta {
 
 impl World {
     pub(super) fn new(config: WalConfig) -> Self {
-        Self { config, appended: Vec::new(), durable: 0, trimmed: 0, recycled: 0 }
+        Self {
+            config,
+            appended: Vec::new(),
+            durable: 0,
+            trimmed: 0,
+            recycled: 0,
+        }
     }
 
     /// Opens the lane and checks every record against the model; `Err` only for what `open` refused.
@@ -86,16 +103,33 @@ impl World {
         let (wal, report) = Wal::open(disk, LANE, self.config.clone(), |lsn, record| {
             let number = expected.unwrap_or(lsn.0);
             assert_eq!(lsn.0, number, "records come without a gap");
-            let payload = appended.get(number as usize - 1).expect("only what was appended comes back");
-            assert_eq!(&record.payload, payload, "record {number} is what was appended");
-            let meta = RecordMeta { kind: record.kind, shard: record.shard, term: record.term, index: record.index };
+            let payload = appended
+                .get(number as usize - 1)
+                .expect("only what was appended comes back");
+            assert_eq!(
+                &record.payload, payload,
+                "record {number} is what was appended"
+            );
+            let meta = RecordMeta {
+                kind: record.kind,
+                shard: record.shard,
+                term: record.term,
+                index: record.index,
+            };
             assert_eq!(meta, meta_of(number));
             expected = Some(number + 1);
         })?;
         let next = report.next_lsn.0;
         assert_eq!(expected.unwrap_or(report.first_lsn.0), next);
-        assert!(report.first_lsn.0 <= self.trimmed + 1, "only what was trimmed may be missing at the front");
-        assert!(next > self.durable, "durable through {}, recovered before {next}", self.durable);
+        assert!(
+            report.first_lsn.0 <= self.trimmed + 1,
+            "only what was trimmed may be missing at the front"
+        );
+        assert!(
+            next > self.durable,
+            "durable through {}, recovered before {next}",
+            self.durable
+        );
         assert_eq!(wal.next_lsn(), Lsn(next));
         self.appended.truncate(next as usize - 1);
         self.durable = next - 1;
@@ -117,24 +151,41 @@ impl World {
 
     /// One life that ends with power loss, at submission `power_off_at` or else after the last step; what
     /// the next life finds. Power may fail while the lane is being opened, too; nothing else may.
-    pub(super) fn live_and_crash(&mut self, mut disk: SimDisk, steps: &[Step], power_off_at: Option<u64>) -> SimDisk {
+    pub(super) fn live_and_crash(
+        &mut self,
+        mut disk: SimDisk,
+        steps: &[Step],
+        power_off_at: Option<u64>,
+    ) -> SimDisk {
         if let Some(at) = power_off_at {
             disk.power_off_at(at);
         }
         if let Err(error) = self.live(&mut disk, steps) {
-            assert!(matches!(error, WalError::Disk(_)), "a crash is never damage: {error}");
-            assert!(disk.is_powered_off(), "an honest disk fails only without power: {error}");
+            assert!(
+                matches!(error, WalError::Disk(_)),
+                "a crash is never damage: {error}"
+            );
+            assert!(
+                disk.is_powered_off(),
+                "an honest disk fails only without power: {error}"
+            );
         }
         disk.crash()
     }
 
     /// Opens what a crash left, which must succeed.
     pub(super) fn reopen(&mut self, disk: SimDisk) -> (Wal<SimDisk>, RecoveryReport) {
-        self.open(disk).unwrap_or_else(|error| panic!("a crash is never damage: {error}"))
+        self.open(disk)
+            .unwrap_or_else(|error| panic!("a crash is never damage: {error}"))
     }
 
     /// False once the lane is poisoned.
-    pub(super) fn take_step<D: Disk>(&mut self, wal: &mut Wal<D>, step: &Step, now_us: &mut u64) -> bool {
+    pub(super) fn take_step<D: Disk>(
+        &mut self,
+        wal: &mut Wal<D>,
+        step: &Step,
+        now_us: &mut u64,
+    ) -> bool {
         match step {
             Step::Append(bytes) => {
                 let lsn = self.appended.len() as u64 + 1;
@@ -168,7 +219,10 @@ impl World {
             Step::Trim(share) => {
                 let through = self.durable * u64::from(*share) / 256;
                 wal.trim(Lsn(through));
-                assert!(wal.first_lsn().0 <= self.trimmed.max(through) + 1, "trim keeps what is not covered");
+                assert!(
+                    wal.first_lsn().0 <= self.trimmed.max(through) + 1,
+                    "trim keeps what is not covered"
+                );
                 self.trimmed = self.trimmed.max(through);
             }
         }
@@ -176,8 +230,14 @@ impl World {
     }
 
     fn on_durable(&mut self, durable: Lsn) {
-        assert!(durable.0 >= self.durable, "the durable prefix never shrinks");
-        assert!(durable.0 <= self.appended.len() as u64, "only what was appended can be durable");
+        assert!(
+            durable.0 >= self.durable,
+            "the durable prefix never shrinks"
+        );
+        assert!(
+            durable.0 <= self.appended.len() as u64,
+            "only what was appended can be durable"
+        );
         self.durable = durable.0;
     }
 }
