@@ -291,6 +291,43 @@ fn g_d_2_the_last_group_in_a_fresh_segment_torn_or_damaged() {
 }
 
 #[test]
+fn g_d_2_zeros_in_a_payload_are_not_taken_for_a_torn_write() {
+    let config = WalConfig {
+        segment_bytes: 16 * 4096,
+        ..config()
+    };
+    let mut disk = SimDisk::new(3);
+    disk.set_eager(true);
+    let (mut wal, _) = Wal::open(&mut disk, LANE, config.clone(), |_, _| ()).unwrap();
+    wal.append(
+        &super::model_tests::meta_of(1),
+        &[&[1; 3_000], &[0; 9_000], &[2; 3_000]],
+    )
+    .unwrap();
+    wal.pump(1).unwrap();
+    assert_eq!(wal.pump(2).unwrap().0, 1);
+    drop(wal);
+    let (name, disk) = (disk.names()[0].clone(), disk.crash());
+    let mut rotten = disk.image(1);
+    rotten.flip(&name, 4096 + 1_000, 4);
+    let error = Wal::open(rotten, LANE, config.clone(), |_, _| ()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            WalError::Damaged {
+                reason: DamageReason::BodyComplete,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let mut torn = disk.image(1);
+    torn.edit(&name, 4096 + 1_024, &[0; SECTOR_BYTES]);
+    let (_, report) = Wal::open(torn, LANE, config, |_, _| ()).unwrap();
+    assert!(matches!(report.tail, TailReport::Cut { .. }), "{report:?}");
+}
+
+#[test]
 fn g_d_2_a_torn_group_before_an_attesting_one_is_damage() {
     let (world, disk) = written(14, false);
     let first = used(&disk)[0].0.clone();
