@@ -27,7 +27,7 @@ use crate::limits::{
     WAL_PENDING_BYTES_MAX,
 };
 use crate::recovery::RecoveryReport;
-use crate::recovery::scan::{self, LaneScan};
+use crate::recovery::scan::{self, LaneScan, ReadSegment};
 
 /// Buffers of more than this are not kept for reuse.
 const POOLED_BYTES_MAX: usize = 2 * WAL_GROUP_BYTES_DEFAULT as usize;
@@ -80,6 +80,17 @@ impl<D: Disk> Wal<D> {
         config.check()?;
         let scan = scan::scan(&mut disk, lane, &mut on_record)?;
         repair(&mut disk, &scan)?;
+        let report = scan.report.clone();
+        Ok((Self::resume(disk, lane, config, scan)?, report))
+    }
+
+    /// A lane that goes on where the scan ended.
+    fn resume(
+        mut disk: D,
+        lane: LaneId,
+        config: WalConfig,
+        scan: LaneScan,
+    ) -> Result<Self, DiskError> {
         let LaneScan {
             mut read,
             write_offset,
@@ -89,7 +100,6 @@ impl<D: Disk> Wal<D> {
             last_record_group,
             attested,
             slot_max,
-            report,
             ..
         } = scan;
         let mut preparer = Preparer::new(slot_max);
@@ -108,20 +118,10 @@ impl<D: Disk> Wal<D> {
                 }
             }
         };
-        let mut sealed = VecDeque::new();
-        for segment in read.into_iter().rev() {
-            let next = sealed
-                .front()
-                .map_or(active.start, |later: &Sealed| later.start);
-            sealed.push_front(Sealed {
-                segment: segment.segment,
-                start: segment.start,
-                end: next,
-            });
-        }
+        let sealed = sealed_segments(read, active.start);
         let newest = prepared.last().unwrap_or(&active.segment);
         let durable_group = GroupSeq(next.group.0 - 1);
-        let wal = Self {
+        Ok(Self {
             recorded_start: newest.header.start.segment,
             disk,
             lane,
@@ -153,8 +153,7 @@ impl<D: Disk> Wal<D> {
             latencies_us: Vec::new(),
             counters: WalCounters::default(),
             config,
-        };
-        Ok((wal, report))
+        })
     }
 
     /// Adds a record, given in pieces, to the open group; it is durable once `pump` returns its number.
@@ -582,4 +581,19 @@ struct Active {
     segment: Segment,
     start: LaneStart,
     offset: u64,
+}
+
+/// Every read segment but the last, each with the place where the next one starts.
+fn sealed_segments(read: Vec<ReadSegment>, active_start: LaneStart) -> VecDeque<Sealed> {
+    let mut sealed = VecDeque::new();
+    let mut end = active_start;
+    for ReadSegment { segment, start } in read.into_iter().rev() {
+        sealed.push_front(Sealed {
+            segment,
+            start,
+            end,
+        });
+        end = start;
+    }
+    sealed
 }
