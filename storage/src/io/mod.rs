@@ -19,6 +19,7 @@
 //! 3. Completions arrive in any order. Nothing is retried below this seam.
 
 mod aligned;
+mod probe;
 mod sim;
 #[cfg(test)]
 mod sim_tests;
@@ -183,4 +184,72 @@ pub trait Disk {
 
     /// An eventfd (blocking mode) that counts up whenever something completes.
     fn event_fd(&self) -> Option<RawFd>;
+}
+
+/// A borrowed disk: whoever lent it still has it when opening a lane fails.
+impl<D: Disk> Disk for &mut D {
+    fn location(&self) -> &str {
+        (**self).location()
+    }
+
+    fn list(&mut self) -> Result<Vec<FileEntry>, DiskError> {
+        (**self).list()
+    }
+
+    fn open(&mut self, name: &str) -> Result<FileId, DiskError> {
+        (**self).open(name)
+    }
+
+    fn read(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        bytes: usize,
+        buf: &mut AlignedBuf,
+    ) -> Result<(), DiskError> {
+        (**self).read(file, offset, bytes, buf)
+    }
+
+    fn entropy(&mut self) -> u64 {
+        (**self).entropy()
+    }
+
+    fn submit_create(&mut self, name: &str, bytes: u64, token: u64) -> FileId {
+        (**self).submit_create(name, bytes, token)
+    }
+
+    fn submit_write(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buf: AlignedBuf,
+        durable: bool,
+        token: u64,
+    ) {
+        (**self).submit_write(file, offset, buf, durable, token);
+    }
+
+    fn submit_flush(&mut self, file: FileId, token: u64) {
+        (**self).submit_flush(file, token);
+    }
+
+    fn submit_remove(&mut self, file: FileId, token: u64) {
+        (**self).submit_remove(file, token);
+    }
+
+    fn kick(&mut self) -> Result<(), DiskError> {
+        (**self).kick()
+    }
+
+    fn reap(&mut self, out: &mut Vec<Completion>) {
+        (**self).reap(out);
+    }
+
+    fn wait(&mut self) -> Result<(), DiskError> {
+        (**self).wait()
+    }
+
+    fn event_fd(&self) -> Option<RawFd> {
+        (**self).event_fd()
+    }
 }

@@ -117,6 +117,18 @@ impl SimDisk {
         next
     }
 
+    /// A copy of what is on the media, as a disk of its own.
+    #[must_use]
+    pub fn image(&self, seed: u64) -> SimDisk {
+        let mut copy = SimDisk::new(seed);
+        copy.capacity_bytes = self.capacity_bytes;
+        copy.eager = self.eager;
+        for file in self.files.iter().filter(|file| file.exists) {
+            copy.edit(&file.name, 0, &file.media);
+        }
+        copy
+    }
+
     /// The media content of a file.
     #[must_use]
     pub fn media(&self, name: &str) -> Option<&[u8]> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::plan::{self, Action, Attestation, BodyState, Ground, HeaderState};
 use crate::ids::{GroupSeq, LaneId, Lsn, SegmentSeq};
-use crate::io::{AlignedBuf, Disk, FileId};
+use crate::io::{AlignedBuf, Disk, FileEntry, FileId};
 use crate::limits::{WAL_BLOCK_BYTES, WAL_READ_BYTES};
 use crate::wal::format::{
     self, BLOCK_BYTES, BodyError, FORMAT_VERSION, GroupHeader, GroupHeaderView, LaneStart,
@@ -164,57 +164,19 @@ fn find_segments<D: Disk>(disk: &mut D, lane: LaneId) -> Result<FoundSegments, W
         slot_max: 0,
         bytes_read: 0,
     };
-    let mut block = AlignedBuf::with_capacity(BLOCK_BYTES);
     for entry in disk.list()? {
         let path = format!("{}/{}", disk.location(), entry.name);
-        let foreign = |problem| WalError::ForeignFile {
-            file: path.clone(),
-            problem,
-        };
         let slot = slot_of_name(&entry.name).filter(|_| entry.is_file);
-        let slot = slot.ok_or_else(|| foreign("it is not a segment of a write-ahead log"))?;
-        found.slot_max = found.slot_max.max(slot);
-        let file = disk.open(&entry.name)?;
-        disk.read(file, 0, BLOCK_BYTES, &mut block)?;
-        found.bytes_read += block.len() as u64;
-        let damaged = |offset, reason| WalError::Damaged {
+        let slot = slot.ok_or_else(|| WalError::ForeignFile {
             file: path.clone(),
-            offset,
-            reason,
-            lsn: Lsn(1),
-        };
-        match SegmentHeader::decode(block.as_slice()) {
-            Ok(header) => {
-                if header.lane != lane {
-                    return Err(foreign("it is a segment of another lane"));
-                }
-                if entry.bytes < header.segment_bytes {
-                    return Err(damaged(entry.bytes, DamageReason::Truncated));
-                }
-                found.segments.push(Segment {
-                    file,
-                    name: entry.name,
-                    header,
-                });
-            }
-            Err(SegmentHeaderError::Newer(version)) => {
-                let found = format!("{version}");
-                return Err(WalError::NewerFormat {
-                    file: path,
-                    found,
-                    known: FORMAT_VERSION,
-                });
-            }
-            Err(SegmentHeaderError::Invalid) => {
-                return Err(damaged(0, DamageReason::SegmentHeader));
-            }
-            Err(SegmentHeaderError::Blank) => {
-                if let Some(offset) = first_nonzero(disk, file, entry.bytes)? {
-                    return Err(damaged(offset, DamageReason::BlankHeader));
-                }
-                found.unprepared.push(file);
-            }
+            problem: "it is not a segment of a write-ahead log",
+        })?;
+        found.slot_max = found.slot_max.max(slot);
+        match open_segment(disk, lane, entry, &path)? {
+            Opened::Segment(segment) => found.segments.push(segment),
+            Opened::Unprepared(file) => found.unprepared.push(file),
         }
+        found.bytes_read += WAL_BLOCK_BYTES;
     }
     found
         .segments
@@ -232,6 +194,52 @@ fn find_segments<D: Disk>(disk: &mut D, lane: LaneId) -> Result<FoundSegments, W
         }
     }
     Ok(found)
+}
+
+enum Opened {
+    Segment(Segment),
+    Unprepared(FileId),
+}
+
+fn open_segment<D: Disk>(
+    disk: &mut D,
+    lane: LaneId,
+    entry: FileEntry,
+    path: &str,
+) -> Result<Opened, WalError> {
+    let file = disk.open(&entry.name)?;
+    let mut block = AlignedBuf::with_capacity(BLOCK_BYTES);
+    disk.read(file, 0, BLOCK_BYTES, &mut block)?;
+    let damaged = |offset, reason| WalError::Damaged {
+        file: path.to_owned(),
+        offset,
+        reason,
+        lsn: Lsn(1),
+    };
+    match SegmentHeader::decode(block.as_slice()) {
+        Ok(header) if header.lane != lane => Err(WalError::ForeignFile {
+            file: path.to_owned(),
+            problem: "it is a segment of another lane",
+        }),
+        Ok(header) if entry.bytes < header.segment_bytes => {
+            Err(damaged(entry.bytes, DamageReason::Truncated))
+        }
+        Ok(header) => Ok(Opened::Segment(Segment {
+            file,
+            name: entry.name,
+            header,
+        })),
+        Err(SegmentHeaderError::Newer(version)) => Err(WalError::NewerFormat {
+            file: path.to_owned(),
+            found: format!("{version}"),
+            known: FORMAT_VERSION,
+        }),
+        Err(SegmentHeaderError::Invalid) => Err(damaged(0, DamageReason::SegmentHeader)),
+        Err(SegmentHeaderError::Blank) => match first_nonzero(disk, file, entry.bytes)? {
+            Some(offset) => Err(damaged(offset, DamageReason::BlankHeader)),
+            None => Ok(Opened::Unprepared(file)),
+        },
+    }
 }
 
 fn first_nonzero<D: Disk>(

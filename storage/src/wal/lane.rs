@@ -4,128 +4,33 @@
 //! gathered in aligned buffers that travel to the disk and back, so a record is copied exactly once.
 //! Checksums are computed when a group is written, because they depend on the segment it lands in.
 
-use std::collections::VecDeque;
-use std::os::fd::RawFd;
+mod facts;
+#[cfg(test)]
+#[path = "lane_tests.rs"]
+mod lane_tests;
 
+use std::collections::VecDeque;
+
+use super::config::{WalConfig, WalCounters};
 use super::error::WalError;
 use super::format::{
     self, BLOCK_BYTES, GROUP_HEADER_BYTES, GroupHeader, LaneStart, RecordMeta, WalRecord,
 };
+use super::group::{InFlight, OpenGroup};
 use super::prepare::{PREPARE_TOKEN, Preparer, REMOVE_TOKEN, Wanted};
 use super::segment::Segment;
+use super::startup::{first_segment, repair};
 use crate::ids::{GroupSeq, LaneId, Lsn, SegmentSeq};
 use crate::io::{AlignedBuf, Completion, Disk, DiskError};
 use crate::limits::{
-    WAL_BLOCK_BYTES, WAL_DEPTH_DEFAULT, WAL_DEPTH_MAX, WAL_GROUP_BYTES_DEFAULT,
-    WAL_GROUP_BYTES_MAX, WAL_GROUP_DELAY_US_MAX, WAL_LATENCY_SAMPLES_MAX, WAL_PENDING_BYTES_MAX,
-    WAL_RECORD_PAYLOAD_BYTES_MAX, WAL_SEGMENT_BYTES_DEFAULT, WAL_SEGMENT_BYTES_MAX,
-    WAL_SEGMENT_BYTES_MIN, WAL_SPARE_SEGMENTS_DEFAULT, WAL_ZERO_BYTES,
+    WAL_BLOCK_BYTES, WAL_DEPTH_MAX, WAL_GROUP_BYTES_DEFAULT, WAL_LATENCY_SAMPLES_MAX,
+    WAL_PENDING_BYTES_MAX,
 };
 use crate::recovery::RecoveryReport;
-use crate::recovery::scan::{self, LaneScan};
+use crate::recovery::scan::{self, LaneScan, ReadSegment};
 
-/// How long a lane rests before it writes down that its last group is durable.
-const ATTEST_DELAY_US: u64 = 200_000;
 /// Buffers of more than this are not kept for reuse.
 const POOLED_BYTES_MAX: usize = 2 * WAL_GROUP_BYTES_DEFAULT as usize;
-
-/// How a lane writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WalConfig {
-    /// Length of new segment files; a multiple of 4 KiB.
-    pub segment_bytes: u64,
-    /// Groups in flight.
-    pub depth: usize,
-    /// A group is closed when it has gathered this much.
-    pub group_bytes_max: u64,
-    /// How long a group may gather while another one is in flight and depth would allow writing it.
-    pub group_delay_us: u64,
-    /// Trimmed segments kept for recycling.
-    pub spare_segments_max: usize,
-    /// After this much rest the lane writes an empty group, which attests that the last one is durable;
-    /// until then, damage to the last group of a recycled segment cannot be told from a torn write.
-    pub attest_delay_us: u64,
-}
-
-impl Default for WalConfig {
-    fn default() -> Self {
-        Self {
-            segment_bytes: WAL_SEGMENT_BYTES_DEFAULT,
-            depth: WAL_DEPTH_DEFAULT,
-            group_bytes_max: WAL_GROUP_BYTES_DEFAULT,
-            group_delay_us: 0,
-            spare_segments_max: WAL_SPARE_SEGMENTS_DEFAULT,
-            attest_delay_us: ATTEST_DELAY_US,
-        }
-    }
-}
-
-impl WalConfig {
-    /// Checks every bound.
-    pub fn check(&self) -> Result<(), WalError> {
-        let segment_fits =
-            (WAL_SEGMENT_BYTES_MIN..=WAL_SEGMENT_BYTES_MAX).contains(&self.segment_bytes);
-        if !segment_fits || !self.segment_bytes.is_multiple_of(WAL_BLOCK_BYTES) {
-            return Err(WalError::Config(
-                "wal.segment_bytes must be a multiple of 4096 from 32 KiB to 1 GiB",
-            ));
-        }
-        if !(1..=WAL_DEPTH_MAX).contains(&self.depth) {
-            return Err(WalError::Config("wal.depth must be from 1 to 16"));
-        }
-        if !(WAL_BLOCK_BYTES..=WAL_GROUP_BYTES_MAX).contains(&self.group_bytes_max) {
-            return Err(WalError::Config(
-                "wal.group_bytes_max must be from 4 KiB to 16 MiB",
-            ));
-        }
-        if self.group_delay_us > WAL_GROUP_DELAY_US_MAX {
-            return Err(WalError::Config(
-                "wal.group_delay_us must be at most 100,000",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Largest group: what a segment holds beside its header block and its seal.
-    fn group_capacity_bytes(&self) -> u64 {
-        self.segment_bytes - 2 * WAL_BLOCK_BYTES
-    }
-
-    /// Largest payload of one record.
-    #[must_use]
-    pub fn payload_bytes_max(&self) -> u64 {
-        let overhead =
-            (GROUP_HEADER_BYTES + format::RECORD_HEADER_BYTES + format::RECORD_ALIGN_BYTES) as u64;
-        (self.group_capacity_bytes() - overhead).min(WAL_RECORD_PAYLOAD_BYTES_MAX)
-    }
-}
-
-/// What a lane has done since it was opened.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WalCounters {
-    /// Groups made durable, empty ones included.
-    pub groups: u64,
-    /// Records made durable.
-    pub records: u64,
-    /// Bytes written as groups.
-    pub bytes_written: u64,
-    /// Payload bytes appended.
-    pub payload_bytes: u64,
-    /// Segments begun.
-    pub segments_begun: u64,
-    /// Times the lane had to wait for a segment to be prepared.
-    pub segment_waits: u64,
-    /// Files zero-filled for use as a segment.
-    pub segments_filled: u64,
-    /// Files used again.
-    pub segments_recycled: u64,
-    /// Preparations that failed and will be tried again.
-    pub prepare_failures: u64,
-    /// Empty groups written to attest the one before.
-    pub attests: u64,
-    /// Latency samples lost because nobody drained them.
-    pub latencies_dropped: u64,
-}
 
 /// One WAL stream over one disk directory.
 #[derive(Debug)]
@@ -175,6 +80,17 @@ impl<D: Disk> Wal<D> {
         config.check()?;
         let scan = scan::scan(&mut disk, lane, &mut on_record)?;
         repair(&mut disk, &scan)?;
+        let report = scan.report.clone();
+        Ok((Self::resume(disk, lane, config, scan)?, report))
+    }
+
+    /// A lane that goes on where the scan ended.
+    fn resume(
+        mut disk: D,
+        lane: LaneId,
+        config: WalConfig,
+        scan: LaneScan,
+    ) -> Result<Self, DiskError> {
         let LaneScan {
             mut read,
             write_offset,
@@ -184,7 +100,6 @@ impl<D: Disk> Wal<D> {
             last_record_group,
             attested,
             slot_max,
-            report,
             ..
         } = scan;
         let mut preparer = Preparer::new(slot_max);
@@ -203,20 +118,10 @@ impl<D: Disk> Wal<D> {
                 }
             }
         };
-        let mut sealed = VecDeque::new();
-        for segment in read.into_iter().rev() {
-            let next = sealed
-                .front()
-                .map_or(active.start, |later: &Sealed| later.start);
-            sealed.push_front(Sealed {
-                segment: segment.segment,
-                start: segment.start,
-                end: next,
-            });
-        }
+        let sealed = sealed_segments(read, active.start);
         let newest = prepared.last().unwrap_or(&active.segment);
         let durable_group = GroupSeq(next.group.0 - 1);
-        let wal = Self {
+        Ok(Self {
             recorded_start: newest.header.start.segment,
             disk,
             lane,
@@ -248,8 +153,7 @@ impl<D: Disk> Wal<D> {
             latencies_us: Vec::new(),
             counters: WalCounters::default(),
             config,
-        };
-        Ok((wal, report))
+        })
     }
 
     /// Adds a record, given in pieces, to the open group; it is durable once `pump` returns its number.
@@ -334,103 +238,6 @@ impl<D: Disk> Wal<D> {
             freed += 1;
         }
         freed
-    }
-
-    /// When `pump` wants to be called even if nothing completes and nothing is appended.
-    #[must_use]
-    pub fn next_deadline_us(&self) -> Option<u64> {
-        let gather = self
-            .open
-            .opened_at_us
-            .filter(|_| !self.in_flight.is_empty());
-        let gather = gather.map(|at| at.saturating_add(self.config.group_delay_us));
-        let gather = gather
-            .filter(|_| self.in_flight.len() < self.config.depth && !self.waiting_for_segment);
-        let attest = self.wants_attest() && self.is_idle() && !self.waiting_for_segment;
-        let attest = attest.then(|| {
-            self.quiet_since_us
-                .saturating_add(self.config.attest_delay_us)
-        });
-        [gather, attest, self.preparer.next_deadline_us()]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// Groups handed to the disk and not yet completed.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
-    }
-
-    /// True when nothing appended waits for the disk.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.closed.is_empty() && self.open.record_count == 0
-    }
-
-    /// Bytes appended and not yet durable.
-    #[must_use]
-    pub fn pending_bytes(&self) -> u64 {
-        self.pending_bytes
-    }
-
-    /// The last record of the durable prefix, 0 before the first.
-    #[must_use]
-    pub fn durable(&self) -> Lsn {
-        self.durable
-    }
-
-    /// The number the next record will get.
-    #[must_use]
-    pub fn next_lsn(&self) -> Lsn {
-        self.next_append
-    }
-
-    /// The oldest record a restart would replay, were the lane trimmed no further.
-    #[must_use]
-    pub fn first_lsn(&self) -> Lsn {
-        self.replay_start().lsn
-    }
-
-    /// Largest payload `append` takes.
-    #[must_use]
-    pub fn payload_bytes_max(&self) -> u64 {
-        self.config.payload_bytes_max()
-    }
-
-    /// An eventfd that counts up whenever something completes; `None` for a simulated disk.
-    #[must_use]
-    pub fn event_fd(&self) -> Option<RawFd> {
-        self.disk.event_fd()
-    }
-
-    /// What the lane has done.
-    #[must_use]
-    pub fn counters(&self) -> &WalCounters {
-        &self.counters
-    }
-
-    /// Moves the write latencies of the groups completed since the last call, in microseconds, to `out`.
-    pub fn take_latencies_us(&mut self, out: &mut Vec<u32>) {
-        out.append(&mut self.latencies_us);
-    }
-
-    /// Why the next segment could not be prepared, while that is so: the disk is filling up.
-    #[must_use]
-    pub fn prepare_failure(&self) -> Option<&DiskError> {
-        self.preparer.failure()
-    }
-
-    /// The disk, for tests and simulation.
-    pub fn disk_mut(&mut self) -> &mut D {
-        &mut self.disk
-    }
-
-    /// Gives the disk back; what is in flight stays in flight.
-    #[must_use]
-    pub fn into_disk(self) -> D {
-        self.disk
     }
 
     fn check_poison(&self) -> Result<(), WalError> {
@@ -532,7 +339,7 @@ impl<D: Disk> Wal<D> {
         if self.open.record_count > 0 && self.open.opened_at_us.is_none() {
             self.open.opened_at_us = Some(self.now_us);
         }
-        self.waiting_for_segment = false;
+        let waited = std::mem::take(&mut self.waiting_for_segment);
         while self.in_flight.len() < self.config.depth {
             if self.closed.is_empty() {
                 if !self.is_open_group_due() {
@@ -544,7 +351,7 @@ impl<D: Disk> Wal<D> {
             if let Err(group) = self.write_group(group) {
                 self.closed.push_front(group);
                 self.waiting_for_segment = true;
-                self.counters.segment_waits += 1;
+                self.counters.segment_waits += u64::from(!waited);
                 break;
             }
         }
@@ -776,129 +583,17 @@ struct Active {
     offset: u64,
 }
 
-/// A group that gathers records.
-#[derive(Debug)]
-struct OpenGroup {
-    buf: AlignedBuf,
-    first_lsn: Lsn,
-    record_count: u32,
-    opened_at_us: Option<u64>,
-}
-
-impl OpenGroup {
-    fn new(mut buf: AlignedBuf, first_lsn: Lsn) -> Self {
-        buf.clear();
-        buf.resize(GROUP_HEADER_BYTES);
-        Self {
-            buf,
-            first_lsn,
-            record_count: 0,
-            opened_at_us: None,
-        }
+/// Every read segment but the last, each with the place where the next one starts.
+fn sealed_segments(read: Vec<ReadSegment>, active_start: LaneStart) -> VecDeque<Sealed> {
+    let mut sealed = VecDeque::new();
+    let mut end = active_start;
+    for ReadSegment { segment, start } in read.into_iter().rev() {
+        sealed.push_front(Sealed {
+            segment,
+            start,
+            end,
+        });
+        end = start;
     }
-
-    fn body_bytes(&self) -> u64 {
-        (self.buf.len() - GROUP_HEADER_BYTES) as u64
-    }
-
-    fn bytes_with(&self, record_bytes: u64) -> u64 {
-        format::group_bytes(self.body_bytes() + record_bytes)
-    }
-
-    fn push(&mut self, meta: &RecordMeta, payload_bytes: u32, payload: &[&[u8]]) {
-        let record_bytes = format::record_bytes(u64::from(payload_bytes)) as usize;
-        let end = self.buf.len() + record_bytes;
-        self.buf.reserve(record_bytes);
-        self.buf
-            .extend_from_slice(&format::encode_record_header(meta, payload_bytes));
-        for piece in payload {
-            self.buf.extend_from_slice(piece);
-        }
-        self.buf.resize(end);
-        self.record_count += 1;
-    }
-}
-
-/// A group the disk has.
-#[derive(Debug)]
-struct InFlight {
-    sequence: GroupSeq,
-    last_lsn: Lsn,
-    record_count: u32,
-    body_bytes: u64,
-    written_at_us: u64,
-    done: bool,
-}
-
-/// Wipes what must not be found, removes half-prepared files, and makes what was read durable: a group
-/// that reached only the device's cache before the process died is not yet.
-fn repair<D: Disk>(disk: &mut D, scan: &LaneScan) -> Result<(), DiskError> {
-    for file in &scan.unprepared {
-        disk.submit_remove(*file, REMOVE_TOKEN);
-        settle(disk, 1)?;
-    }
-    for range in &scan.dirty {
-        let mut done = 0;
-        while done < range.bytes {
-            let bytes = (range.bytes - done).min(WAL_ZERO_BYTES as u64);
-            disk.submit_write(
-                range.file,
-                range.offset + done,
-                AlignedBuf::zeroed(bytes as usize),
-                true,
-                0,
-            );
-            settle(disk, 1)?;
-            done += bytes;
-        }
-    }
-    for read in scan.read.iter().rev().take(2) {
-        disk.submit_flush(read.segment.file, 0);
-        settle(disk, 1)?;
-    }
-    Ok(())
-}
-
-/// Waits for `count` completions.
-fn settle<D: Disk>(disk: &mut D, count: usize) -> Result<(), DiskError> {
-    let mut completions = Vec::with_capacity(count);
-    while completions.len() < count {
-        disk.wait()?;
-        disk.reap(&mut completions);
-    }
-    completions
-        .into_iter()
-        .try_for_each(|completion| completion.result)
-}
-
-/// Creates the first segment of a new lane.
-fn first_segment<D: Disk>(
-    disk: &mut D,
-    preparer: &mut Preparer,
-    lane: LaneId,
-    config: &WalConfig,
-) -> Result<Segment, DiskError> {
-    let wanted = Wanted {
-        lane,
-        sequence: LaneStart::NEW.segment,
-        start: LaneStart::NEW,
-        segment_bytes: config.segment_bytes,
-        urgent: true,
-        used: (0, 1),
-        now_us: 0,
-    };
-    let mut completions = Vec::new();
-    loop {
-        if let Some(cause) = preparer.failure() {
-            return Err(cause.clone());
-        }
-        preparer.step(disk, &wanted);
-        disk.wait()?;
-        disk.reap(&mut completions);
-        for completion in completions.drain(..) {
-            if let Some(segment) = preparer.on_completion(disk, completion, 0)? {
-                return Ok(segment);
-            }
-        }
-    }
+    sealed
 }

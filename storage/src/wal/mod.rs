@@ -22,11 +22,14 @@
 //! A crash at any point leaves a run of sound groups, followed by at most the groups in flight, each with
 //! any subset of its sectors; `recovery` tells that from damage. Layout: `storage/FORMAT.md`.
 
+mod config;
 mod error;
 pub mod format;
+mod group;
 mod lane;
 mod prepare;
 mod segment;
+mod startup;
 
 #[cfg(test)]
 mod crash_tests;
@@ -35,9 +38,10 @@ mod damage_tests;
 #[cfg(test)]
 mod format_tests;
 #[cfg(test)]
-mod lane_tests;
+mod model_tests;
 
+pub use config::{WalConfig, WalCounters};
 pub use error::{DamageReason, WalError};
 pub use format::{RecordKind, RecordMeta, WalRecord};
-pub use lane::{Wal, WalConfig, WalCounters};
+pub use lane::Wal;
 pub(crate) use segment::{Segment, slot_of_name};
