@@ -397,3 +397,7 @@ fn decoded(text: &str) -> Option<String> {
     }
     String::from_utf8(bytes).ok()
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

@@ -45,6 +45,15 @@ macro_rules! methods {
             /// How many there are.
             pub const COUNT: usize = Self::ALL.len();
 
+            /// The method of that number, as `method as u16` gives it.
+            ///
+            /// # Panics
+            /// If there is no such method.
+            #[inline]
+            pub fn from_index(index: u16) -> Self {
+                Self::ALL[usize::from(index)]
+            }
+
             /// The method behind an HTTP/2 `:path`.
             pub fn from_path(path: &str) -> Option<Self> {
                 match path {
@@ -191,7 +200,7 @@ mod tests {
     fn paths_lead_back_to_their_methods() {
         for method in Method::ALL {
             assert_eq!(Method::from_path(method.path()), Some(*method));
-            assert_eq!(Method::ALL[*method as usize], *method);
+            assert_eq!(Method::from_index(*method as u16), *method);
         }
         assert_eq!(Method::from_path("/etcdserverpb.KV/Nothing"), None);
         assert_eq!(Method::KvRange.path(), "/etcdserverpb.KV/Range");
