@@ -20,7 +20,7 @@ use super::given::{Given, Source};
 use super::settings::{
     Config, ELECTION_TIMEOUT_MS_MAX, LogConfig, LogFormat, LogLevel, LogOutput,
     PROGRESS_INTERVAL_MIN, QUOTA_BYTES_DEFAULT, QUOTA_BYTES_SENSIBLE, RECORD_OVERHEAD_BYTES,
-    REQUEST_BYTES_MAX, REQUEST_BYTES_SENSIBLE, REQUEST_OVERHEAD_BYTES,
+    REQUEST_BYTES_MAX, REQUEST_BYTES_SENSIBLE,
 };
 use super::spelling::{format_duration, parse_bool, parse_duration};
 use super::url::HttpUrl;
