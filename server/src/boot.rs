@@ -35,7 +35,7 @@ use crate::front::api::{
 use crate::front::{
     ArrivalSeat, Front, FrontConfig, HandoverSeat, Listener, Role, handover,
 };
-use crate::observe::{Facts, FeatureFact, Registry, log};
+use crate::observe::{Facts, Registry, log};
 use crate::runtime::{
     self, Clock, Core, CoreLink, Cores, MonotonicClock, RingReceiver, RingSender, RuntimeConfig,
     Stopper, ring,
@@ -55,7 +55,8 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         .map(|core| u32::from(core.0))
         .collect();
     let cores = config.cores.resolve(&online)?;
-    let registry = Arc::new(registry(config, &identity, &cores));
+    let facts = Facts::new(config, identity.member.0);
+    let registry = Arc::new(Registry::new(&cores, facts));
     let (engine, report) = open_engine(config, &dir, &identity, cores.len())?;
     log_opened(config, &dir, &identity, &report, started.elapsed());
     let listeners = bind(config)?;
@@ -109,26 +110,6 @@ fn raise_limits() {
     }
 }
 
-fn registry(config: &Config, identity: &Identity, cores: &[u32]) -> Registry {
-    let facts = Facts {
-        member_id: identity.member.0,
-        server_version: version::API,
-        cluster_version: version::CLUSTER,
-        keelson_version: version::KEELSON,
-        quota_backend_bytes: config.quota_backend_bytes,
-        features: config
-            .feature_gates
-            .iter()
-            .map(|(feature, enabled)| FeatureFact {
-                name: feature.name,
-                stage: feature.stage,
-                enabled,
-            })
-            .collect(),
-    };
-    Registry::new(cores, facts)
-}
-
 fn open_engine(
     config: &Config,
     dir: &DataDir,
@@ -152,7 +133,8 @@ fn open_engine(
         depth: wal.depth as usize,
         group_bytes_max: wal.group_bytes_max,
         group_delay_us: wal.group_delay_us,
-        ..WalConfig::default()
+        spare_segments_max: wal.spare_segments_max as usize,
+        attest_delay_us: wal.attest_delay_us,
     };
     let engine_config = EngineConfig {
         shard: ShardId(0),
@@ -238,7 +220,7 @@ fn start_cores(
                 .grpc_keepalive_timeout
                 .unwrap_or(FrontConfig::default().keepalive_timeout),
         },
-        drain_limit: Duration::from_millis(config.tuning.front.drain_ms),
+        drain_limit: Duration::from_millis(config.tuning.runtime.drain_ms),
         registry,
         failure: failure.clone(),
     };
@@ -247,6 +229,9 @@ fn start_cores(
         heartbeat_busy: Duration::from_millis(runtime.heartbeat_busy_ms),
         heartbeat_idle: Duration::from_millis(runtime.heartbeat_idle_ms),
         stall_after: Duration::from_millis(runtime.stall_ms),
+        preempt_after: Duration::from_millis(runtime.preempt_ms),
+        ring_depth: runtime.uring_entries as usize,
+        io_memory_bytes: runtime.io_memory_bytes as usize,
         ..RuntimeConfig::default()
     };
     let seats = |links: &[CoreLink]| make_seats(links, engine, listeners);
@@ -264,7 +249,6 @@ fn api_config(config: &Config, identity: &Identity) -> ApiConfig {
             txn_ops_max: config.max_txn_ops as usize,
         },
         lease_ttl_seconds_min: (election_seconds * 1.5).ceil() as i64,
-        response_slice_bytes: config.tuning.front.response_slice_bytes as usize,
         request_timeout_ms: config.request_timeout().as_millis() as u64,
         progress_interval: config.watch_progress_notify_interval,
     }

@@ -76,10 +76,7 @@ impl Tuning {
     }
 
     fn check_shapes(&self) -> Result<(), TuningError> {
-        for (name, value) in [
-            ("wal.group_bytes_max", self.wal.group_bytes_max),
-            ("wal.segment_bytes", self.wal.segment_bytes),
-        ] {
+        for (name, value) in [("wal.segment_bytes", self.wal.segment_bytes)] {
             if !value.is_multiple_of(WAL_BLOCK_BYTES) {
                 return Err(TuningError::NotMultiple {
                     name,
@@ -104,12 +101,6 @@ impl Tuning {
             (
                 "wal.group_bytes_max",
                 self.wal.group_bytes_max,
-                "a quarter of wal.segment_bytes",
-                self.wal.segment_bytes / 4,
-            ),
-            (
-                "wal.group_bytes_max",
-                self.wal.group_bytes_max,
                 "engine.uncommitted_bytes_max",
                 self.engine.uncommitted_bytes_max,
             ),
@@ -124,12 +115,6 @@ impl Tuning {
                 self.runtime.heartbeat_idle_ms,
                 "half of runtime.stall_ms",
                 self.runtime.stall_ms / 2,
-            ),
-            (
-                "front.stream_window_bytes",
-                self.front.stream_window_bytes,
-                "front.connection_window_bytes",
-                self.front.connection_window_bytes,
             ),
         ];
         for (smaller, smaller_value, rule, larger_value) in relations {
@@ -220,15 +205,8 @@ mod tests {
             (
                 "runtime",
                 "heartbeat_idle_ms",
-                400,
-                "runtime.heartbeat_idle_ms is 400, but may be at most half of runtime.stall_ms (250)",
-            ),
-            (
-                "front",
-                "stream_window_bytes",
-                8 * 1024 * 1024,
-                "front.stream_window_bytes is 8388608, but may be at most \
-                 front.connection_window_bytes (4194304)",
+                600,
+                "runtime.heartbeat_idle_ms is 600, but may be at most half of runtime.stall_ms (500)",
             ),
         ];
         for (section, key, value, message) in table {
@@ -240,11 +218,11 @@ mod tests {
             assert_eq!(found, *message, "{section}.{key}");
         }
         let mut tuning = Tuning::default();
-        tuning.wal.segment_bytes = 8 * 1024 * 1024;
-        tuning.wal.group_bytes_max = 4 * 1024 * 1024;
+        tuning.engine.uncommitted_bytes_max = 4 * 1024 * 1024;
+        tuning.wal.group_bytes_max = 8 * 1024 * 1024;
         assert_eq!(
             tuning.check().unwrap_err().to_string(),
-            "wal.group_bytes_max is 4194304, but may be at most a quarter of wal.segment_bytes (2097152)"
+            "wal.group_bytes_max is 8388608, but may be at most engine.uncommitted_bytes_max (4194304)"
         );
     }
 }

@@ -29,5 +29,5 @@ mod settings;
 pub use check::TuningError;
 pub use section::Setting;
 pub use settings::{
-    EngineTuning, FrontTuning, RuntimeTuning, SETTINGS, Tuning, WAL_BLOCK_BYTES, WalTuning, setting,
+    EngineTuning, RuntimeTuning, SETTINGS, Tuning, WAL_BLOCK_BYTES, WalTuning, setting,
 };

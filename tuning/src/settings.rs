@@ -11,17 +11,21 @@ pub const WAL_BLOCK_BYTES: u64 = 4 * KIB;
 section! {
     /// The write-ahead log: how much one durable write carries and how many are under way.
     WalTuning as wal, rows WAL_ROWS {
-        depth = 2, from 1, to 32,
+        depth = 2, from 1, to 16,
             "Group commits in flight at once. Deeper queues help network block storage; a local disk \
              with power-loss protection is full at two.";
-        group_bytes_max = MIB, from 64 * KIB, to 16 * MIB,
+        group_bytes_max = MIB, from WAL_BLOCK_BYTES, to 16 * MIB,
             "Bytes that one group commit gathers at most while earlier ones are in flight. A single \
              larger entry still goes out, alone.";
         group_delay_us = 0, from 0, to 100_000,
-            "Microseconds that a group may wait for company while the queue is full. 0 never waits: \
-             the next group leaves as soon as a place in the queue is free.";
-        segment_bytes = 64 * MIB, from 8 * MIB, to 1024 * MIB,
-            "Size of one pre-written log segment file.";
+            "Microseconds that a group may wait for company while an earlier one is in flight. 0 \
+             never waits: the next group leaves as soon as there is a place in the queue.";
+        segment_bytes = 64 * MIB, from 8 * WAL_BLOCK_BYTES, to 1024 * MIB,
+            "Size of one pre-written log segment file; a multiple of 4096.";
+        spare_segments_max = 4, from 0, to 64,
+            "Trimmed segments that are kept to be used again.";
+        attest_delay_us = 200_000, from 1_000, to 60_000_000,
+            "Microseconds of rest after which the log attests that its last group is durable.";
     }
 }
 
@@ -33,38 +37,18 @@ section! {
              can delay a request.";
         heartbeat_idle_ms = 100, from 10, to 1_000,
             "Milliseconds between heartbeats of a core that has been idle for a while.";
-        stall_ms = 500, from 20, to 60_000,
+        stall_ms = 1_000, from 20, to 60_000,
             "Milliseconds without a heartbeat after which a core counts as stalled and is reported.";
+        preempt_ms = 100, from 1, to 1_000,
+            "Milliseconds that a core runs tasks before it looks at its sockets again.";
+        uring_entries = 1_024, from 32, to 4_096,
+            "Submission entries of each core's io_uring; a power of two.";
+        io_memory_bytes = 64 * KIB, from 64 * KIB, to 64 * MIB,
+            "Memory that each core registers for file I/O. Counts against RLIMIT_MEMLOCK, three \
+             times over.";
         ring_slots = 1_024, from 64, to 65_536,
             "Places in each ring between two cores; a power of two. A full ring pushes back to the \
              client.";
-        uring_entries = 256, from 32, to 4_096,
-            "Submission entries of each core's io_uring; a power of two.";
-        io_memory_bytes = 256 * KIB, from 64 * KIB, to 64 * MIB,
-            "Registered I/O memory of each core. Counts against RLIMIT_MEMLOCK where the kernel \
-             charges it.";
-    }
-}
-
-section! {
-    /// Client connections: how many, and how much each may hold in memory.
-    FrontTuning as front, rows FRONT_ROWS {
-        connections_max = 32_768, from 16, to 1_000_000,
-            "Client connections of the whole member; beyond them new ones are closed at once.";
-        handshake_ms = 10_000, from 100, to 600_000,
-            "Milliseconds in which a new connection must say what it speaks.";
-        streams_in_flight_max = 1_048_576, from 64, to 16_777_216,
-            "Open gRPC streams of one core; beyond them a request is refused with too many requests.";
-        stream_window_bytes = MIB, from 64 * KIB, to 64 * MIB,
-            "HTTP/2 receive window of a stream.";
-        connection_window_bytes = 4 * MIB, from 64 * KIB, to 256 * MIB,
-            "HTTP/2 receive window of a connection.";
-        send_buffer_bytes_max = 256 * KIB, from 16 * KIB, to 64 * MIB,
-            "Bytes waiting to be sent on one stream before its producer is held back.";
-        header_bytes_max = 64 * KIB, from 4 * KIB, to MIB,
-            "Size of a request's header block.";
-        response_slice_bytes = 256 * KIB, from 16 * KIB, to 16 * MIB,
-            "Bytes of a large response that are encoded in one go before other work gets a turn.";
         drain_ms = 2_000, from 0, to 60_000,
             "Milliseconds that a stopping member grants its clients to finish what is proposed.";
     }
@@ -89,10 +73,7 @@ section! {
     }
 }
 
-// Relations between limits, so that a value within its own limits is rarely refused for another's.
 const _: () = assert!(WAL_BLOCK_BYTES.is_power_of_two());
-const _: () = assert!((64 * MIB).is_multiple_of(WAL_BLOCK_BYTES));
-
 /// Everything that can be tuned, by section.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -101,14 +82,12 @@ pub struct Tuning {
     pub wal: WalTuning,
     /// Executors and rings.
     pub runtime: RuntimeTuning,
-    /// Client connections.
-    pub front: FrontTuning,
     /// The engine.
     pub engine: EngineTuning,
 }
 
 /// The sections in the order of the documentation, each with its settings.
-pub const SETTINGS: &[&[Setting]] = &[WAL_ROWS, RUNTIME_ROWS, FRONT_ROWS, ENGINE_ROWS];
+pub const SETTINGS: &[&[Setting]] = &[WAL_ROWS, RUNTIME_ROWS, ENGINE_ROWS];
 
 /// Finds a setting by section and key; the key may be written with dashes.
 pub fn setting(section: &str, key: &str) -> Option<&'static Setting> {

@@ -111,37 +111,29 @@ fn normalize(arguments: &[String]) -> Result<Vec<String>, ConfigError> {
                     let value = rest.next().ok_or_else(missing)?;
                     normalized.push(format!("--{name}={value}"));
                 }
-                None => normalized.push(format!("--{name}")),
+                None => return Err(unknown(name)),
             }
         }
     }
     Ok(normalized)
 }
 
+fn unknown(name: &str) -> ConfigError {
+    ConfigError::UnknownFlag {
+        flag: name.to_owned(),
+        nearest: crate::config::nearest(name),
+    }
+}
+
 /// What clap has to say, in our words.
 fn from_clap(error: &clap::Error) -> ConfigError {
-    let context = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.trim_start_matches('-').to_owned()),
-        Some(ContextValue::Strings(texts)) => texts
-            .first()
-            .map(|text| text.trim_start_matches('-').to_owned()),
-        _ => None,
+    let subject = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(text)) => text.trim_start_matches('-').to_owned(),
+        _ => String::new(),
     };
-    let subject = context(ContextKind::InvalidArg).unwrap_or_default();
-    let name = subject
-        .split(['=', ' '])
-        .next()
-        .unwrap_or_default()
-        .to_owned();
+    let name = subject.split(['=', ' ']).next().unwrap_or_default();
     match error.kind() {
-        ErrorKind::UnknownArgument => {
-            let nearest =
-                crate::config::nearest(&name).or_else(|| context(ContextKind::SuggestedArg));
-            ConfigError::UnknownFlag {
-                flag: name,
-                nearest,
-            }
-        }
+        ErrorKind::UnknownArgument => unknown(name),
         _ => ConfigError::UnexpectedWord { word: subject },
     }
 }

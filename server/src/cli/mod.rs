@@ -1,7 +1,8 @@
 //! The command line.
 //!
 //! [`parse`] is pure: arguments, environment and a way to read the config file go in, what to do
-//! comes out. `main` acts on it: it prints a text and exits, or serves.
+//! comes out. `main` calls [`from_process`], which hands it the process's own, and acts on the
+//! outcome: it prints a text and exits, or serves.
 //!
 //! ```text
 //! keelson [flags]            serve
@@ -13,5 +14,7 @@
 mod arguments;
 mod help;
 mod parse;
+mod process;
 
 pub use parse::{CliError, Invocation, Serve, parse};
+pub use process::from_process;

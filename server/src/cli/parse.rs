@@ -172,3 +172,8 @@ fn merge(flags: Vec<Given>, environment: Environment) -> (Vec<Given>, Vec<Notice
     given.extend(flags);
     (given, notices)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "parse_tests.rs"]
+mod tests;

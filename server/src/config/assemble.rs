@@ -19,8 +19,8 @@ use super::flags::{Flag, Kind, Standing, flag};
 use super::given::{Given, Source};
 use super::settings::{
     Config, ELECTION_TIMEOUT_MS_MAX, LogConfig, LogFormat, LogLevel, LogOutput,
-    PROGRESS_INTERVAL_MIN, QUOTA_BYTES_DEFAULT, QUOTA_BYTES_SENSIBLE, REQUEST_BYTES_SENSIBLE,
-    REQUEST_OVERHEAD_BYTES,
+    PROGRESS_INTERVAL_MIN, QUOTA_BYTES_DEFAULT, QUOTA_BYTES_SENSIBLE, RECORD_OVERHEAD_BYTES,
+    REQUEST_BYTES_MAX, REQUEST_BYTES_SENSIBLE,
 };
 use super::spelling::{format_duration, parse_bool, parse_duration};
 use super::url::HttpUrl;
@@ -319,8 +319,7 @@ impl Values {
     }
 
     fn max_request_bytes(&mut self) -> Result<u32, ConfigError> {
-        const MAX: u64 = i32::MAX as u64 - REQUEST_OVERHEAD_BYTES;
-        let bytes = self.uint("max-request-bytes", MAX)?;
+        let bytes = self.uint("max-request-bytes", REQUEST_BYTES_MAX)?;
         if bytes == 0 {
             let given = &self.used["max-request-bytes"];
             return Err(ConfigError::bad_value(
@@ -409,12 +408,20 @@ impl Values {
 
     fn check_tuning(&self, config: &Config) -> Result<(), ConfigError> {
         config.tuning.check()?;
-        let uncommitted = config.tuning.engine.uncommitted_bytes_max;
-        if u64::from(config.max_receive_bytes()) > uncommitted {
-            return Err(ConfigError::Unfit(format!(
-                "--max-request-bytes={} does not fit into engine.uncommitted_bytes_max={uncommitted}",
-                config.max_request_bytes
-            )));
+        let needed = u64::from(config.max_receive_bytes()) + RECORD_OVERHEAD_BYTES;
+        for (setting, room) in [
+            (
+                "engine.uncommitted_bytes_max",
+                config.tuning.engine.uncommitted_bytes_max,
+            ),
+            ("wal.segment_bytes", config.tuning.wal.segment_bytes),
+        ] {
+            if needed > room {
+                return Err(ConfigError::Unfit(format!(
+                    "--max-request-bytes={} needs {needed} bytes of room, but {setting} is {room}",
+                    config.max_request_bytes
+                )));
+            }
         }
         Ok(())
     }

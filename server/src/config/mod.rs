@@ -4,7 +4,7 @@
 //! same thing, a list of [`Given`] values by flag name, so that a value means the same wherever it
 //! stands; [`assemble`] turns the list into a [`Config`] or into one sentence that says what to
 //! mend. The table of every flag that any etcd of the 3.5 and 3.6 lines knows, and what Keelson
-//! does with it, is in `flags.rs` and `retired.rs`.
+//! does with it, is in `flags/`.
 //!
 //! Precedence: flags, then environment, then defaults. A config file stands alone: with it, other
 //! flags and the environment are left aside, as in etcd, and a notice says so.
@@ -23,7 +23,6 @@ mod features;
 mod file;
 mod flags;
 mod given;
-mod retired;
 mod settings;
 mod spelling;
 mod url;

@@ -20,12 +20,18 @@ pub(super) const QUOTA_BYTES_SENSIBLE: u64 = 8 << 30;
 pub(super) const REQUEST_BYTES_SENSIBLE: u64 = 10 << 20;
 /// What a message may hold on top of the largest request.
 pub(super) const REQUEST_OVERHEAD_BYTES: u64 = 512 << 10;
+/// The largest request that fits, with its envelope, into one record of the log.
+pub(super) const REQUEST_BYTES_MAX: u64 = 15 << 20;
+/// What the log adds to a message at most: envelope, headers, padding.
+pub(super) const RECORD_OVERHEAD_BYTES: u64 = 64 << 10;
 /// The longest election timeout.
 pub(super) const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
 /// The shortest interval of watch progress notifications.
 pub(super) const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 const _: () = assert!(QUOTA_BYTES_DEFAULT < QUOTA_BYTES_SENSIBLE);
+const _: () = assert!(REQUEST_BYTES_SENSIBLE < REQUEST_BYTES_MAX);
+const _: () = assert!(REQUEST_BYTES_MAX + REQUEST_OVERHEAD_BYTES <= u32::MAX as u64);
 
 /// Everything a member is told at its start. Built by [`super::assemble`], which checks it.
 #[derive(Clone, Debug, PartialEq, Eq)]

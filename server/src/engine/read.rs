@@ -134,10 +134,10 @@ impl<D: Disk> Engine<D> {
             .state
             .hash_step(&mut running.scan, HASH_RECORDS_PER_TURN)
         {
-            self.hashes.push_back(running);
-        } else {
             let answer = Answer::Hash(running.header, running.scan);
             self.reply(running.origin, Ok(answer));
+        } else {
+            self.hashes.push_back(running);
         }
     }
 

@@ -14,6 +14,8 @@
 //! | `/livez`, `/readyz`, `/livez/NAME`, `/readyz/NAME` | yes | yes |
 //! | `/metrics` | yes | yes |
 //! | `/version` | yes | no |
+//!
+//! On the client URLs every answer allows every origin, as etcd's default for `--cors` does.
 
 use crate::config::version;
 use crate::observe::{CheckKind, CoreMetrics, HEALTH_CHECK_NAMES, METRICS_CONTENT_TYPE};
@@ -21,6 +23,19 @@ use crate::observe::{CheckKind, CoreMetrics, HEALTH_CHECK_NAMES, METRICS_CONTENT
 const CONTENT_TYPE: &str = "content-type";
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+
+/// What `--cors '*'`, the default, puts on every answer on the client URLs.
+const ANY_ORIGIN: [(&str, &str); 3] = [
+    ("access-control-allow-origin", "*"),
+    (
+        "access-control-allow-methods",
+        "POST, GET, OPTIONS, PUT, DELETE",
+    ),
+    (
+        "access-control-allow-headers",
+        "accept, content-type, authorization",
+    ),
+];
 
 /// The numbers of the checks in [`HEALTH_CHECK_NAMES`].
 const DATA_CORRUPTION: usize = 0;
@@ -176,6 +191,22 @@ pub fn needs(request: &HttpRequest<'_>) -> Needs {
 
 /// The answer; `metrics` writes the metrics page, which is done only if that was asked for.
 pub fn answer(
+    request: &HttpRequest<'_>,
+    facts: &HttpFacts<'_>,
+    metrics: impl FnOnce() -> String,
+) -> HttpAnswer {
+    let mut answer = if request.listener == Listener::Client && request.method == "OPTIONS" {
+        plain(200, TEXT, String::new())
+    } else {
+        routed(request, facts, metrics)
+    };
+    if request.listener == Listener::Client {
+        answer.headers.extend(ANY_ORIGIN);
+    }
+    answer
+}
+
+fn routed(
     request: &HttpRequest<'_>,
     facts: &HttpFacts<'_>,
     metrics: impl FnOnce() -> String,
@@ -397,3 +428,7 @@ fn decoded(text: &str) -> Option<String> {
     }
     String::from_utf8(bytes).ok()
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

@@ -21,7 +21,9 @@ pub struct Counter(AtomicU64);
 
 impl Counter {
     /// A counter that has counted nothing.
-    pub const ZERO: Self = Self(AtomicU64::new(0));
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
 
     /// Adds one.
     #[inline]

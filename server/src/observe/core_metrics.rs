@@ -121,10 +121,10 @@ pub struct RpcMetrics {
 impl Default for RpcMetrics {
     fn default() -> Self {
         Self {
-            started: [const { Counter::ZERO }; Method::COUNT],
-            received: [const { Counter::ZERO }; Method::COUNT],
-            sent: [const { Counter::ZERO }; Method::COUNT],
-            handled: [const { [const { Counter::ZERO }; CODE_COUNT] }; Method::COUNT],
+            started: [const { Counter::new() }; Method::COUNT],
+            received: [const { Counter::new() }; Method::COUNT],
+            sent: [const { Counter::new() }; Method::COUNT],
+            handled: [const { [const { Counter::new() }; CODE_COUNT] }; Method::COUNT],
         }
     }
 }
@@ -132,9 +132,9 @@ impl Default for RpcMetrics {
 /// Client traffic.
 #[derive(Debug, Default)]
 pub struct ClientMetrics {
-    /// Bytes of gRPC messages sent.
+    /// Bytes sent to clients.
     pub sent_bytes: Counter,
-    /// Bytes of gRPC messages received.
+    /// Bytes received from clients.
     pub received_bytes: Counter,
     /// Unary requests by [`ClientApiVersion::index`].
     pub requests_unary: [Counter; ClientApiVersion::COUNT],

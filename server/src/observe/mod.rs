@@ -7,6 +7,7 @@
 
 mod cells;
 mod core_metrics;
+mod labelled;
 pub mod log;
 mod names;
 mod process;

@@ -6,10 +6,10 @@
 //! `keelson_` are our own. The list is in alphabetical order, as the page is.
 
 use super::cells::{Counter, Gauge, Histogram};
-use super::core_metrics::{ApplyOp, CODE_COUNT, CheckKind, CoreMetrics, HEALTH_CHECK_NAMES};
+use super::core_metrics::CoreMetrics;
+use super::labelled;
 use super::process::ProcessFacts;
 use super::registry::Registry;
-use super::rpc::{ClientApiVersion, Method};
 use super::text::{FamilyKind, Text};
 
 /// One metric with all its series.
@@ -56,27 +56,6 @@ const fn family(
     }
 }
 
-/// gRPC status codes as the `grpc_code` label writes them, by number.
-const CODE_LABELS: [&str; CODE_COUNT] = [
-    "OK",
-    "Canceled",
-    "Unknown",
-    "InvalidArgument",
-    "DeadlineExceeded",
-    "NotFound",
-    "AlreadyExists",
-    "PermissionDenied",
-    "ResourceExhausted",
-    "FailedPrecondition",
-    "Aborted",
-    "OutOfRange",
-    "Unimplemented",
-    "Internal",
-    "Unavailable",
-    "DataLoss",
-    "Unauthenticated",
-];
-
 /// All of them, in alphabetical order.
 pub(super) const FAMILIES: &[Family] = {
     use FamilyKind::{Counter as C, Gauge as G, Histogram as H};
@@ -86,7 +65,7 @@ pub(super) const FAMILIES: &[Family] = {
             "etcd_cluster_version",
             G,
             "The cluster version as a label; the value is 1.",
-            Labelled(cluster_version),
+            Labelled(labelled::cluster_version),
         ),
         family(
             "etcd_debugging_lease_granted_total",
@@ -182,7 +161,7 @@ pub(super) const FAMILIES: &[Family] = {
             "etcd_debugging_server_alarms",
             G,
             "1 for each alarm that is active on the member in the label.",
-            Labelled(alarms),
+            Labelled(labelled::alarms),
         ),
         family(
             "etcd_debugging_server_lease_expired_total",
@@ -265,32 +244,32 @@ pub(super) const FAMILIES: &[Family] = {
         family(
             "etcd_network_client_grpc_received_bytes_total",
             C,
-            "Bytes of gRPC messages received from clients.",
+            "Bytes received from clients.",
             Counter(|m| &m.client.received_bytes),
         ),
         family(
             "etcd_network_client_grpc_sent_bytes_total",
             C,
-            "Bytes of gRPC messages sent to clients.",
+            "Bytes sent to clients.",
             Counter(|m| &m.client.sent_bytes),
         ),
         family(
             "etcd_server_apply_duration_seconds",
             H,
             "Time to apply one command, by what it does and whether it succeeded.",
-            Labelled(apply_durations),
+            Labelled(labelled::apply_durations),
         ),
         family(
             "etcd_server_client_requests_total",
             C,
             "Client requests by the API version that the client names.",
-            Labelled(client_requests),
+            Labelled(labelled::client_requests),
         ),
         family(
             "etcd_server_feature_enabled",
             G,
             "1 for a feature gate that is on, 0 for one that is off.",
-            Labelled(features),
+            Labelled(labelled::features),
         ),
         family(
             "etcd_server_has_leader",
@@ -314,19 +293,19 @@ pub(super) const FAMILIES: &[Family] = {
             "etcd_server_healthcheck",
             G,
             "The last result of each check of /livez and /readyz: 1 is good.",
-            Labelled(health_last),
+            Labelled(labelled::health_last),
         ),
         family(
             "etcd_server_healthchecks_total",
             C,
             "Results of the checks of /livez and /readyz.",
-            Labelled(health_counts),
+            Labelled(labelled::health_counts),
         ),
         family(
             "etcd_server_id",
             G,
             "The member id in hexadecimal as a label; the value is 1.",
-            Labelled(server_id),
+            Labelled(labelled::server_id),
         ),
         family(
             "etcd_server_is_leader",
@@ -374,13 +353,13 @@ pub(super) const FAMILIES: &[Family] = {
             "etcd_server_quota_backend_bytes",
             G,
             "The quota in bytes; 0 when it is switched off.",
-            Labelled(quota),
+            Labelled(labelled::quota),
         ),
         family(
             "etcd_server_range_duration_seconds",
             H,
             "Time to answer a range, by whether it succeeded.",
-            Labelled(range_durations),
+            Labelled(labelled::range_durations),
         ),
         family(
             "etcd_server_read_indexes_failed_total",
@@ -404,37 +383,37 @@ pub(super) const FAMILIES: &[Family] = {
             "etcd_server_version",
             G,
             "The API level that the member reports as a label; the value is 1.",
-            Labelled(server_version),
+            Labelled(labelled::server_version),
         ),
         family(
             "grpc_server_handled_total",
             C,
             "RPCs that ended, by status code.",
-            Labelled(rpc_handled),
+            Labelled(labelled::rpc_handled),
         ),
         family(
             "grpc_server_msg_received_total",
             C,
             "Messages received in RPCs.",
-            Labelled(rpc_received),
+            Labelled(labelled::rpc_received),
         ),
         family(
             "grpc_server_msg_sent_total",
             C,
             "Messages sent in RPCs.",
-            Labelled(rpc_sent),
+            Labelled(labelled::rpc_sent),
         ),
         family(
             "grpc_server_started_total",
             C,
             "RPCs that began.",
-            Labelled(rpc_started),
+            Labelled(labelled::rpc_started),
         ),
         family(
             "keelson_build_info",
             G,
             "Keelson's version as a label; the value is 1.",
-            Labelled(build_info),
+            Labelled(labelled::build_info),
         ),
         family(
             "keelson_client_connections",
@@ -488,7 +467,7 @@ pub(super) const FAMILIES: &[Family] = {
             "keelson_ring_depth",
             G,
             "Messages waiting in the rings that each core reads, by what they carry.",
-            Labelled(ring_depths),
+            Labelled(labelled::ring_depths),
         ),
         family(
             "keelson_ring_full_total",
@@ -586,197 +565,4 @@ pub(super) const FAMILIES: &[Family] = {
 /// The names of all metrics, in the order of the page.
 pub fn metric_names() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.name)
-}
-
-fn cluster_version(name: &str, registry: &Registry, text: &mut Text) {
-    text.sample(
-        name,
-        &[("cluster_version", registry.facts().cluster_version)],
-        1.0,
-    );
-}
-
-fn server_version(name: &str, registry: &Registry, text: &mut Text) {
-    text.sample(
-        name,
-        &[("server_version", registry.facts().server_version)],
-        1.0,
-    );
-}
-
-fn build_info(name: &str, registry: &Registry, text: &mut Text) {
-    text.sample(name, &[("version", registry.facts().keelson_version)], 1.0);
-}
-
-fn server_id(name: &str, registry: &Registry, text: &mut Text) {
-    let id = format!("{:x}", registry.facts().member_id);
-    text.sample(name, &[("server_id", &id)], 1.0);
-}
-
-fn quota(name: &str, registry: &Registry, text: &mut Text) {
-    text.sample(
-        name,
-        &[],
-        registry.facts().quota_backend_bytes.unwrap_or(0) as f64,
-    );
-}
-
-fn features(name: &str, registry: &Registry, text: &mut Text) {
-    for feature in &registry.facts().features {
-        let labels = [("name", feature.name), ("stage", feature.stage)];
-        text.sample(name, &labels, f64::from(u8::from(feature.enabled)));
-    }
-}
-
-fn alarms(name: &str, registry: &Registry, text: &mut Text) {
-    let id = format!("{:x}", registry.facts().member_id);
-    let cells: [(&str, fn(&CoreMetrics) -> &Gauge); 2] = [
-        ("CORRUPT", |m| &m.server.alarm_corrupt),
-        ("NOSPACE", |m| &m.server.alarm_nospace),
-    ];
-    for (alarm, cell) in cells {
-        let labels = [("alarm_type", alarm), ("server_id", &id)];
-        text.sample(name, &labels, registry.sum_gauge(cell) as f64);
-    }
-}
-
-fn client_requests(name: &str, registry: &Registry, text: &mut Text) {
-    for version in ClientApiVersion::all() {
-        let index = version.index();
-        let cores = registry.cores().iter();
-        let (unary, stream) = cores.fold((0, 0), |(unary, stream), core| {
-            (
-                unary + core.client.requests_unary[index].value(),
-                stream + core.client.requests_stream[index].value(),
-            )
-        });
-        for (kind, count) in [("stream", stream), ("unary", unary)] {
-            if count > 0 {
-                let labels = [("client_api_version", version.label()), ("type", kind)];
-                text.sample(name, &labels, count as f64);
-            }
-        }
-    }
-}
-
-fn apply_durations(name: &str, registry: &Registry, text: &mut Text) {
-    for op in ApplyOp::ALL {
-        for (index, success) in ["false", "true"].into_iter().enumerate() {
-            let sums = registry.sum_histogram(|core| &core.server.apply[op as usize][index]);
-            if sums.buckets.iter().any(|count| *count > 0) {
-                let labels = [("op", op.label()), ("success", success), ("version", "v3")];
-                text.histogram(name, &labels, &sums);
-            }
-        }
-    }
-}
-
-fn range_durations(name: &str, registry: &Registry, text: &mut Text) {
-    for (index, success) in ["false", "true"].into_iter().enumerate() {
-        let sums = registry.sum_histogram(|core| &core.server.range[index]);
-        if sums.buckets.iter().any(|count| *count > 0) {
-            text.histogram(name, &[("success", success)], &sums);
-        }
-    }
-}
-
-fn health_last(name: &str, registry: &Registry, text: &mut Text) {
-    for kind in CheckKind::ALL {
-        for (index, check) in HEALTH_CHECK_NAMES.into_iter().enumerate() {
-            let cores = registry.cores().iter();
-            let newest = cores
-                .map(|core| core.health.last[kind as usize][index].value())
-                .max();
-            if let Some(newest) = newest.filter(|newest| *newest > 0) {
-                let labels = [("name", check), ("type", kind.label())];
-                text.sample(name, &labels, (newest % 2) as f64);
-            }
-        }
-    }
-}
-
-fn health_counts(name: &str, registry: &Registry, text: &mut Text) {
-    for kind in CheckKind::ALL {
-        for (index, check) in HEALTH_CHECK_NAMES.into_iter().enumerate() {
-            for (success, status) in ["error", "success"].into_iter().enumerate() {
-                let cores = registry.cores().iter();
-                let count: u64 = cores
-                    .map(|core| core.health.checks[kind as usize][index][success].value())
-                    .sum();
-                if count > 0 {
-                    let labels = [("name", check), ("status", status), ("type", kind.label())];
-                    text.sample(name, &labels, count as f64);
-                }
-            }
-        }
-    }
-}
-
-fn ring_depths(name: &str, registry: &Registry, text: &mut Text) {
-    for core in registry.cores() {
-        let number = core.core.to_string();
-        for (ring, gauge) in [
-            ("events", &core.runtime.ring_events),
-            ("replies", &core.runtime.ring_replies),
-            ("requests", &core.runtime.ring_requests),
-        ] {
-            let labels = [("core", number.as_str()), ("ring", ring)];
-            text.sample(name, &labels, gauge.value() as f64);
-        }
-    }
-}
-
-/// The labels of a method, in the order of the Go library.
-fn method_labels(method: Method) -> [(&'static str, &'static str); 3] {
-    [
-        ("grpc_method", method.row().name()),
-        ("grpc_service", method.row().service()),
-        ("grpc_type", method.row().kind.metric_name()),
-    ]
-}
-
-fn rpc_started(name: &str, registry: &Registry, text: &mut Text) {
-    per_method(name, registry, text, |core, method| {
-        &core.rpc.started[method]
-    });
-}
-
-fn rpc_received(name: &str, registry: &Registry, text: &mut Text) {
-    per_method(name, registry, text, |core, method| {
-        &core.rpc.received[method]
-    });
-}
-
-fn rpc_sent(name: &str, registry: &Registry, text: &mut Text) {
-    per_method(name, registry, text, |core, method| &core.rpc.sent[method]);
-}
-
-fn per_method(
-    name: &str,
-    registry: &Registry,
-    text: &mut Text,
-    cell: fn(&CoreMetrics, usize) -> &Counter,
-) {
-    for method in Method::ALL {
-        let cores = registry.cores().iter();
-        let count: u64 = cores.map(|core| cell(core, *method as usize).value()).sum();
-        text.sample(name, &method_labels(*method), count as f64);
-    }
-}
-
-fn rpc_handled(name: &str, registry: &Registry, text: &mut Text) {
-    for method in Method::ALL {
-        let [method_label, service, kind] = method_labels(*method);
-        for (code, label) in CODE_LABELS.into_iter().enumerate() {
-            let cores = registry.cores().iter();
-            let count: u64 = cores
-                .map(|core| core.rpc.handled[*method as usize][code].value())
-                .sum();
-            text.sample(
-                name,
-                &[("grpc_code", label), method_label, service, kind],
-                count as f64,
-            );
-        }
-    }
 }

@@ -10,6 +10,7 @@ use super::core_metrics::CoreMetrics;
 use super::names::{FAMILIES, Family, Series};
 use super::process::ProcessFacts;
 use super::text::{HistogramSums, Text};
+use crate::config::{Config, version};
 
 /// What the member knows about itself from the start on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,28 @@ pub struct Facts {
     pub quota_backend_bytes: Option<u64>,
     /// Feature gates and whether they are on.
     pub features: Vec<FeatureFact>,
+}
+
+impl Facts {
+    /// The facts of a member with this configuration and id.
+    pub fn new(config: &Config, member_id: u64) -> Self {
+        Self {
+            member_id,
+            server_version: version::API,
+            cluster_version: version::CLUSTER,
+            keelson_version: version::KEELSON,
+            quota_backend_bytes: config.quota_backend_bytes,
+            features: config
+                .feature_gates
+                .iter()
+                .map(|(feature, enabled)| FeatureFact {
+                    name: feature.name,
+                    stage: feature.stage,
+                    enabled,
+                })
+                .collect(),
+        }
+    }
 }
 
 /// One feature gate.
@@ -162,3 +185,8 @@ impl Registry {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "registry_tests.rs"]
+mod tests;

@@ -23,7 +23,7 @@ pub(super) async fn range(api: &Rc<Api>, mut call: Call) {
         Err(status) => Err(status),
     };
     match selected {
-        Ok(response) => response.send(call.reply, api.config.response_slice_bytes).await,
+        Ok(response) => response.send(call.reply).await,
         Err(status) => call.reply.finish(Err(status)),
     }
 }

@@ -62,8 +62,6 @@ pub struct ApiConfig {
     pub limits: RequestLimits,
     /// Smallest lease TTL that is granted.
     pub lease_ttl_seconds_min: i64,
-    /// Responses above this size are encoded and sent in slices of it.
-    pub response_slice_bytes: usize,
     /// Time after which a client is told that its request timed out.
     pub request_timeout_ms: u64,
     /// How often idle watchers that asked for it are told their progress.

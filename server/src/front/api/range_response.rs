@@ -19,6 +19,9 @@ use crate::front::{PREFIX_BYTES, Replies};
 /// Tag of `RangeResponse.kvs`.
 const KVS_TAG: u32 = 2;
 
+/// Responses above this size are encoded and sent in slices of it.
+const SLICE_BYTES: usize = 256 << 10;
+
 /// Keys in the first message of a streamed range, as in etcd.
 const STREAM_KEYS_FIRST: usize = 10;
 
@@ -33,8 +36,8 @@ impl RangeResponse {
         Self { header, selection }
     }
 
-    /// Sends it as one message, in slices of about `slice_bytes`.
-    pub(super) async fn send(self, mut reply: Replies, slice_bytes: usize) {
+    /// Sends it as one message, a large one in slices of about [`SLICE_BYTES`].
+    pub(super) async fn send(self, mut reply: Replies) {
         let head = self.head();
         let kvs_bytes: usize = (0..self.selection.records.len())
             .map(|at| kv_field_bytes(self.kv_bytes(at)))
@@ -45,7 +48,7 @@ impl RangeResponse {
                 "grpc: trying to send message larger than max ({total} vs. {RESPONSE_BYTES_MAX})"
             ))));
         }
-        if total <= slice_bytes {
+        if total <= SLICE_BYTES {
             let mut out = BytesMut::with_capacity(PREFIX_BYTES + total);
             out.put_u8(0);
             out.put_u32(total as u32);
@@ -56,8 +59,8 @@ impl RangeResponse {
         reply.begin(total as u64);
         let mut next = 0;
         while next < self.selection.records.len() {
-            let end = self.slice_end(next, slice_bytes);
-            let mut out = BytesMut::with_capacity(slice_bytes + self.kv_bytes(end - 1));
+            let end = self.slice_end(next);
+            let mut out = BytesMut::with_capacity(SLICE_BYTES + self.kv_bytes(end - 1));
             self.put_kvs(next..end, &mut out);
             if reply.chunk(out.freeze()).await.is_err() {
                 return;
@@ -114,10 +117,10 @@ impl RangeResponse {
         }
     }
 
-    fn slice_end(&self, from: usize, slice_bytes: usize) -> usize {
+    fn slice_end(&self, from: usize) -> usize {
         let mut bytes = 0;
         let mut end = from;
-        while end < self.selection.records.len() && bytes < slice_bytes {
+        while end < self.selection.records.len() && bytes < SLICE_BYTES {
             bytes += kv_field_bytes(self.kv_bytes(end));
             end += 1;
         }

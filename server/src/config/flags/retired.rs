@@ -3,7 +3,7 @@
 //! Manifests outlive releases. A flag that only got a new name keeps working; one that chose
 //! something which no longer exists is accepted while it chooses the same thing as today.
 
-use super::flags::{Flag, Group, Kind, NO_TLS, Standing, row};
+use super::{Flag, Group, Kind, NO_TLS, Standing, row};
 
 const NO_V2: &str = "the version 2 API left etcd in 3.6; leave the flag out";
 const NO_PROXY: &str = "the version 2 proxy left etcd in 3.6; leave the flag out";
