@@ -16,3 +16,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod harness;
+
+mod differential;
