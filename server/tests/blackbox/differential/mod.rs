@@ -65,7 +65,7 @@ async fn run(seed: u64, count: usize) -> Compared {
     pair.compared
 }
 
-async fn report(seed: u64, done: &[Step], mismatch: &Mismatch) {
+async fn report(seed: u64, done: &[Step], mismatch: &Mismatch) -> ! {
     println!("seed {seed}, step {}: {mismatch:#?}", done.len() - 1);
     println!("shrinking:");
     let (steps, mismatch) = shrink(done.to_vec(), mismatch.clone()).await;
