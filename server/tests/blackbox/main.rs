@@ -18,3 +18,6 @@
 mod harness;
 
 mod differential;
+mod kube;
+mod lease;
+mod watch;

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::step::{Call, Step};
-use super::world::{World, WatchKey};
+use super::world::{WatchKey, World};
 use crate::harness::shapes;
 
 /// Watch streams of a run. The last one takes the watches that start in the future.
@@ -99,17 +99,25 @@ impl Generator {
             _ => self.rng.random_range(1_000..20_000),
         };
         // Few letters, so that values repeat and compare as less, equal and greater.
-        (0..length).map(|_| b'a' + self.rng.random_range(0..4)).collect()
+        (0..length)
+            .map(|_| b'a' + self.rng.random_range(0..4))
+            .collect()
     }
 
     fn revision(&mut self, world: &World) -> i64 {
         let around = match self.rng.random_range(0..10) {
             0..4 => world.revision,
             4..7 => world.compact_revision,
-            _ => self.rng.random_range(world.compact_revision..=world.revision),
+            _ => self
+                .rng
+                .random_range(world.compact_revision..=world.revision),
         };
         let revision = around + self.rng.random_range(-2..=2);
-        if revision <= 0 && self.chance(80) { 0 } else { revision }
+        if revision <= 0 && self.chance(80) {
+            0
+        } else {
+            revision
+        }
     }
 
     fn lease_id(&mut self) -> i64 {
@@ -289,7 +297,9 @@ impl Generator {
             0 => world.revision + 1,
             1 => world.compact_revision,
             2 => world.revision,
-            _ => self.rng.random_range(world.compact_revision..=world.revision),
+            _ => self
+                .rng
+                .random_range(world.compact_revision..=world.revision),
         };
         shapes::compact(revision, self.chance(50))
     }
@@ -319,7 +329,9 @@ impl Generator {
         let revision = match self.rng.random_range(0..4) {
             0..2 => 0,
             2 => world.revision + self.rng.random_range(-5..=1),
-            _ => self.rng.random_range(world.compact_revision..=world.revision),
+            _ => self
+                .rng
+                .random_range(world.compact_revision..=world.revision),
         };
         pb::HashKvRequest {
             revision: revision.max(0),

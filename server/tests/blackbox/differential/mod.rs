@@ -33,12 +33,14 @@ async fn g_kv_11_same_answers_as_etcd() {
     let mut total = Compared::default();
     for seed in seeds() {
         let compared = run(seed, steps_per_seed()).await;
-        total.responses += compared.responses;
-        total.events += compared.events;
+        total.add(&compared);
         println!(
             "seed {seed}: {} responses and {} watch events equal",
             compared.responses, compared.events
         );
+    }
+    for (kind, count) in &total.kinds {
+        println!("  {count:6} {kind}");
     }
     println!(
         "differential: {} responses and {} watch events compared, all equal",
@@ -124,7 +126,11 @@ fn seeds() -> Vec<u64> {
     match std::env::var("KEELSON_DIFF_SEEDS") {
         Ok(list) => list
             .split(',')
-            .map(|seed| seed.trim().parse().expect("KEELSON_DIFF_SEEDS lists numbers"))
+            .map(|seed| {
+                seed.trim()
+                    .parse()
+                    .expect("KEELSON_DIFF_SEEDS lists numbers")
+            })
             .collect(),
         Err(_) => SEEDS_DEFAULT.to_vec(),
     }

@@ -16,24 +16,63 @@ use super::world::ActiveWatch;
 /// The first group is not fixed by etcd at all, the second was changed after 3.5.1.
 pub const EXCEPTIONS: &[(&str, &str)] = &[
     // Not fixed by etcd.
-    ("cluster_id, member_id, raft_term of every header", "ids and terms are a server's own"),
-    ("LeaseTimeToLive.TTL", "counts down: only its sign and being at most grantedTTL compared"),
-    ("LeaseTimeToLive.keys, LeaseLeases.leases", "order comes from a Go map, or from expiry"),
-    ("equal sort keys in a sorted range", "Go's sort is not stable: compared as a set"),
-    ("how watch events are cut into responses", "timing: only the sequence of events compared"),
-    ("HashKV while no key is live", "etcd then hashes what is not yet removed physically"),
+    (
+        "cluster_id, member_id, raft_term of every header",
+        "ids and terms are a server's own",
+    ),
+    (
+        "LeaseTimeToLive.TTL",
+        "counts down: only its sign and being at most grantedTTL compared",
+    ),
+    (
+        "LeaseTimeToLive.keys, LeaseLeases.leases",
+        "order comes from a Go map, or from expiry",
+    ),
+    (
+        "equal sort keys in a sorted range",
+        "Go's sort is not stable: compared as a set",
+    ),
+    (
+        "how watch events are cut into responses",
+        "timing: only the sequence of events compared",
+    ),
+    (
+        "HashKV while no key is live",
+        "etcd then hashes what is not yet removed physically",
+    ),
     // Changed after 3.5.1.
-    ("KeyValue.lease with keys_only", "3.7 answers from the index, which has no lease: 0"),
+    (
+        "KeyValue.lease with keys_only",
+        "3.7 answers from the index, which has no lease: 0",
+    ),
     ("HashKV.hash_revision", "new in 3.6"),
-    ("HashKV exactly at the compact revision", "3.5.1 refuses it as compacted, 3.6 answers"),
-    ("a watch from exactly the compact revision", "3.5.1 loses deletes there (issue 19179); \
-      prev_kv there is beyond etcd's history, ours may still have it"),
-    ("progress requests on streams with a future watch", "3.5.1 answers at once (issues 15220, \
-      20221), newer etcd only when every watch of the stream is there: not requested"),
-    ("progress requests on streams without a watch", "3.5.1 answers, newer etcd does not: \
-      not requested"),
-    ("sort_order and sort_target out of range", "refused since 3.6: not generated"),
-    ("start_revision below zero", "canceled at once since 3.6: not generated"),
+    (
+        "HashKV exactly at the compact revision",
+        "3.5.1 refuses it as compacted, 3.6 answers",
+    ),
+    (
+        "a watch from exactly the compact revision",
+        "3.5.1 loses deletes there (issue 19179); \
+      prev_kv there is beyond etcd's history, ours may still have it",
+    ),
+    (
+        "progress requests on streams with a future watch",
+        "3.5.1 answers at once (issues 15220, \
+      20221), newer etcd only when every watch of the stream is there: not requested",
+    ),
+    (
+        "progress requests on streams without a watch",
+        "3.5.1 answers, newer etcd does not: \
+      not requested",
+    ),
+    (
+        "sort_order and sort_target out of range",
+        "refused since 3.6: not generated",
+    ),
+    (
+        "start_revision below zero",
+        "canceled at once since 3.6: not generated",
+    ),
 ];
 
 /// The answer, as far as it must be equal.
@@ -69,9 +108,7 @@ pub fn normal_control(mut response: pb::WatchResponse) -> pb::WatchResponse {
 pub fn normal_events(watch: &ActiveWatch, mut events: Vec<Event>) -> Vec<Event> {
     if watch.starts_at_compaction {
         let start = watch.request.start_revision;
-        let boundary = |event: &Event| {
-            event.kv.as_ref().is_some_and(|kv| kv.mod_revision == start)
-        };
+        let boundary = |event: &Event| event.kv.as_ref().is_some_and(|kv| kv.mod_revision == start);
         events.retain(|event| !(boundary(event) && event.r#type() == EventType::Delete));
         for event in &mut events {
             if boundary(event) {
@@ -134,7 +171,9 @@ fn normal_range(request: &pb::RangeRequest, response: &mut pb::RangeResponse) {
         }
         return;
     }
-    let groups = response.kvs.chunk_by_mut(|a, b| sort_key(target, a) == sort_key(target, b));
+    let groups = response
+        .kvs
+        .chunk_by_mut(|a, b| sort_key(target, a) == sort_key(target, b));
     let mut groups: Vec<&mut [KeyValue]> = groups.collect();
     let last = groups.len().saturating_sub(1);
     for (index, group) in groups.iter_mut().enumerate() {

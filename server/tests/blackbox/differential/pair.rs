@@ -1,6 +1,7 @@
 //! Two servers that are told the same things: real etcd as the reference, and the server under
 //! test. Every step answers with the number of equal responses, or with the first difference.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use keelson_proto::etcdserverpb as pb;
@@ -13,12 +14,25 @@ use super::world::{ActiveWatch, WatchKey, World};
 use crate::harness::{Clients, Server, ServerKind, ServerOptions, shapes};
 
 /// How much has been compared.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 pub struct Compared {
     /// Answers, watch control answers among them.
     pub responses: u64,
     /// Watch events.
     pub events: u64,
+    /// How often each kind of call got an answer, or was refused with which text.
+    pub kinds: BTreeMap<String, u64>,
+}
+
+impl Compared {
+    /// Adds another run's counts.
+    pub fn add(&mut self, other: &Compared) {
+        self.responses += other.responses;
+        self.events += other.events;
+        for (kind, count) in &other.kinds {
+            *self.kinds.entry(kind.clone()).or_default() += count;
+        }
+    }
 }
 
 /// The first difference of a run.
@@ -111,6 +125,8 @@ impl Pair {
         let reference = normal(call, reference);
         let subject = normal(call, subject);
         self.equal(call, &reference, &subject)?;
+        let kind = kind_of(call, &reference);
+        *self.compared.kinds.entry(kind).or_default() += 1;
         self.world.observe(call, &reference);
         Ok(reference)
     }
@@ -142,8 +158,12 @@ impl Pair {
         let start = request.start_revision;
         let ends_at_once = start != 0 && start < self.world.compact_revision;
         let (reference, subject) = tokio::join!(
-            self.reference.watches.create(stream, request.clone(), ends_at_once),
-            self.subject.watches.create(stream, request.clone(), ends_at_once),
+            self.reference
+                .watches
+                .create(stream, request.clone(), ends_at_once),
+            self.subject
+                .watches
+                .create(stream, request.clone(), ends_at_once),
         );
         let answers = self.equal_control(request, reference, subject)?;
         if !ends_at_once && !answers[0].canceled {
@@ -258,5 +278,15 @@ impl Pair {
             reference: format!("{reference:?}"),
             subject: format!("{subject:?}"),
         })
+    }
+}
+
+/// `Put`, or `Put: etcdserver: key is not provided`.
+fn kind_of(call: &Call, outcome: &Outcome) -> String {
+    let debug = format!("{call:?}");
+    let name = debug.split('(').next().unwrap_or_default();
+    match outcome {
+        Outcome::Failed((_, text)) => format!("{name}: {text}"),
+        _ => name.to_owned(),
     }
 }

@@ -90,13 +90,19 @@ impl Watches {
         let stream = &mut self.streams[stream];
         let start = std::time::Instant::now();
         while stream.progress_revision < revision {
-            assert!(start.elapsed() < DEADLINE, "no progress report for {revision}");
+            assert!(
+                start.elapsed() < DEADLINE,
+                "no progress report for {revision}"
+            );
             stream.session.request_progress();
             if let Some(response) = stream.session.next_within(Duration::from_millis(100)).await {
                 stream.take(response);
             }
         }
-        assert_eq!(stream.progress_revision, revision, "progress ahead of the store");
+        assert_eq!(
+            stream.progress_revision, revision,
+            "progress ahead of the store"
+        );
     }
 
     /// Takes what a watch delivered up to `revision`, waiting until it has come so far.
@@ -106,7 +112,9 @@ impl Watches {
             stream.pump().await;
         }
         let delivered = stream.delivered.get_mut(&at.watch_id).expect("just read");
-        let split = delivered.events.partition_point(|event| mod_revision(event) <= revision);
+        let split = delivered
+            .events
+            .partition_point(|event| mod_revision(event) <= revision);
         delivered.events.drain(..split).collect()
     }
 }
@@ -119,14 +127,20 @@ impl Stream {
 
     fn take(&mut self, response: pb::WatchResponse) {
         if response.created || response.canceled {
-            assert!(response.events.is_empty(), "control with events: {response:?}");
+            assert!(
+                response.events.is_empty(),
+                "control with events: {response:?}"
+            );
             self.control.push(response);
             return;
         }
         let revision = response.header.as_ref().expect("a header").revision;
         if response.events.is_empty() {
             assert_eq!(response.watch_id, -1, "unasked progress: {response:?}");
-            assert!(revision >= self.progress_revision, "progress fell: {response:?}");
+            assert!(
+                revision >= self.progress_revision,
+                "progress fell: {response:?}"
+            );
             self.progress_revision = revision;
             return;
         }

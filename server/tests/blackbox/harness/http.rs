@@ -59,7 +59,11 @@ fn parse(answer: &[u8]) -> Option<HttpAnswer> {
         .iter()
         .any(|(name, value)| name == "transfer-encoding" && value.eq_ignore_ascii_case("chunked"));
     let body = &answer[split + 4..];
-    let body = if chunked { join_chunks(body)? } else { body.to_vec() };
+    let body = if chunked {
+        join_chunks(body)?
+    } else {
+        body.to_vec()
+    };
     Some(HttpAnswer {
         status,
         headers,

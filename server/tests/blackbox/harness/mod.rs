@@ -12,15 +12,15 @@ mod server;
 mod wait;
 mod watch_session;
 
-pub use clients::{Clients, Failure, connect, failure};
+pub use clients::{Clients, Failure, accepted, connect, failure, refused, revision_of};
 pub use etcd::{EtcdBinaries, etcd_binaries};
 pub use launch::{heavy, raise_open_files};
 pub use server::{Server, ServerKind, ServerOptions};
 pub use wait::{DEADLINE, eventually};
 pub use watch_session::WatchSession;
 
-pub mod shapes;
 pub mod http;
+pub mod shapes;
 
 /// Leaves a test early when the server under test is real etcd: the rule it checks is Keelson's
 /// alone, or newer than etcd 3.5.1. The reason is printed.

@@ -24,5 +24,8 @@ pub fn free_port() -> u16 {
             return port;
         }
     }
-    panic!("no free port between {PORT_FIRST} and {}", PORT_FIRST + PORT_COUNT);
+    panic!(
+        "no free port between {PORT_FIRST} and {}",
+        PORT_FIRST + PORT_COUNT
+    );
 }

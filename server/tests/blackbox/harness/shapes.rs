@@ -134,11 +134,7 @@ pub fn version_is(key: impl AsRef<[u8]>, version: i64) -> Compare {
 }
 
 /// A transaction.
-pub fn txn(
-    compare: Vec<Compare>,
-    success: Vec<Request>,
-    failure: Vec<Request>,
-) -> TxnRequest {
+pub fn txn(compare: Vec<Compare>, success: Vec<Request>, failure: Vec<Request>) -> TxnRequest {
     TxnRequest {
         compare,
         success: success.into_iter().map(op).collect(),

@@ -13,15 +13,17 @@ use keelson_proto::etcdserverpb::{
 };
 use keelson_proto::mvccpb::Event;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::wait::DEADLINE;
 
-/// A watch stream; dropping it closes the stream.
+/// A watch stream; dropping it resets the stream.
 #[derive(Debug)]
 pub struct WatchSession {
-    requests: mpsc::UnboundedSender<WatchRequest>,
+    requests: Option<mpsc::UnboundedSender<WatchRequest>>,
+    reader: JoinHandle<()>,
     responses: mpsc::UnboundedReceiver<Result<WatchResponse, Status>>,
 }
 
@@ -39,7 +41,7 @@ impl WatchSession {
             let value = value.parse().expect("metadata values are ASCII");
             request.metadata_mut().insert(*name, value);
         }
-        tokio::spawn(async move {
+        let reader = tokio::spawn(async move {
             let mut incoming = match client.watch(request).await {
                 Ok(response) => response.into_inner(),
                 Err(status) => {
@@ -61,7 +63,8 @@ impl WatchSession {
             }
         });
         WatchSession {
-            requests,
+            requests: Some(requests),
+            reader,
             responses,
         }
     }
@@ -111,7 +114,10 @@ impl WatchSession {
     pub async fn created(&mut self, request: WatchCreateRequest) -> WatchResponse {
         self.create(request);
         let response = self.next().await;
-        assert!(response.created, "want the created answer, got {response:?}");
+        assert!(
+            response.created,
+            "want the created answer, got {response:?}"
+        );
         assert!(response.events.is_empty(), "no event before created");
         response
     }
@@ -142,12 +148,24 @@ impl WatchSession {
         }
     }
 
+    /// Ends the request side of the stream; responses go on.
+    pub fn half_close(&mut self) {
+        self.requests = None;
+    }
+
     fn send(&self, union: RequestUnion) {
         let request = WatchRequest {
             request_union: Some(union),
         };
-        self.requests
+        let requests = self.requests.as_ref().expect("the request side is open");
+        requests
             .send(request)
             .expect("the watch stream still takes requests");
+    }
+}
+
+impl Drop for WatchSession {
+    fn drop(&mut self) {
+        self.reader.abort();
     }
 }
