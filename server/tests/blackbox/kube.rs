@@ -9,10 +9,11 @@ use keelson_proto::etcdserverpb as pb;
 use keelson_proto::etcdserverpb::request_op::Request;
 use keelson_proto::etcdserverpb::response_op::Response;
 use keelson_proto::mvccpb::{KeyValue, event::EventType};
+use tokio::task::JoinHandle;
 use tonic::Code;
 
 use crate::harness::shapes::{self, bytes, mod_revision_is, version_is};
-use crate::harness::{Clients, DEADLINE, Server, WatchSession, ours_only, refused, revision_of};
+use crate::harness::{Clients, Server, ServerKind, WatchSession, ours_only, refused, revision_of};
 
 const PODS: &str = "/registry/pods/";
 
@@ -271,24 +272,18 @@ async fn the_watch_cache_follows_and_its_bookmarks_are_never_early() {
                     .put_key("/registry/leases/x", turn.to_string())
                     .await;
             }
-            clients.revision().await
+            revision_of(&create(&clients, &pod(99_999), "end", 0).await.header)
         }
     });
 
-    let mut reached = from;
-    let mut bookmarks = 0;
+    // etcd 3.5.1 answers progress requests past the queue of events (issue 15220).
+    let strict = server.kind() == ServerKind::Keelson;
+    let mut seen = from;
+    let mut bookmark = 0;
     let mut end = None;
     let mut writer = Some(writer);
-    let started = std::time::Instant::now();
-    while end.is_none_or(|end| reached < end) {
-        assert!(
-            started.elapsed() < 2 * DEADLINE,
-            "reached {reached} of {end:?}"
-        );
-        if writer
-            .as_ref()
-            .is_some_and(tokio::task::JoinHandle::is_finished)
-        {
+    while end.is_none_or(|end| seen < end) {
+        if writer.as_ref().is_some_and(JoinHandle::is_finished) {
             let writer = writer.take().expect("checked above");
             end = Some(writer.await.expect("the writer does not fail"));
         }
@@ -297,24 +292,26 @@ async fn the_watch_cache_follows_and_its_bookmarks_are_never_early() {
             let header = revision_of(&response.header);
             if response.events.is_empty() {
                 assert!([id, -1].contains(&response.watch_id), "{response:?}");
-                assert!(header >= reached, "a bookmark went back");
-                reached = header;
-                bookmarks += 1;
+                assert!(
+                    !strict || header >= bookmark.max(seen),
+                    "a bookmark went back"
+                );
+                bookmark = header;
                 break;
             }
             for event in response.events {
-                // etcd 3.5.1 may answer ahead of the events, so only ours is held to this.
                 let revision = event.kv.as_ref().expect("an event has a kv").mod_revision;
-                assert!(header >= revision);
-                if server.kind() == crate::harness::ServerKind::Keelson {
-                    assert!(revision > reached, "{revision} after bookmark {reached}");
-                }
-                reached = reached.max(revision);
+                assert!(seen <= revision && revision <= header);
+                assert!(
+                    !strict || revision > bookmark,
+                    "{revision} after bookmark {bookmark}"
+                );
+                seen = revision;
                 apply(&mut cache, event);
             }
         }
     }
-    assert!(bookmarks > 0);
+    assert!(bookmark > 0, "progress was reported");
     let now = clients.range(shapes::list(PODS)).await.kvs;
     assert_eq!(cache.into_values().collect::<Vec<_>>(), now);
 }
@@ -520,7 +517,7 @@ async fn the_version_turns_on_consistent_reads_from_the_cache() {
         panic!("version {:?}", status.version);
     };
     assert!(status.db_size > 0);
-    if server.kind() == crate::harness::ServerKind::Keelson {
+    if server.kind() == ServerKind::Keelson {
         assert!(
             (major, minor, patch) >= (3, 6, 0),
             "version {}",
