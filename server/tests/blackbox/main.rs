@@ -17,6 +17,7 @@
 
 mod harness;
 
+mod crash;
 mod differential;
 mod kube;
 mod lease;
