@@ -19,6 +19,8 @@ mod harness;
 
 mod crash;
 mod differential;
+mod etcdctl;
 mod kube;
 mod lease;
+mod walk;
 mod watch;

@@ -6,6 +6,7 @@
 
 mod clients;
 mod etcd;
+mod etcdctl;
 mod launch;
 mod ports;
 mod server;
@@ -13,7 +14,8 @@ mod wait;
 mod watch_session;
 
 pub use clients::{Clients, Failure, accepted, connect, failure, refused, revision_of};
-pub use etcd::{EtcdBinaries, etcd_binaries};
+pub use etcd::etcd_binaries;
+pub use etcdctl::{Etcdctl, Following};
 pub use launch::{heavy, raise_open_files};
 pub use server::{Server, ServerKind, ServerOptions};
 pub use wait::{DEADLINE, eventually};
