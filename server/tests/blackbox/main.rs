@@ -17,9 +17,13 @@
 
 mod harness;
 
+mod client;
 mod crash;
 mod differential;
+mod errors;
 mod etcdctl;
+mod flags;
+mod http;
 mod kube;
 mod lease;
 mod walk;

@@ -22,6 +22,7 @@ pub use wait::{DEADLINE, eventually};
 pub use watch_session::WatchSession;
 
 pub mod http;
+pub mod raw;
 pub mod shapes;
 
 /// Leaves a test early when the server under test is real etcd: the rule it checks is Keelson's
