@@ -84,11 +84,6 @@ impl ChangeLog {
         self.changes.range(self.index_of(revision)..)
     }
 
-    /// The change at an index from the oldest retained one.
-    pub(crate) fn get(&self, index: usize) -> Option<&Change> {
-        self.changes.get(index)
-    }
-
     /// Adds the newest change.
     pub(crate) fn push(&mut self, change: Change) {
         debug_assert!(
