@@ -165,7 +165,7 @@ impl HashScan {
                 }
             }
             if !self.sees_a_key
-                && let Some(record) = history.live_at(self.compact_revision)
+                && let Some(record) = history.live_at(self.compact_revision.min(self.hash_revision))
             {
                 self.kept_if_nothing_is_seen.push(Arc::clone(record));
             }
@@ -185,3 +185,7 @@ impl HashScan {
         };
     }
 }
+
+#[cfg(test)]
+#[path = "hash_tests.rs"]
+mod tests;

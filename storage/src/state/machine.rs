@@ -316,6 +316,12 @@ impl State {
         digest.finish()
     }
 
+    /// Checks the invariants of the store; a test's tool.
+    #[cfg(test)]
+    pub(crate) fn check_invariants(&self) {
+        self.store().check_invariants();
+    }
+
     fn compact(&mut self, compaction: &CompactionRequest) -> Result<CompactionResponse, ApiError> {
         self.keyspace.store.compact(Revision(compaction.revision))?;
         Ok(CompactionResponse {
