@@ -300,6 +300,15 @@ impl Store {
                 history.iter().all(|record| record.key() == key),
                 "a history is of one key"
             );
+            if self.scrub.revision() == self.compact_revision {
+                let below = |record: &&Arc<Record>| record.revision < self.compact_revision;
+                let kept = history.iter().filter(below).collect::<Vec<_>>();
+                assert!(kept.len() <= 1, "older versions are scrubbed");
+                assert!(
+                    !kept.iter().any(|record| record.tombstone),
+                    "so are tombstones"
+                );
+            }
             held.extend(
                 history
                     .iter()

@@ -23,6 +23,11 @@ enum Step {
         count: u16,
         stride: u16,
     },
+    /// Deletes all keys from a start on but every so many.
+    DeleteFrom {
+        start: Vec<u8>,
+        keep: usize,
+    },
     RemoveFrom {
         start: Vec<u8>,
         count: u16,
@@ -49,6 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => key().prop_map(Step::Remove),
         2 => (key(), 1u16..400, 1u16..500)
             .prop_map(|(prefix, count, stride)| Step::PutMany { prefix, count, stride }),
+        1 => (key(), 1usize..300).prop_map(|(start, keep)| Step::DeleteFrom { start, keep }),
         2 => (key(), 1u16..400).prop_map(|(start, count)| Step::RemoveFrom { start, count }),
         2 => (key(), proptest::option::of(key())).prop_map(|(start, end)| Step::Check { start, end }),
     ]
@@ -151,6 +157,12 @@ proptest! {
                         let mut key = prefix.clone();
                         key.extend(n.wrapping_mul(stride).to_be_bytes());
                         pair.write(&key, n % 5 != 0);
+                    }
+                }
+                Step::DeleteFrom { start, keep } => {
+                    let keys: Vec<_> = pair.model.range(start..).map(|(key, _)| key.clone()).collect();
+                    for (index, key) in keys.iter().enumerate() {
+                        pair.write(key, index % keep == 0);
                     }
                 }
                 Step::RemoveFrom { start, count } => {

@@ -355,12 +355,12 @@ impl Pair {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     /// Responses, changes, leases, counts and sizes are those of the naive list of all versions,
     /// whatever is scrubbed when, and once everything is scrubbed nothing unreachable is held.
     #[test]
-    fn g_kv_model(steps in proptest::collection::vec(step(), 1..80)) {
+    fn g_kv_model(steps in proptest::collection::vec(step(), 1..120)) {
         let mut pair = Pair::new();
         for step in &steps {
             pair.run(step);
