@@ -226,3 +226,78 @@ fn a_walk_ends_where_its_visitor_does() {
     assert!(!completed);
     assert_eq!(visited, 7);
 }
+
+impl Tree {
+    /// Checks the invariants of the whole tree; a test's tool.
+    pub(crate) fn check_invariants(&self) {
+        let mut last: Option<Vec<u8>> = None;
+        let (live, _) = self.root.check(None, None, &mut last);
+        assert_eq!(live, self.live, "the total is that of the leaves");
+    }
+}
+
+impl Node {
+    fn check(
+        &self,
+        low: Option<&[u8]>,
+        high: Option<&[u8]>,
+        last: &mut Option<Vec<u8>>,
+    ) -> (u64, usize) {
+        match self {
+            Self::Leaf(leaf) => {
+                assert_eq!(leaf.keys.len(), leaf.histories.len(), "one history per key");
+                assert!(leaf.keys.len() <= LEAF_KEYS_MAX, "a leaf has room");
+                leaf.keys.check_invariants();
+                for (index, key) in leaf.keys.iter().enumerate() {
+                    assert!(
+                        last.as_deref().is_none_or(|last| last < key),
+                        "ascending keys"
+                    );
+                    assert!(low.is_none_or(|low| low <= key), "not below the separator");
+                    assert!(
+                        high.is_none_or(|high| key < high),
+                        "below the next separator"
+                    );
+                    *last = Some(key.to_vec());
+                    let live = !leaf.histories[index].newest().tombstone;
+                    assert_eq!(
+                        leaf.live >> index & 1 == 1,
+                        live,
+                        "the bit tells the liveness"
+                    );
+                }
+                assert_eq!(
+                    leaf.live & !low_bits(leaf.keys.len()),
+                    0,
+                    "no bit beyond the keys"
+                );
+                (self.live(), 1)
+            }
+            Self::Inner(inner) => {
+                let count = inner.children.len();
+                assert!(
+                    (2..=INNER_CHILDREN_MAX).contains(&count),
+                    "two children or more"
+                );
+                assert_eq!(
+                    inner.separators.len() + 1,
+                    count,
+                    "separators stand between children"
+                );
+                assert_eq!(inner.live.len(), count, "one live count per child");
+                let mut depth = 0;
+                for (index, child) in inner.children.iter().enumerate() {
+                    let low = index
+                        .checked_sub(1)
+                        .map_or(low, |i| Some(&inner.separators[i]));
+                    let high = inner.separators.get(index).or(high);
+                    let (live, child_depth) = child.check(low, high, last);
+                    assert_eq!(live, inner.live[index], "the live count is the child's");
+                    assert!(index == 0 || depth == child_depth, "equal depth");
+                    depth = child_depth;
+                }
+                (self.live(), depth + 1)
+            }
+        }
+    }
+}

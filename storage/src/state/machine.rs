@@ -189,7 +189,7 @@ impl State {
         drop(select);
     }
 
-    /// Answers a transaction for which [`txn::is_read_only`] holds, without the log.
+    /// Answers a transaction for which [`crate::state::is_read_only`] holds, without the log.
     ///
     /// # Errors
     /// [`ApiError::FutureRev`], [`ApiError::Compacted`].
