@@ -20,12 +20,12 @@ pub const RESPONSE_BYTES_MAX: usize = i32::MAX as usize;
 /// Compares, and operations per branch, in one transaction (`--max-txn-ops`).
 pub const TXN_OPS_MAX_DEFAULT: u32 = 128;
 
-/// How deep transactions may nest. etcd has no such rule of its own; Go's protobuf stops at ten
-/// thousand messages within messages and prost at one hundred, a nested transaction being two.
-pub const TXN_DEPTH_MAX: u32 = 49;
-
-/// prost refuses messages nested deeper than this.
+/// How deep messages may lie within messages: prost refuses more.
 pub const MESSAGE_DEPTH_MAX: u32 = 100;
+
+/// How deep transactions may nest, the outermost included. Each is two messages deep, the
+/// operation and its request. etcd follows Go's protobuf, which stops at ten thousand messages.
+pub const TXN_DEPTH_MAX: u32 = MESSAGE_DEPTH_MAX / 2;
 
 /// Longest lease, in seconds; about 285 years.
 pub const LEASE_TTL_SECONDS_MAX: i64 = 9_000_000_000;
@@ -59,7 +59,5 @@ pub const fn message_bytes_max(request_bytes_max: usize) -> usize {
 const _: () = assert!(REQUEST_BYTES_MAX_DEFAULT == 1_572_864);
 const _: () = assert!(MESSAGE_BYTES_MAX_DEFAULT == 2_097_152);
 const _: () = assert!(SNAPSHOT_BLOB_BYTES < REQUEST_BYTES_MAX_DEFAULT);
-// The innermost transaction still has to hold an operation and that operation its request.
-const _: () = assert!(2 * TXN_DEPTH_MAX < MESSAGE_DEPTH_MAX);
 const _: () =
     assert!(WATCH_PROGRESS_INTERVAL_MIN.as_millis() < WATCH_PROGRESS_INTERVAL_DEFAULT.as_millis());
