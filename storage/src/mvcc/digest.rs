@@ -29,12 +29,7 @@ impl Digest {
 
     /// Mixes in bytes and how many there are.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u64);
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.number(u64::from_le_bytes(word));
-        }
+        self.number((bytes.len() as u64) << 32 | u64::from(crc32c::crc32c(bytes)));
     }
 
     pub(crate) fn finish(self) -> u64 {

@@ -79,7 +79,7 @@ impl HashScan {
         } else {
             Revision(revision)
         };
-        Ok(Self {
+        let mut scan = Self {
             compact_revision,
             hash_revision,
             newest,
@@ -91,7 +91,12 @@ impl HashScan {
             sees_a_key: false,
             changed: Vec::new(),
             _pin: store.pin(compact_revision),
-        })
+        };
+        // Before the first compaction every version is a change after it.
+        if compact_revision < Revision(1) {
+            scan.begin_changes(store);
+        }
+        Ok(scan)
     }
 
     /// Visits at most `budget` keys or changes; true when all were visited.
@@ -165,23 +170,31 @@ impl HashScan {
                 }
             }
             if !self.sees_a_key
-                && let Some(record) = history.live_at(self.compact_revision)
+                && let Some(record) = history.live_at(self.compact_revision.min(self.hash_revision))
             {
                 self.kept_if_nothing_is_seen.push(Arc::clone(record));
             }
             ControlFlow::Continue(())
         });
-        self.stage = match next {
-            Some(cursor) => Stage::Keys { cursor },
-            None => {
-                if self.sees_a_key {
-                    self.kept_if_nothing_is_seen = Vec::new();
-                }
-                let changes = &store.changes;
-                let next = changes.ordinal_of(self.compact_revision.next());
-                let end = changes.ordinal_of(self.hash_revision.next()).max(next);
-                Stage::Changes { next, end }
-            }
-        };
+        match next {
+            Some(cursor) => self.stage = Stage::Keys { cursor },
+            None => self.begin_changes(store),
+        }
+    }
+
+    fn begin_changes(&mut self, store: &Store) {
+        if self.sees_a_key {
+            self.kept_if_nothing_is_seen = Vec::new();
+        }
+        let next = store.changes.ordinal_of(self.compact_revision.next());
+        let end = store
+            .changes
+            .ordinal_of(self.hash_revision.next())
+            .max(next);
+        self.stage = Stage::Changes { next, end };
     }
 }
+
+#[cfg(test)]
+#[path = "hash_tests.rs"]
+mod tests;

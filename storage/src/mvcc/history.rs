@@ -14,17 +14,21 @@ use crate::mvcc::record::Record;
 pub(crate) enum History {
     /// The key's only version.
     One(Arc<Record>),
-    /// Two versions or more.
+    /// Two versions or more. Boxed, so that the common case stays at two words.
+    #[allow(
+        clippy::box_collection,
+        reason = "the index holds one of these per key"
+    )]
     Many(Box<VecDeque<Arc<Record>>>),
 }
 
-/// What [`History::prune`] left.
+/// What [`History::prune`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pruned {
     /// Versions taken out.
     pub(crate) records: usize,
-    /// Their memory.
-    pub(crate) bytes: u64,
+    /// Memory of those that nothing else holds.
+    pub(crate) freed_bytes: u64,
     /// Nothing is left: the key goes.
     pub(crate) gone: bool,
     /// The budget ended before the work did.
@@ -87,15 +91,31 @@ impl History {
     }
 
     /// Takes out at most `budget` of the versions that no read at `horizon` or later can see:
-    /// everything at or below it but the newest, and that one too if it is a tombstone.
-    pub(crate) fn prune(&mut self, horizon: Revision, budget: usize) -> Pruned {
+    /// everything at or below it but the newest, and that one too if it is a tombstone. The change
+    /// log still holds the versions from `logged` on.
+    pub(crate) fn prune(
+        &mut self,
+        horizon: Revision,
+        logged: (Revision, u32),
+        budget: usize,
+    ) -> Pruned {
+        let freed_bytes = |record: &Arc<Record>| {
+            if record.position() < logged {
+                record.footprint_bytes()
+            } else {
+                0
+            }
+        };
         let mut pruned = Pruned::default();
         match self {
             Self::One(record) => {
                 if record.tombstone && record.revision <= horizon {
-                    pruned.gone = true;
-                    pruned.records = 1;
-                    pruned.bytes = record.footprint_bytes();
+                    pruned = Pruned {
+                        records: 1,
+                        freed_bytes: freed_bytes(record),
+                        gone: true,
+                        unfinished: false,
+                    };
                 }
             }
             Self::Many(records) => {
@@ -107,9 +127,9 @@ impl History {
                 let taken = garbage.min(budget);
                 pruned.unfinished = taken < garbage;
                 pruned.records = taken;
-                pruned.bytes = records
+                pruned.freed_bytes = records
                     .drain(..taken)
-                    .map(|record| record.footprint_bytes())
+                    .map(|record| freed_bytes(&record))
                     .sum();
                 pruned.gone = records.is_empty();
                 if records.len() == 1 {

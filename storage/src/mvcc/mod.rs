@@ -17,6 +17,7 @@ mod changes;
 mod digest;
 mod hash;
 mod history;
+mod keys;
 mod record;
 mod scrub;
 mod select;

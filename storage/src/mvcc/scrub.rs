@@ -2,8 +2,11 @@
 //!
 //! A compaction takes effect at once by refusing older reads; the memory is freed here, whenever the
 //! engine has time. Garbage is found without a walk over the keys: what a compaction to revision H
-//! makes unreachable is always what a change at or below H replaced, or a tombstone at or below H, so
-//! a scrub reads the change log from its front and visits only the keys of those changes.
+//! makes unreachable is always what a change below H replaced, or a tombstone below H, so a scrub
+//! takes those changes off the front of the change log and visits only their keys.
+//!
+//! The changes of H itself stay in the log, because a watch may start there and wants to know what
+//! they replaced; so what they replaced stays as well, until the next compaction.
 //!
 //! Running selects hold a [`Pin`]: versions that a read at the pinned revision sees stay, and so do
 //! the changes after it. The pin ends when its owner drops it.
@@ -11,25 +14,24 @@
 //! Invariants:
 //! 1. The horizon (`min(compact revision, pins)`) never goes back, because nothing below the compact
 //!    revision can be pinned.
-//! 2. A change at the horizon itself is scrubbed but stays in the log: a watch may start there.
-//! 3. Scrubbing a change twice does no harm, so an interrupted slice is continued, not recorded.
+//! 2. No change at or above the horizon is taken off the log, and no version that a read at the
+//!    horizon or later sees is taken out of its history.
+//! 3. A version is counted in the store's size as long as its history or the change log holds it.
 
 use std::sync::{Arc, Weak};
 
 use crate::ids::Revision;
-use crate::mvcc::changes::Change;
 use crate::mvcc::history::Pruned;
+use crate::mvcc::record::Record;
 use crate::mvcc::store::Store;
 
 /// Progress of physical compaction.
 #[derive(Debug)]
 pub(crate) struct Scrub {
-    /// Everything at or below is done.
+    /// Everything below is done.
     revision: Revision,
-    /// The horizon that is being worked towards.
+    /// What is being worked towards.
     horizon: Revision,
-    /// Changes of the horizon itself that are done already.
-    boundary: usize,
     pins: Vec<(Revision, Weak<()>)>,
 }
 
@@ -50,7 +52,6 @@ impl Scrub {
         Self {
             revision: Revision(-1),
             horizon: Revision(-1),
-            boundary: 0,
             pins: Vec::new(),
         }
     }
@@ -74,30 +75,33 @@ impl Scrub {
         };
         let mut budget = budget.max(1);
         let horizon = store.scrub.advance_horizon(store.compact_revision());
-        if store.scrub.revision == horizon {
-            return freed;
-        }
-        while budget > 0 {
-            let Some((change, index)) = next_change(store, horizon) else {
+        while store.scrub.revision < horizon {
+            let oldest = store
+                .changes
+                .first()
+                .filter(|change| change.revision() < horizon);
+            let Some(oldest) = oldest else {
                 store.scrub.revision = horizon;
-                return freed;
+                break;
             };
-            let key = change.record.key_bytes();
-            let pruned = prune(store, &key, horizon, budget);
-            freed.bytes += pruned.bytes;
-            budget = budget.saturating_sub(pruned.records.max(1));
-            if pruned.unfinished {
-                continue;
+            if budget == 0 {
+                freed.more = true;
+                break;
             }
-            match index {
-                Some(_) => store.scrub.boundary += 1,
-                None => {
-                    store.changes.pop_first();
-                    freed.bytes += Store::change_footprint_bytes();
-                }
+            let record = Arc::clone(&oldest.record);
+            let (pruned, is_retained) = prune(store, &record, horizon, budget);
+            freed.bytes += pruned.freed_bytes;
+            budget = budget.saturating_sub(pruned.records.max(1));
+            if !pruned.unfinished {
+                store.changes.pop_first();
+                freed.bytes += Store::change_footprint_bytes();
+                freed.bytes += if is_retained {
+                    0
+                } else {
+                    record.footprint_bytes()
+                };
             }
         }
-        freed.more = true;
         freed
     }
 
@@ -109,34 +113,32 @@ impl Scrub {
             horizon >= self.horizon,
             "nothing below the horizon can be pinned: {horizon}"
         );
-        if horizon > self.horizon {
-            self.horizon = horizon;
-            self.boundary = 0;
-        }
+        self.horizon = horizon;
         horizon
     }
 }
 
-/// The next change to scrub; with its index if it stays in the log.
-fn next_change(store: &Store, horizon: Revision) -> Option<(&Change, Option<usize>)> {
-    let first = store.changes.first()?;
-    if first.revision() < horizon {
-        return Some((first, None));
-    }
-    let index = store.scrub.boundary;
-    let change = store.changes.get(index)?;
-    (change.revision() == horizon).then_some((change, Some(index)))
-}
-
-/// Frees what the key's readers at `horizon` and later cannot see.
-fn prune(store: &mut Store, key: &[u8], horizon: Revision, budget: usize) -> Pruned {
+/// Prunes the history of the key that the oldest change, `record`, belongs to. Also tells whether the
+/// history still holds that version.
+fn prune(
+    store: &mut Store,
+    record: &Arc<Record>,
+    horizon: Revision,
+    budget: usize,
+) -> (Pruned, bool) {
     let mut pruned = Pruned::default();
-    store.tree.remove_if(key, |history| {
-        pruned = history.prune(horizon, budget);
+    let mut is_retained = false;
+    let below_horizon = Revision(horizon.0 - 1);
+    store.tree.remove_if(record.key(), |history| {
+        pruned = history.prune(below_horizon, record.position(), budget);
+        is_retained = !pruned.gone
+            && history
+                .at(below_horizon)
+                .is_some_and(|newest| Arc::ptr_eq(newest, record));
         pruned.gone
     });
     if pruned.gone {
-        pruned.bytes += Store::key_footprint_bytes(key);
+        pruned.freed_bytes += Store::key_footprint_bytes(record.key());
     }
-    pruned
+    (pruned, is_retained)
 }

@@ -286,6 +286,56 @@ impl Store {
         }
     }
 
+    /// Checks invariants 1 and 4, the index's own, and that the size is what is there; a test's tool.
+    #[cfg(test)]
+    pub(crate) fn check_invariants(&self) {
+        use std::collections::BTreeMap;
+
+        self.tree.check_invariants();
+        let mut held = BTreeMap::new();
+        let mut size_bytes = 0;
+        self.tree.walk(&[], None, false, &mut |key, history| {
+            size_bytes += Self::key_footprint_bytes(key);
+            assert!(
+                history.iter().all(|record| record.key() == key),
+                "a history is of one key"
+            );
+            if self.scrub.revision() == self.compact_revision {
+                let below = |record: &&Arc<Record>| record.revision < self.compact_revision;
+                let kept = history.iter().filter(below).collect::<Vec<_>>();
+                assert!(kept.len() <= 1, "older versions are scrubbed");
+                assert!(
+                    !kept.iter().any(|record| record.tombstone),
+                    "so are tombstones"
+                );
+            }
+            held.extend(
+                history
+                    .iter()
+                    .map(|record| (record.position(), Arc::clone(record))),
+            );
+            ControlFlow::Continue(())
+        });
+        for change in self.changes.from(Revision(i64::MIN)) {
+            size_bytes += CHANGE_OVERHEAD_BYTES;
+            let record = held
+                .entry(change.record.position())
+                .or_insert_with(|| Arc::clone(&change.record));
+            assert!(
+                Arc::ptr_eq(record, &change.record),
+                "history and log share a record"
+            );
+        }
+        size_bytes += held
+            .values()
+            .map(|record| record.footprint_bytes())
+            .sum::<u64>();
+        assert_eq!(
+            self.size_bytes, size_bytes,
+            "the size is that of keys, versions and changes"
+        );
+    }
+
     /// The memory a removed key gives back beside its versions.
     pub(super) fn key_footprint_bytes(key: &[u8]) -> u64 {
         key.len() as u64 + KEY_OVERHEAD_BYTES

@@ -16,6 +16,7 @@
 use std::ops::ControlFlow;
 
 use crate::mvcc::history::History;
+use crate::mvcc::keys::Keys;
 
 /// Keys of a leaf; one bit each in its live set.
 const LEAF_KEYS_MAX: usize = 64;
@@ -69,7 +70,7 @@ impl Tree {
             match node {
                 Node::Inner(inner) => node = &inner.children[inner.child_of(key)],
                 Node::Leaf(leaf) => {
-                    let index = leaf.search(key).ok()?;
+                    let index = leaf.keys.search(key).ok()?;
                     return Some(&leaf.histories[index]);
                 }
             }
@@ -137,19 +138,11 @@ impl Tree {
                     node = &inner.children[index];
                 }
                 Node::Leaf(leaf) => {
-                    let (Ok(index) | Err(index)) = leaf.search(key);
+                    let (Ok(index) | Err(index)) = leaf.keys.search(key);
                     return before + u64::from((leaf.live & low_bits(index)).count_ones());
                 }
             }
         }
-    }
-
-    /// Checks the invariants of the whole tree; a test's tool.
-    #[cfg(test)]
-    pub(crate) fn check_invariants(&self) {
-        let mut last: Option<Vec<u8>> = None;
-        let (live, _) = self.root.check(None, None, &mut last);
-        assert_eq!(live, self.live, "the total is that of the leaves");
     }
 }
 
@@ -161,7 +154,7 @@ enum Node {
 
 #[derive(Debug, Default)]
 struct Leaf {
-    keys: Vec<Box<[u8]>>,
+    keys: Keys,
     histories: Vec<History>,
     live: u64,
 }
@@ -169,7 +162,7 @@ struct Leaf {
 #[derive(Debug)]
 struct Inner {
     /// One fewer than children.
-    separators: Vec<Box<[u8]>>,
+    separators: Keys,
     children: Vec<Node>,
     live: Vec<u64>,
 }
@@ -250,8 +243,8 @@ impl Node {
             Self::Inner(inner) => {
                 let first = start.map_or(0, |key| inner.child_of(key));
                 for (index, child) in inner.children.iter().enumerate().skip(first) {
-                    let begins_at_end = index > first
-                        && end.is_some_and(|end| *inner.separators[index - 1] >= *end);
+                    let begins_at_end =
+                        index > first && end.is_some_and(|end| inner.separators[index - 1] >= *end);
                     if begins_at_end {
                         break;
                     }
@@ -265,86 +258,15 @@ impl Node {
             }
         }
     }
-
-    #[cfg(test)]
-    fn check(
-        &self,
-        low: Option<&[u8]>,
-        high: Option<&[u8]>,
-        last: &mut Option<Vec<u8>>,
-    ) -> (u64, usize) {
-        match self {
-            Self::Leaf(leaf) => {
-                assert_eq!(leaf.keys.len(), leaf.histories.len(), "one history per key");
-                assert!(leaf.keys.len() <= LEAF_KEYS_MAX, "a leaf has room");
-                for (index, key) in leaf.keys.iter().enumerate() {
-                    assert!(
-                        last.as_deref().is_none_or(|last| last < &**key),
-                        "ascending keys"
-                    );
-                    assert!(
-                        low.is_none_or(|low| low <= &**key),
-                        "not below the separator"
-                    );
-                    assert!(
-                        high.is_none_or(|high| &**key < high),
-                        "below the next separator"
-                    );
-                    *last = Some(key.to_vec());
-                    let live = !leaf.histories[index].newest().tombstone;
-                    assert_eq!(
-                        leaf.live >> index & 1 == 1,
-                        live,
-                        "the bit tells the liveness"
-                    );
-                }
-                assert_eq!(
-                    leaf.live & !low_bits(leaf.keys.len()),
-                    0,
-                    "no bit beyond the keys"
-                );
-                (self.live(), 1)
-            }
-            Self::Inner(inner) => {
-                let count = inner.children.len();
-                assert!(
-                    (2..=INNER_CHILDREN_MAX).contains(&count),
-                    "two children or more"
-                );
-                assert_eq!(
-                    inner.separators.len() + 1,
-                    count,
-                    "separators stand between children"
-                );
-                assert_eq!(inner.live.len(), count, "one live count per child");
-                let mut depth = 0;
-                for (index, child) in inner.children.iter().enumerate() {
-                    let low = index
-                        .checked_sub(1)
-                        .map_or(low, |i| Some(&*inner.separators[i]));
-                    let high = inner.separators.get(index).map_or(high, |key| Some(&**key));
-                    let (live, child_depth) = child.check(low, high, last);
-                    assert_eq!(live, inner.live[index], "the live count is the child's");
-                    assert!(index == 0 || depth == child_depth, "equal depth");
-                    depth = child_depth;
-                }
-                (self.live(), depth + 1)
-            }
-        }
-    }
 }
 
 impl Leaf {
     fn new() -> Self {
         Self {
-            keys: Vec::with_capacity(LEAF_KEYS_MAX),
+            keys: Keys::with_capacity(LEAF_KEYS_MAX),
             histories: Vec::with_capacity(LEAF_KEYS_MAX),
             live: 0,
         }
-    }
-
-    fn search(&self, key: &[u8]) -> Result<usize, usize> {
-        self.keys.binary_search_by(|probe| (**probe).cmp(key))
     }
 
     fn upsert<T>(
@@ -353,7 +275,7 @@ impl Leaf {
         write: impl FnOnce(Option<&mut History>) -> Upsert<T>,
         rightmost: bool,
     ) -> Written<T> {
-        match self.search(key) {
+        match self.keys.search(key) {
             Ok(index) => {
                 let Upsert { live, output, .. } = write(Some(&mut self.histories[index]));
                 let bit = 1 << index;
@@ -434,7 +356,7 @@ impl Leaf {
 
     fn split_off(&mut self, middle: usize) -> Self {
         let mut right = Self::new();
-        right.keys.extend(self.keys.drain(middle..));
+        right.keys = self.keys.split_off(middle, LEAF_KEYS_MAX);
         right.histories.extend(self.histories.drain(middle..));
         right.live = if middle == LEAF_KEYS_MAX {
             0
@@ -454,12 +376,12 @@ impl Leaf {
         if !right.keys.is_empty() {
             self.live |= right.live << count;
         }
-        self.keys.append(&mut right.keys);
+        self.keys.append(right.keys);
         self.histories.append(&mut right.histories);
     }
 
     fn remove_if(&mut self, key: &[u8], visit: impl FnOnce(&mut History) -> bool) -> bool {
-        let Ok(index) = self.search(key) else {
+        let Ok(index) = self.keys.search(key) else {
             return false;
         };
         if !visit(&mut self.histories[index]) {
@@ -485,12 +407,12 @@ impl Leaf {
         live_only: bool,
         visit: &mut impl FnMut(&'a [u8], &'a History) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        let first = start.map_or(0, |key| match self.search(key) {
+        let first = start.map_or(0, |key| match self.keys.search(key) {
             Ok(index) | Err(index) => index,
         });
         let last = end.map_or(self.keys.len(), |end| match self.keys.last() {
-            Some(key) if **key < *end => self.keys.len(),
-            _ => match self.search(end) {
+            Some(key) if *key < *end => self.keys.len(),
+            _ => match self.keys.search(end) {
                 Ok(index) | Err(index) => index,
             },
         });
@@ -507,7 +429,7 @@ impl Leaf {
 impl Inner {
     fn with_capacity() -> Self {
         Self {
-            separators: Vec::with_capacity(INNER_CHILDREN_MAX),
+            separators: Keys::with_capacity(INNER_CHILDREN_MAX),
             children: Vec::with_capacity(INNER_CHILDREN_MAX),
             live: Vec::with_capacity(INNER_CHILDREN_MAX),
         }
@@ -522,8 +444,10 @@ impl Inner {
 
     /// The child whose span holds `key`.
     fn child_of(&self, key: &[u8]) -> usize {
-        self.separators
-            .partition_point(|separator| **separator <= *key)
+        match self.separators.search(key) {
+            Ok(index) => index + 1,
+            Err(index) => index,
+        }
     }
 
     /// Puts the right half of the split child `index` beside it. The child's live count still covers
@@ -552,14 +476,14 @@ impl Inner {
         let mut right = Self::with_capacity();
         right.children.extend(self.children.drain(middle..));
         right.live.extend(self.live.drain(middle..));
-        right.separators.extend(self.separators.drain(middle..));
+        right.separators = self.separators.split_off(middle, INNER_CHILDREN_MAX);
         let separator = self.separators.pop().expect("the one between the halves");
         (separator, right)
     }
 
     fn append(&mut self, separator: Box<[u8]>, mut right: Self) {
         self.separators.push(separator);
-        self.separators.append(&mut right.separators);
+        self.separators.append(right.separators);
         self.children.append(&mut right.children);
         self.live.append(&mut right.live);
     }

@@ -189,7 +189,7 @@ impl State {
         drop(select);
     }
 
-    /// Answers a transaction for which [`txn::is_read_only`] holds, without the log.
+    /// Answers a transaction for which [`crate::state::is_read_only`] holds, without the log.
     ///
     /// # Errors
     /// [`ApiError::FutureRev`], [`ApiError::Compacted`].
@@ -314,6 +314,12 @@ impl State {
             digest.bytes(&prost::Message::encode_to_vec(member));
         }
         digest.finish()
+    }
+
+    /// Checks the invariants of the store; a test's tool.
+    #[cfg(test)]
+    pub(crate) fn check_invariants(&self) {
+        self.store().check_invariants();
     }
 
     fn compact(&mut self, compaction: &CompactionRequest) -> Result<CompactionResponse, ApiError> {

@@ -23,6 +23,11 @@ mod members;
 mod txn;
 mod validate;
 
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod naive;
+
 pub use command::{Command, CommandError, CommandKind, Request, decode_entry, encode_entry};
 pub use leases::Lease;
 pub use machine::{Position, Response, State};
