@@ -215,6 +215,8 @@ impl<D: Disk> Engine<D> {
         self.seal()?;
         let durable = self.wal.pump(now_us)?;
         self.on_durable(durable);
+        // Reads that arrive before the next turn find everything committed applied.
+        self.apply_committed()?;
         Ok(self.activity())
     }
 

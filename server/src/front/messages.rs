@@ -258,3 +258,7 @@ impl PartialBudget {
         self.0.set(self.0.get() - count);
     }
 }
+
+#[cfg(test)]
+#[path = "messages_tests.rs"]
+mod tests;

@@ -28,6 +28,8 @@
 pub mod api;
 mod call;
 mod connection;
+#[cfg(test)]
+mod front_tests;
 pub mod http;
 mod http1;
 mod http2;

@@ -25,6 +25,7 @@ use glommio::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::limits::{READ_BYTES_PER_TURN, WRITE_BYTES_PER_TURN, WRITE_GATHER_BYTES};
+use crate::runtime::this_core;
 
 /// Gather buffers kept for reuse on a core.
 const SPARE_BUFFER_COUNT_MAX: usize = 16;
@@ -125,8 +126,8 @@ impl<T: Traffic> Shared<T> {
             return Poll::Ready(Ok(()));
         }
         if self.read_left.get() == 0 {
-            // The others first; this task is queued behind them.
-            cx.waker().wake_by_ref();
+            // The others first.
+            this_core().wake_next_turn(cx);
             return Poll::Pending;
         }
         // SAFETY: the slice covers exactly the unfilled part, and glommio hands it to recv(2), which only writes
@@ -178,7 +179,7 @@ impl<T: Traffic> Shared<T> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.write_left.get() == 0 {
-            cx.waker().wake_by_ref();
+            this_core().wake_next_turn(cx);
             return Poll::Pending;
         }
         let mut stream = self.stream.borrow_mut();
@@ -208,7 +209,7 @@ impl<T: Traffic> Shared<T> {
         }
         while !gathered.is_empty() {
             if self.write_left.get() == 0 {
-                cx.waker().wake_by_ref();
+                this_core().wake_next_turn(cx);
                 return Poll::Pending;
             }
             let sent = ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, &gathered))?;

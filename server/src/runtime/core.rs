@@ -4,13 +4,15 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
 
 use keelson_storage::ids::CoreId;
 
 use super::cores::{CoreLink, CoreStats};
 use super::event::{Latch, LocalEvent};
 use super::eventfd::EventFdReader;
-use super::time::monotonic_ms;
+use super::time::{monotonic_ms, sleep};
 
 thread_local! {
     static THIS_CORE: RefCell<Option<Core>> = const { RefCell::new(None) };
@@ -34,6 +36,14 @@ struct CoreState {
     spawned_since_beat: Cell<u32>,
     heartbeat_slow: Cell<bool>,
     work_arrived: LocalEvent,
+    next_turn: NextTurn,
+}
+
+/// Tasks that go on after the core has looked at its IO.
+#[derive(Default)]
+struct NextTurn {
+    waiters: RefCell<Vec<Waker>>,
+    wanted: LocalEvent,
 }
 
 /// The local end of something another core changes.
@@ -82,6 +92,7 @@ impl Core {
             spawned_since_beat: Cell::new(0),
             heartbeat_slow: Cell::new(false),
             work_arrived: LocalEvent::new(),
+            next_turn: NextTurn::default(),
         }));
         THIS_CORE.with_borrow_mut(|this| *this = Some(core.clone()));
         core
@@ -172,6 +183,26 @@ impl Core {
         }
     }
 
+    /// Wakes the task of `cx` after the core has looked at its IO.
+    ///
+    /// glommio looks at IO only when no task is runnable (or the preempt timer fires), so a task that wakes itself
+    /// keeps every socket waiting. One that has more to do than it should do in a turn calls this instead.
+    pub fn wake_next_turn(&self, cx: &Context<'_>) {
+        self.0.next_turn.waiters.borrow_mut().push(cx.waker().clone());
+        self.0.next_turn.wanted.notify();
+    }
+
+    /// Runs as long as the executor does.
+    pub(super) async fn run_turns(self) {
+        loop {
+            self.0.next_turn.wanted.wait().await;
+            // A timer fires when the executor looks at its IO, not before.
+            sleep(Duration::ZERO).await;
+            let waiters = std::mem::take(&mut *self.0.next_turn.waiters.borrow_mut());
+            waiters.into_iter().for_each(Waker::wake);
+        }
+    }
+
     fn count_spawn(&self) {
         let count = self.0.spawned_since_beat.get() + 1;
         self.0.spawned_since_beat.set(count);
@@ -181,12 +212,12 @@ impl Core {
     }
 
     /// Called by the heartbeat: stamps the clocks and starts a new count of spawns.
-    pub(super) fn on_beat(&self, slow: bool) {
+    pub(super) fn on_beat(&self, slow: bool, period: Duration) {
         let now_ms = monotonic_ms();
         self.0.now_ms.set(now_ms);
         self.0.spawned_since_beat.set(0);
         self.0.heartbeat_slow.set(slow);
-        self.link().stamp_heartbeat(now_ms);
+        self.link().stamp_heartbeat(now_ms, period);
     }
 
     pub(super) fn work_arrived(&self) -> &LocalEvent {

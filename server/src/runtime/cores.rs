@@ -3,9 +3,10 @@
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 
@@ -29,8 +30,9 @@ pub struct RuntimeConfig {
     /// Entries of a core's submission rings. glommio preempts a core when that many completions wait, so a
     /// shallow ring makes fault 1 more likely under many connections.
     pub ring_depth: usize,
-    /// How long a core runs tasks before it looks at IO again. Long, because a preemption that hits before
-    /// the first task of a turn is what makes glommio sleep on runnable tasks (fault 1).
+    /// How long a core runs tasks before it looks at IO again although more are runnable. Long, because a
+    /// preemption that hits before the first task of a turn is what makes glommio sleep on runnable tasks (fault
+    /// 1); work in slices calls `yield_now`, which does not depend on it.
     pub preempt_after: Duration,
     /// Heartbeat while there is work: the longest a core can sleep through fault 1.
     pub heartbeat_busy: Duration,
@@ -47,7 +49,7 @@ impl Default for RuntimeConfig {
         RuntimeConfig {
             io_memory_bytes: 64 << 10,
             ring_depth: 1024,
-            preempt_after: Duration::from_millis(100),
+            preempt_after: Duration::from_millis(10),
             heartbeat_busy: Duration::from_millis(5),
             heartbeat_idle: Duration::from_millis(100),
             stall_after: Duration::from_secs(1),
@@ -212,6 +214,7 @@ fn run_core<S, F>(
         let reader = EventFdReader::new(core.link().eventfd())
             .expect("an open descriptor can be duplicated");
         spawn(core.clone().run_wakes(reader));
+        spawn(core.clone().run_turns());
         spawn(heartbeat::run(
             core.clone(),
             config.heartbeat_busy,
@@ -288,10 +291,22 @@ struct LinkState {
     stopping: AtomicBool,
     retired: AtomicBool,
     heartbeat_ms: AtomicU64,
+    /// Time until the next beat.
+    heartbeat_period_ms: AtomicU64,
+    /// Waker of the heartbeat's task, for the watchdog.
+    heartbeat_waker: OnceLock<Waker>,
     busy_permille: AtomicU32,
     connection_count: AtomicU32,
     stall_count: AtomicU64,
+    poke_count: AtomicU64,
     wake_count: AtomicU64,
+}
+
+/// A beat as the watchdog sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heartbeat {
+    pub(super) at_ms: u64,
+    pub(super) period_ms: u64,
 }
 
 /// Published figures of a core, all of them a moment old.
@@ -303,6 +318,8 @@ pub struct CoreStats {
     pub connection_count: u32,
     /// Times the watchdog found the core stalled.
     pub stall_count: u64,
+    /// Times the watchdog found a heartbeat late and woke the core.
+    pub poke_count: u64,
     /// Times another thread had to wake the core through the kernel.
     pub wake_count: u64,
     /// Age of the last heartbeat.
@@ -319,9 +336,12 @@ impl CoreLink {
             stopping: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             heartbeat_ms: AtomicU64::new(0),
+            heartbeat_period_ms: AtomicU64::new(0),
+            heartbeat_waker: OnceLock::new(),
             busy_permille: AtomicU32::new(0),
             connection_count: AtomicU32::new(0),
             stall_count: AtomicU64::new(0),
+            poke_count: AtomicU64::new(0),
             wake_count: AtomicU64::new(0),
         })))
     }
@@ -347,6 +367,7 @@ impl CoreLink {
             busy_permille: state.busy_permille.load(Ordering::Relaxed),
             connection_count: state.connection_count.load(Ordering::Relaxed),
             stall_count: state.stall_count.load(Ordering::Relaxed),
+            poke_count: state.poke_count.load(Ordering::Relaxed),
             wake_count: state.wake_count.load(Ordering::Relaxed),
             heartbeat_age_ms: monotonic_ms().saturating_sub(heartbeat_ms),
         }
@@ -395,14 +416,31 @@ impl CoreLink {
         self.0.eventfd.as_fd()
     }
 
-    pub(super) fn stamp_heartbeat(&self, now_ms: u64) {
+    pub(super) fn stamp_heartbeat(&self, now_ms: u64, period: Duration) {
+        self.0.heartbeat_period_ms.store(period.as_millis() as u64, Ordering::Relaxed);
         self.0.heartbeat_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// Time of the last heartbeat; `None` before the first one and after the core's main future has ended.
-    pub(super) fn heartbeat_ms(&self) -> Option<u64> {
-        let heartbeat_ms = self.0.heartbeat_ms.load(Ordering::Relaxed);
-        (heartbeat_ms != 0 && !self.0.retired.load(Ordering::Relaxed)).then_some(heartbeat_ms)
+    pub(super) fn leave_waker(&self, waker: Waker) {
+        // Set once per core: the heartbeat has one task.
+        let _ = self.0.heartbeat_waker.set(waker);
+    }
+
+    /// Makes the heartbeat's task run, from another thread. Goes through glommio's own notifier, which is armed
+    /// whenever the executor sleeps.
+    pub(super) fn poke_heartbeat(&self) {
+        if let Some(waker) = self.0.heartbeat_waker.get() {
+            self.0.poke_count.fetch_add(1, Ordering::Relaxed);
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The last heartbeat; `None` before the first one and after the core's main future has ended.
+    pub(super) fn heartbeat(&self) -> Option<Heartbeat> {
+        let at_ms = self.0.heartbeat_ms.load(Ordering::Relaxed);
+        let period_ms = self.0.heartbeat_period_ms.load(Ordering::Relaxed);
+        let retired = self.0.retired.load(Ordering::Relaxed);
+        (at_ms != 0 && !retired).then_some(Heartbeat { at_ms, period_ms })
     }
 
     pub(super) fn publish_busy(&self, busy_permille: u32) {

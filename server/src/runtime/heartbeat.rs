@@ -4,7 +4,13 @@
 //! (fault 1 of the module story). A pending timer ends any sleep, so a timer that is always pending bounds the
 //! stall: by the busy period while there is work, by the idle period otherwise. A beat costs tens of
 //! microseconds, which is why an idle core beats slowly.
+//!
+//! The beat's own turn can be preempted too, and then no timer is pending. For that case this task leaves its
+//! waker with the core's link: a wake from another thread gets through to a parked executor in any state, and
+//! the watchdog sends one when a beat is late.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_lite::future::or;
@@ -22,23 +28,29 @@ const LOAD_AVERAGED_OVER: Duration = Duration::from_millis(300);
 
 /// Runs for as long as the executor does.
 pub(super) async fn run(core: Core, busy_period: Duration, idle_period: Duration) {
-    let mut gauge = Gauge::new(Instant::now());
+    poll_fn(|cx| {
+        core.link().leave_waker(cx.waker().clone());
+        Poll::Ready(())
+    })
+    .await;
+    let mut gauge = Gauge { at: Instant::now(), busy: 0.0 };
     let mut has_work = true;
     loop {
-        core.on_beat(!has_work);
+        let period = if has_work { busy_period } else { idle_period };
+        core.on_beat(!has_work, period);
         if has_work {
             sleep(busy_period).await;
         } else {
             // A burst of new tasks need not wait for the slow beat to be noticed.
             or(sleep(idle_period), core.work_arrived().wait()).await;
         }
-        let sample = gauge.sample(Instant::now(), &executor().executor_stats());
+        let sample = gauge.sample(Instant::now(), executor().executor_stats());
         has_work = sample.has_work;
         core.link().publish_busy(sample.busy_permille);
     }
 }
 
-/// Load from executor counters, which glommio resets each time they are read.
+/// Turns executor counters into load.
 struct Gauge {
     at: Instant,
     busy: f64,
@@ -50,24 +62,14 @@ struct Sample {
 }
 
 impl Gauge {
-    fn new(at: Instant) -> Gauge {
-        Gauge { at, busy: 0.0 }
-    }
-
-    fn sample(&mut self, now: Instant, since: &ExecutorStats) -> Sample {
+    /// `stats` counts since the call before: glommio resets its counters when they are read, so this is their
+    /// only reader.
+    fn sample(&mut self, now: Instant, stats: ExecutorStats) -> Sample {
         let wall = now.duration_since(self.at).max(Duration::from_micros(1));
-        self.at = now;
-        let (busy, has_work) = judge(
-            self.busy,
-            wall,
-            since.total_runtime(),
-            since.tasks_executed(),
-        );
-        self.busy = busy;
-        Sample {
-            busy_permille: (busy * 1000.0).round() as u32,
-            has_work,
-        }
+        let (busy, has_work) =
+            judge(self.busy, wall, stats.total_runtime(), stats.tasks_executed());
+        (self.at, self.busy) = (now, busy);
+        Sample { busy_permille: (busy * 1000.0).round() as u32, has_work }
     }
 }
 

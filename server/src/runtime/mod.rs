@@ -47,6 +47,9 @@ mod ring;
 mod time;
 mod watchdog;
 
+#[cfg(test)]
+mod runtime_tests;
+
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use self::core::{Core, spawn, this_core, try_this_core};
 pub use cores::{

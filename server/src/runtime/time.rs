@@ -1,12 +1,15 @@
 //! Timers of a core.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::OnceLock;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_lite::future::or;
 use glommio::timer::Timer;
+
+use super::core::this_core;
 
 /// Waits at least `duration`.
 pub async fn sleep(duration: Duration) {
@@ -24,9 +27,18 @@ pub async fn timeout<T>(limit: Duration, future: impl Future<Output = T>) -> Res
     or(work, alarm).await
 }
 
-/// Lets every other runnable task of the core run once.
+/// Lets the other runnable tasks of the core run and the core look at its IO, then goes on. Loops that work in
+/// slices call it between two slices.
 pub async fn yield_now() {
-    futures_lite::future::yield_now().await;
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        this_core().wake_next_turn(cx);
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The time limit of [`timeout`] ran out.

@@ -1,7 +1,8 @@
-//! A thread that notices a core which stopped beating, logs it and counts it.
+//! A thread that wakes cores whose heartbeat is late, and reports cores that stopped beating.
 //!
-//! It acts on nothing: a stalled core is either in a long computation, which is a defect to find with the log
-//! line, or starved by the system.
+//! A late heartbeat means that glommio parked the core with the heartbeat's own task runnable (fault 1 of the
+//! module story): a wake from here ends that, at once or at one of the next looks. A core that stays silent is in
+//! a long computation, which is a defect to find with the log line, or starved by the system.
 
 use std::io;
 use std::sync::Arc;
@@ -9,8 +10,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::cores::CoreLink;
+use super::cores::{CoreLink, Heartbeat};
 use super::time::monotonic_ms;
+
+/// How often the thread looks. Bounds a sleep that the heartbeat did not end.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A heartbeat this much later than promised is late.
+const LATE_AFTER_MS: u64 = 50;
+
+/// Wakes sent in one stall. Each holds a clone of the heartbeat's waker until the core runs, and glommio counts
+/// clones in an `i16` (fault 3).
+const POKE_COUNT_MAX: u32 = 1000;
 
 /// The watching thread.
 pub(super) struct Watchdog {
@@ -29,12 +40,13 @@ impl Watchdog {
                     links.iter().map(|_| StallState::default()).collect();
                 while !flag.load(Ordering::Acquire) {
                     for (link, stall) in links.iter().zip(&mut stalls) {
-                        report(
-                            link,
-                            stall.on_look(link.heartbeat_ms(), monotonic_ms(), stall_after),
-                        );
+                        let (poke, news) = stall.on_look(link.heartbeat(), monotonic_ms(), stall_after);
+                        if poke {
+                            link.poke_heartbeat();
+                        }
+                        report(link, news);
                     }
-                    thread::park_timeout(stall_after / 2);
+                    thread::park_timeout(LOOK_EVERY);
                 }
             })?;
         Ok(Watchdog { ended, thread })
@@ -74,6 +86,7 @@ fn report(link: &CoreLink, news: Option<News>) {
 struct StallState {
     /// Heartbeat that was too old, while the stall lasts.
     stalled_since_ms: Option<u64>,
+    poke_count: u32,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -83,28 +96,26 @@ enum News {
 }
 
 impl StallState {
-    fn on_look(
-        &mut self,
-        heartbeat_ms: Option<u64>,
-        now_ms: u64,
-        stall_after: Duration,
-    ) -> Option<News> {
-        let heartbeat_ms = heartbeat_ms?;
-        let age_ms = now_ms.saturating_sub(heartbeat_ms);
-        let is_old = u128::from(age_ms) > stall_after.as_millis();
-        match (self.stalled_since_ms, is_old) {
+    /// Whether to wake the core, and what to report.
+    fn on_look(&mut self, beat: Option<Heartbeat>, now_ms: u64, stall_after: Duration) -> (bool, Option<News>) {
+        let Some(beat) = beat else { return (false, None) };
+        let age_ms = now_ms.saturating_sub(beat.at_ms);
+        let is_late = age_ms > beat.period_ms + LATE_AFTER_MS;
+        self.poke_count = if is_late { self.poke_count.saturating_add(1) } else { 0 };
+        let poke = is_late && self.poke_count <= POKE_COUNT_MAX;
+        let is_stalled = u128::from(age_ms) > stall_after.as_millis();
+        let news = match (self.stalled_since_ms, is_stalled) {
             (None, true) => {
-                self.stalled_since_ms = Some(heartbeat_ms);
+                self.stalled_since_ms = Some(beat.at_ms);
                 Some(News::Stalled { age_ms })
             }
             (Some(since_ms), false) => {
                 self.stalled_since_ms = None;
-                Some(News::Recovered {
-                    lasted_ms: heartbeat_ms.saturating_sub(since_ms),
-                })
+                Some(News::Recovered { lasted_ms: beat.at_ms.saturating_sub(since_ms) })
             }
             _ => None,
-        }
+        };
+        (poke, news)
     }
 }
 
@@ -116,17 +127,21 @@ mod tests {
     fn a_stall_is_reported_once_and_its_end_too() {
         let second = Duration::from_secs(1);
         let mut stall = StallState::default();
-        assert_eq!(stall.on_look(None, 5000, second), None);
-        assert_eq!(stall.on_look(Some(4900), 5000, second), None);
-        assert_eq!(
-            stall.on_look(Some(4900), 6000, second),
-            Some(News::Stalled { age_ms: 1100 })
-        );
-        assert_eq!(stall.on_look(Some(4900), 7000, second), None);
-        assert_eq!(
-            stall.on_look(Some(7400), 7500, second),
-            Some(News::Recovered { lasted_ms: 2500 })
-        );
-        assert_eq!(stall.on_look(Some(7400), 7600, second), None);
+        let mut look = |at_ms, now_ms| stall.on_look(Some(Heartbeat { at_ms, period_ms: 100 }), now_ms, second);
+        assert_eq!(look(4900, 5000), (false, None));
+        assert_eq!(look(4900, 5100), (true, None));
+        assert_eq!(look(4900, 6000), (true, Some(News::Stalled { age_ms: 1100 })));
+        assert_eq!(look(4900, 7000), (true, None));
+        assert_eq!(look(7400, 7500), (false, Some(News::Recovered { lasted_ms: 2500 })));
+        assert_eq!(look(7400, 7550), (false, None));
+        assert_eq!(stall.on_look(None, 9000, second), (false, None));
+    }
+
+    #[test]
+    fn wakes_of_one_stall_are_bounded() {
+        let mut stall = StallState::default();
+        let beat = Some(Heartbeat { at_ms: 1, period_ms: 5 });
+        let pokes = (0..5000).filter(|look| stall.on_look(beat, 1000 + look, Duration::from_secs(1)).0).count();
+        assert_eq!(pokes, POKE_COUNT_MAX as usize);
     }
 }
