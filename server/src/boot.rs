@@ -7,7 +7,6 @@
 //! Everything that can fail because of the machine or the flags fails before the first core starts, with
 //! one message. Invariant: the data directory's lock is held from before replay until after the last write.
 
-use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -29,16 +28,12 @@ use crate::engine::limits::{INBOUND_RING_SLOTS, OUTBOUND_RING_SLOTS};
 use crate::engine::message::{Inbound, Outbound};
 use crate::engine::report::Reporter;
 use crate::engine::{Engine, EngineConfig, EngineError};
-use crate::front::api::{
-    Api, ApiConfig, HttpApi, RpcObserver, progress_notifier, pump, sweeper,
-};
-use crate::front::{
-    ArrivalSeat, Front, FrontConfig, HandoverSeat, Listener, Role, handover,
-};
+use crate::front::api::{Api, ApiConfig, HttpApi, RpcObserver, progress_notifier, pump, sweeper};
+use crate::front::{ArrivalSeat, Front, FrontConfig, HandoverSeat, Listener, Role, handover};
 use crate::observe::{Facts, Registry, log};
 use crate::runtime::{
-    self, Clock, Core, CoreLink, Cores, MonotonicClock, RingReceiver, RingSender, RuntimeConfig,
-    Stopper, ring,
+    self, Core, CoreLink, Cores, MonotonicClock, RingReceiver, RingSender, RuntimeConfig, Stopper,
+    ring,
 };
 
 /// The core that runs the engine, by index.
@@ -62,7 +57,9 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let listeners = bind(config)?;
     let stop = StopSignals::watch()?;
     let failure = Arc::new(Mutex::new(None));
-    let running = start_cores(config, &identity, &cores, registry, engine, listeners, &failure)?;
+    let running = start_cores(
+        config, &identity, &cores, registry, engine, listeners, &failure,
+    )?;
     stop.stop_on_signal(running.stopper());
     log_serving(config);
     running.join()?;
@@ -86,7 +83,8 @@ struct Identity {
 
 impl Identity {
     fn of(config: &Config) -> Self {
-        let urls = |urls: &[HttpUrl]| -> Vec<String> { urls.iter().map(HttpUrl::to_string).collect() };
+        let urls =
+            |urls: &[HttpUrl]| -> Vec<String> { urls.iter().map(HttpUrl::to_string).collect() };
         let peer_urls = urls(&config.initial_advertise_peer_urls);
         let member = bootstrap::member_id(&peer_urls, &config.initial_cluster_token);
         Self {
@@ -147,13 +145,12 @@ fn open_engine(
         api_version: version::API.to_owned(),
         storage_version: version::STORAGE.to_owned(),
     };
-    let now_us = MonotonicClock.now_us();
     Ok(Engine::open(
         disk,
         wal_config,
         engine_config,
         identity.me.clone(),
-        now_us,
+        &MonotonicClock,
     )?)
 }
 
@@ -166,9 +163,7 @@ fn bind(config: &Config) -> anyhow::Result<Vec<Listener>> {
     wanted
         .map(|(address, role, flag)| {
             Listener::bind(address, role).with_context(|| {
-                format!(
-                    "cannot listen on {address}: stop what uses the port, or change {flag}"
-                )
+                format!("cannot listen on {address}: stop what uses the port, or change {flag}")
             })
         })
         .collect()
@@ -196,6 +191,7 @@ struct CorePlan {
     api: ApiConfig,
     front: FrontConfig,
     drain_limit: Duration,
+    slow_apply: Duration,
     registry: Arc<Registry>,
     failure: Arc<Mutex<Option<EngineError>>>,
 }
@@ -221,6 +217,7 @@ fn start_cores(
                 .unwrap_or(FrontConfig::default().keepalive_timeout),
         },
         drain_limit: Duration::from_millis(config.tuning.runtime.drain_ms),
+        slow_apply: config.warning_apply_duration,
         registry,
         failure: failure.clone(),
     };
@@ -286,10 +283,15 @@ fn make_seats(
 /// The life of a core: serve until told to stop, drain, and let the engine finish what is proposed.
 async fn run_core(plan: CorePlan, core: Core, seat: Seat) {
     let client = EngineClient::new(seat.to_engine.attach());
-    let api = Api::new(plan.api, core.clone(), client, plan.registry.clone());
+    let api = Api::new(
+        plan.api.clone(),
+        core.clone(),
+        client,
+        plan.registry.clone(),
+    );
     let metrics = plan.registry.core(core.index()).clone();
     let front = Front::new(
-        plan.front,
+        plan.front.clone(),
         api.clone(),
         Rc::new(HttpApi(api.clone())),
         Rc::new(RpcObserver(metrics)),
@@ -314,50 +316,56 @@ async fn run_core(plan: CorePlan, core: Core, seat: Seat) {
             outbox: outbox.attach(),
         })
         .collect();
-    let drained = runtime::Latch::new();
-    let done = Rc::new(Cell::new(false));
-    let engine_done = runtime::Latch::new();
-    runtime::spawn(run_engine(
-        Rc::new(RefCell::new(engine.engine)),
+    let run = EngineRun {
+        engine: engine.engine,
         ports,
-        drained.clone(),
-        engine_done.clone(),
-        plan.registry,
-        plan.failure,
-        done.clone(),
-    ));
-    futures_lite::future::or(core.stopping().wait(), engine_done.wait()).await;
-    if !done.get() {
-        front.drain(plan.drain_limit).await;
+        drained: runtime::Latch::new(),
+        ended: runtime::Latch::new(),
+    };
+    let (drained, ended) = (run.drained.clone(), run.ended.clone());
+    let drain_limit = plan.drain_limit;
+    runtime::spawn(run.run(core.clone(), plan));
+    futures_lite::future::or(core.stopping().wait(), ended.wait()).await;
+    if !ended.is_set() {
+        front.drain(drain_limit).await;
         drained.set();
-        engine_done.wait().await;
+        ended.wait().await;
     }
 }
 
-/// Runs the engine to its end. If it fails, the process must not go on as if it could acknowledge: the
-/// failure is handed to `serve` and all cores are stopped.
-#[allow(clippy::too_many_arguments)]
-async fn run_engine(
-    engine: Rc<RefCell<Engine<UringDisk>>>,
+/// The engine's task.
+struct EngineRun {
+    engine: Engine<UringDisk>,
     ports: Vec<PortRings>,
+    /// Set when the front has drained: the engine finishes what is proposed and ends.
     drained: runtime::Latch,
-    engine_done: runtime::Latch,
-    registry: Arc<Registry>,
-    failure: Arc<Mutex<Option<EngineError>>>,
-    done: Rc<Cell<bool>>,
-) {
-    let metrics = registry.core(ENGINE_CORE).clone();
-    let mut reporter = Reporter::default();
-    let observe = |engine: &mut Engine<UringDisk>| reporter.report(engine, &metrics);
-    let ended = driver::run(engine, ports, MonotonicClock, drained, observe).await;
-    if let Err(error) = ended {
-        tracing::error!(%error, "the engine failed; the process ends");
-        if let Ok(mut failure) = failure.lock() {
-            *failure = Some(error);
+    /// Set when the engine has ended.
+    ended: runtime::Latch,
+}
+
+impl EngineRun {
+    /// Runs the engine to its end. If it fails, the process must not go on as if it could acknowledge:
+    /// the failure is handed to `serve` and all cores are stopped.
+    async fn run(self, core: Core, plan: CorePlan) {
+        let metrics = plan.registry.core(ENGINE_CORE).clone();
+        let mut reporter = Reporter::new(plan.slow_apply);
+        let observe = |engine: &mut Engine<UringDisk>| reporter.report(engine, &metrics);
+        let ended = driver::run(
+            self.engine,
+            self.ports,
+            MonotonicClock,
+            self.drained,
+            observe,
+        );
+        if let Err(error) = ended.await {
+            tracing::error!(%error, "the engine failed; the process ends");
+            if let Ok(mut failure) = plan.failure.lock() {
+                *failure = Some(error);
+            }
+            core.stop_all();
         }
-        done.set(true);
+        self.ended.set();
     }
-    engine_done.set();
 }
 
 /// SIGTERM and SIGINT, caught from before the cores start.

@@ -10,17 +10,20 @@ use keelson_storage::state::{Position, Request, Response, State, decode_entry};
 
 use super::message::Answer;
 use super::shard::{Engine, EngineError, EngineFacts, Origin};
+use crate::runtime::Clock;
 
 impl<D: Disk> Engine<D> {
     /// Applies every entry that is committed.
-    pub(super) fn apply_committed(&mut self) -> Result<(), EngineError> {
+    pub(super) fn apply_committed(&mut self, clock: &impl Clock) -> Result<(), EngineError> {
         while let Some(entry) = self.node.take_committed() {
-            self.apply_entry(&entry)?;
+            let began_us = clock.now_us();
+            self.apply_entry(&entry, clock)?;
+            self.durations.entries.push(clock.now_us() - began_us);
         }
         Ok(())
     }
 
-    fn apply_entry(&mut self, entry: &Entry) -> Result<(), EngineError> {
+    fn apply_entry(&mut self, entry: &Entry, clock: &impl Clock) -> Result<(), EngineError> {
         let ours = self
             .proposed
             .front()
@@ -38,13 +41,21 @@ impl<D: Disk> Engine<D> {
             lease_time: proposed.lease_time,
         };
         self.state.on_entry(at);
+        let mut began_us = clock.now_us();
         for (origin, request) in proposed.commands {
-            self.apply_command(at, origin, &request);
+            let succeeded = self.apply_command(at, origin, &request);
+            let ended_us = clock.now_us();
+            let took_us = ended_us - began_us;
+            began_us = ended_us;
+            self.durations
+                .commands
+                .push((request.kind(), succeeded, took_us));
         }
         Ok(())
     }
 
-    fn apply_command(&mut self, at: Position, origin: Origin, request: &Request) {
+    /// Applies one command and answers it; whether it succeeded.
+    fn apply_command(&mut self, at: Position, origin: Origin, request: &Request) -> bool {
         let result = self.state.apply(at, request);
         self.facts.commands_applied += 1;
         if let Ok(response) = &result {
@@ -53,7 +64,10 @@ impl<D: Disk> Engine<D> {
         self.after_apply(request, &result);
         let mut response = match result {
             Ok(response) => response,
-            Err(error) => return self.reply(origin, Err(error)),
+            Err(error) => {
+                self.reply(origin, Err(error));
+                return false;
+            }
         };
         if let Some(header) = response.header_mut() {
             header.cluster_id = self.config.cluster.0;
@@ -65,10 +79,11 @@ impl<D: Disk> Engine<D> {
             if compact.physical {
                 let through = Revision(compact.revision);
                 self.awaiting_scrub.push((through, origin, response));
-                return;
+                return true;
             }
         }
         self.reply(origin, Ok(Answer::Response(response)));
+        true
     }
 
     /// Housekeeping that hangs on the outcome of a command.
@@ -90,8 +105,9 @@ impl<D: Disk> Engine<D> {
         if !self.scrub_pending {
             return;
         }
-        self.scrub_pending = self.state.scrub(super::limits::SCRUB_PER_TURN);
+        let more_now = self.state.scrub(super::limits::SCRUB_PER_TURN);
         let through = self.state.scrubbed_revision();
+        self.scrub_pending = more_now || through < self.state.compact_revision();
         if self.awaiting_scrub.is_empty() || self.awaiting_scrub[0].0 > through {
             return;
         }

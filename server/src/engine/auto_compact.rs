@@ -135,10 +135,7 @@ mod tests {
                 compacted.push((second, revision.0));
             }
         }
-        assert_eq!(
-            compacted,
-            [(110, 10), (210, 110)]
-        );
+        assert_eq!(compacted, [(110, 10), (210, 110)]);
     }
 
     #[test]

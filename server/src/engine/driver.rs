@@ -3,10 +3,8 @@
 //! It sleeps on three things at once: the rings of the front cores, the lane's completions, and the time
 //! the engine asked for. Whatever wakes it, one turn handles all that has come.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::os::fd::BorrowedFd;
-use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -30,7 +28,7 @@ pub struct PortRings {
 ///
 /// `observe` is called after every turn with the engine, for metrics.
 pub async fn run<D: Disk, C: Clock>(
-    engine: Rc<RefCell<Engine<D>>>,
+    mut engine: Engine<D>,
     mut ports: Vec<PortRings>,
     clock: C,
     stopping: runtime::Latch,
@@ -39,17 +37,14 @@ pub async fn run<D: Disk, C: Clock>(
     let disk_event = watch_disk(&engine)?;
     loop {
         if stopping.is_set() {
-            engine.borrow_mut().stop();
+            engine.stop();
         }
-        let (activity, drained) = {
-            let mut engine = engine.borrow_mut();
-            let more = take_inbound(&mut engine, &mut ports);
-            let mut activity = engine.step(clock.now_us())?;
-            activity.busy |= more | put_outbound(&mut engine, &mut ports);
-            observe(&mut engine);
-            (activity, engine.is_drained())
-        };
-        if stopping.is_set() && drained {
+        let more = take_inbound(&mut engine, &mut ports);
+        let mut activity = engine.step(&clock)?;
+        activity.busy |= more | put_outbound(&mut engine, &mut ports);
+        observe(&mut engine);
+        if stopping.is_set() && engine.is_drained() {
+            engine.close()?;
             return Ok(());
         }
         if activity.busy {
@@ -61,9 +56,8 @@ pub async fn run<D: Disk, C: Clock>(
 }
 
 /// Has the lane's completions notify the returned event.
-fn watch_disk<D: Disk>(engine: &Rc<RefCell<Engine<D>>>) -> Result<LocalEvent, EngineError> {
+fn watch_disk<D: Disk>(engine: &Engine<D>) -> Result<LocalEvent, EngineError> {
     let event = LocalEvent::new();
-    let engine = engine.borrow();
     if let Some(fd) = engine.wal().event_fd() {
         // SAFETY: the descriptor belongs to the lane's disk, which the engine owns for this whole call;
         // `watch_eventfd` duplicates it before it returns.
@@ -140,7 +134,11 @@ async fn sleep(
         for port in ports {
             ready |= port.inbox.event().poll_wait(cx).is_ready();
         }
-        if ready { Poll::Ready(()) } else { Poll::Pending }
+        if ready {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     });
     let stop_or_news = async {
         if stopping.is_set() {

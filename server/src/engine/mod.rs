@@ -31,4 +31,4 @@ mod read;
 pub mod report;
 mod shard;
 
-pub use shard::{Activity, Engine, EngineConfig, EngineError, EngineFacts};
+pub use shard::{Activity, Durations, Engine, EngineConfig, EngineError, EngineFacts};

@@ -14,7 +14,8 @@ use keelson_storage::wal::{RecordKind, Wal, WalConfig, WalRecord};
 use super::apply::replay_entry;
 use super::auto_compact::AutoCompact;
 use super::lease_clock::LeaseClock;
-use super::shard::{Engine, EngineConfig, EngineError, EngineFacts, Port};
+use super::shard::{Durations, Engine, EngineConfig, EngineError, EngineFacts, Port};
+use crate::runtime::Clock;
 
 impl<D: Disk> Engine<D> {
     /// Opens the lane, replays it, wins the election of the one-member group and makes sure that the log
@@ -24,7 +25,7 @@ impl<D: Disk> Engine<D> {
         wal_config: WalConfig,
         config: EngineConfig,
         member: Member,
-        now_us: u64,
+        clock: &impl Clock,
     ) -> Result<(Self, RecoveryReport), EngineError> {
         let mut replayed = Replayed::default();
         let (wal, report) = Wal::open(disk, LaneId(0), wal_config, |_, record| {
@@ -39,6 +40,7 @@ impl<D: Disk> Engine<D> {
             return Err(error);
         }
         let (hard_state, last) = replay.finish();
+        let now_us = clock.now_us();
         let mut engine = Self {
             node: Node::restore(config.member, hard_state, last),
             lease_clock: LeaseClock::resume(state.applied().lease_time, now_us),
@@ -60,13 +62,14 @@ impl<D: Disk> Engine<D> {
             nospace_proposed: false,
             stopping: false,
             facts: EngineFacts::default(),
+            durations: Durations::default(),
         };
-        engine.take_office(member)?;
+        engine.take_office(member, clock)?;
         Ok((engine, report))
     }
 
     /// Campaigns and writes down who is who.
-    fn take_office(&mut self, me: Member) -> Result<(), EngineError> {
+    fn take_office(&mut self, me: Member, clock: &impl Clock) -> Result<(), EngineError> {
         self.check_identity()?;
         self.node.campaign()?;
         match self.state.cluster().members.get(&self.config.member) {
@@ -86,7 +89,7 @@ impl<D: Disk> Engine<D> {
         self.seal()?;
         let through = self.wal.flush_blocking()?;
         self.on_durable(through);
-        self.apply_committed()
+        self.apply_committed(clock)
     }
 
     fn check_identity(&self) -> Result<(), EngineError> {

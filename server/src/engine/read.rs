@@ -7,16 +7,21 @@
 
 use bytes::Bytes;
 use keelson_proto::ApiError;
-use keelson_proto::etcdserverpb::{Member, RangeRequest, ResponseHeader, StatusResponse, TxnRequest};
+use keelson_proto::etcdserverpb::{
+    Member, RangeRequest, ResponseHeader, StatusResponse, TxnRequest,
+};
 use keelson_storage::ids::LeaseId;
 use keelson_storage::io::Disk;
-use keelson_storage::mvcc::Select;
 use keelson_storage::mvcc::HashScan;
+use keelson_storage::mvcc::Select;
 use keelson_storage::state::{Response, State};
 
 use super::limits::{HASH_RECORDS_PER_TURN, SELECT_KEYS_PER_STEP, SELECTS_PER_TURN_MAX};
 use super::message::{Answer, Ask, LeaseFacts};
 use super::shard::{Engine, Origin};
+
+/// Unit in which the size of the database is told.
+const DB_BLOCK_BYTES: u64 = 4096;
 
 /// A range read that did not finish in its first turn.
 pub(super) struct RunningSelect {
@@ -40,9 +45,9 @@ impl<D: Disk> Engine<D> {
             Ask::Hash { revision } => return self.hash(origin, revision),
             Ask::ReadTxn(txn) => self.read_txn(txn),
             Ask::Status => Ok(Answer::Status(Box::new(self.status()))),
-            Ask::Leases => self.linearizable().map(|()| {
-                Answer::Leases(self.header(), self.state.lease_ids().collect())
-            }),
+            Ask::Leases => self
+                .linearizable()
+                .map(|()| Answer::Leases(self.header(), self.state.lease_ids().collect())),
             Ask::LeaseTimeToLive { id, keys } => self
                 .linearizable()
                 .map(|()| Answer::LeaseTimeToLive(self.header(), self.lease_facts(id, keys))),
@@ -154,6 +159,20 @@ impl<D: Disk> Engine<D> {
             .collect()
     }
 
+    /// Bytes of the database that hold something: keys, history, and the member list.
+    #[must_use]
+    pub fn db_in_use_bytes(&self) -> u64 {
+        let members = self.state.cluster().members.values();
+        let members_bytes: usize = members.map(prost::Message::encoded_len).sum();
+        self.state.size_in_use_bytes() + members_bytes as u64
+    }
+
+    /// Bytes of the database, in whole blocks.
+    #[must_use]
+    pub fn db_bytes(&self) -> u64 {
+        self.db_in_use_bytes().next_multiple_of(DB_BLOCK_BYTES)
+    }
+
     fn lease_facts(&self, id: LeaseId, with_keys: bool) -> Option<LeaseFacts> {
         let lease = self.state.lease(id)?;
         let now = self.lease_clock.now();
@@ -176,13 +195,13 @@ impl<D: Disk> Engine<D> {
         StatusResponse {
             header: Some(self.header()),
             version: self.config.api_version.clone(),
-            db_size: self.state.size_bytes() as i64,
+            db_size: self.db_bytes() as i64,
             leader: self.node.leader().map_or(0, |member| member.0),
             raft_index: self.node.committed().0,
             raft_term: self.node.term().0,
             raft_applied_index: self.state.applied().index.0,
             errors: status_errors(&self.state, self.node.leader().is_some()),
-            db_size_in_use: self.state.size_in_use_bytes() as i64,
+            db_size_in_use: self.db_in_use_bytes() as i64,
             is_learner: false,
             storage_version: self.config.storage_version.clone(),
             db_size_quota: self.config.quota_bytes.map_or(0, |quota| quota as i64),

@@ -7,23 +7,40 @@ use std::time::Duration;
 
 use keelson_proto::etcdserverpb::AlarmType;
 use keelson_storage::io::Disk;
+use keelson_storage::state::CommandKind;
 use keelson_storage::wal::WalCounters;
 
-use super::shard::{Engine, EngineFacts};
-use crate::observe::CoreMetrics;
+use super::shard::{Durations, Engine, EngineFacts};
+use crate::observe::{ApplyOp, CoreMetrics};
 
 /// What was carried over last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reporter {
     facts: EngineFacts,
     wal: WalCounters,
     latencies_us: Vec<u32>,
+    durations: Durations,
+    /// Entries that take longer than this to apply are counted as slow.
+    slow_apply_us: u64,
 }
 
 impl Reporter {
+    /// A reporter that has carried nothing over yet.
+    #[must_use]
+    pub fn new(slow_apply: Duration) -> Self {
+        Self {
+            facts: EngineFacts::default(),
+            wal: WalCounters::default(),
+            latencies_us: Vec::new(),
+            durations: Durations::default(),
+            slow_apply_us: slow_apply.as_micros() as u64,
+        }
+    }
+
     /// Carries over what changed since the last call.
     pub fn report<D: Disk>(&mut self, engine: &mut Engine<D>, metrics: &CoreMetrics) {
         self.report_wal(engine, metrics);
+        self.report_durations(engine, metrics);
         self.report_counters(engine.facts(), metrics);
         report_gauges(engine, metrics);
         self.facts = engine.facts().clone();
@@ -49,6 +66,20 @@ impl Reporter {
         self.wal = counters.clone();
     }
 
+    fn report_durations<D: Disk>(&mut self, engine: &mut Engine<D>, metrics: &CoreMetrics) {
+        engine.take_durations(&mut self.durations);
+        for (kind, succeeded, took_us) in self.durations.commands.drain(..) {
+            metrics.applied(op_of(kind), succeeded, Duration::from_micros(took_us));
+        }
+        for took_us in self.durations.entries.drain(..) {
+            let took = Duration::from_micros(took_us);
+            metrics.disk.backend_commit.observe_duration(took);
+            if took_us > self.slow_apply_us {
+                metrics.server.slow_applies.increment();
+            }
+        }
+    }
+
     fn report_counters(&self, now: &EngineFacts, metrics: &CoreMetrics) {
         let last = &self.facts;
         let (mvcc, lease, server) = (&metrics.mvcc, &metrics.lease, &metrics.server);
@@ -69,6 +100,22 @@ impl Reporter {
     }
 }
 
+fn op_of(kind: CommandKind) -> ApplyOp {
+    match kind {
+        CommandKind::Put => ApplyOp::Put,
+        CommandKind::DeleteRange => ApplyOp::DeleteRange,
+        CommandKind::Txn => ApplyOp::Txn,
+        CommandKind::Compact => ApplyOp::Compaction,
+        CommandKind::LeaseGrant => ApplyOp::LeaseGrant,
+        CommandKind::LeaseRevoke | CommandKind::LeaseExpire => ApplyOp::LeaseRevoke,
+        CommandKind::LeaseRenew => ApplyOp::LeaseRenew,
+        CommandKind::Alarm => ApplyOp::Alarm,
+        CommandKind::Tick | CommandKind::ClusterInit | CommandKind::MemberPublish => {
+            ApplyOp::Cluster
+        }
+    }
+}
+
 fn report_gauges<D: Disk>(engine: &Engine<D>, metrics: &CoreMetrics) {
     let (state, node) = (engine.state(), engine.node());
     let server = &metrics.server;
@@ -84,8 +131,8 @@ fn report_gauges<D: Disk>(engine: &Engine<D>, metrics: &CoreMetrics) {
     server.alarm_nospace.set(raised(AlarmType::Nospace));
     server.alarm_corrupt.set(raised(AlarmType::Corrupt));
     let mvcc = &metrics.mvcc;
-    mvcc.db_total_bytes.set(state.size_bytes());
-    mvcc.db_in_use_bytes.set(state.size_in_use_bytes());
+    mvcc.db_total_bytes.set(engine.db_bytes());
+    mvcc.db_in_use_bytes.set(engine.db_in_use_bytes());
     mvcc.keys.set(state.key_count());
     mvcc.current_revision.set(state.revision().0 as u64);
     mvcc.compact_revision

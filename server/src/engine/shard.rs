@@ -10,7 +10,7 @@ use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::ResponseHeader;
 use keelson_storage::ids::{ClusterId, Lsn, MemberId, RaftIndex, Revision, ShardId};
 use keelson_storage::io::Disk;
-use keelson_storage::state::{CommandError, Request, Response, State};
+use keelson_storage::state::{CommandError, CommandKind, Request, Response, State};
 use keelson_storage::wal::{Wal, WalError};
 use thiserror::Error;
 
@@ -20,6 +20,7 @@ use super::message::{Answer, Ask, CatchUp, Inbound, Outbound, Token};
 use super::persist::Persisting;
 use super::read::{RunningHash, RunningSelect};
 use crate::config::AutoCompaction;
+use crate::runtime::Clock;
 
 /// One shard: the keyspace, its log, and everybody who waits for an answer.
 pub struct Engine<D: Disk> {
@@ -48,6 +49,7 @@ pub struct Engine<D: Disk> {
     pub(super) nospace_proposed: bool,
     pub(super) stopping: bool,
     pub(super) facts: EngineFacts,
+    pub(super) durations: Durations,
 }
 
 /// What the engine must know about the process it runs in.
@@ -143,6 +145,15 @@ pub struct EngineFacts {
     pub commands_applied: u64,
 }
 
+/// How long applying took, since it was last drained.
+#[derive(Debug, Default)]
+pub struct Durations {
+    /// Each command: what it was, whether it succeeded, microseconds.
+    pub commands: Vec<(CommandKind, bool, u64)>,
+    /// Each committed entry, in microseconds.
+    pub entries: Vec<u64>,
+}
+
 /// Why the engine stops.
 #[derive(Debug, Error)]
 pub enum EngineError {
@@ -201,13 +212,14 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    /// One turn at `now_us` on the monotonic clock: everything that can be done without waiting.
-    pub fn step(&mut self, now_us: u64) -> Result<Activity, EngineError> {
+    /// One turn: everything that can be done without waiting.
+    pub fn step(&mut self, clock: &impl Clock) -> Result<Activity, EngineError> {
+        let now_us = clock.now_us();
         self.now_us = now_us;
         self.lease_clock.advance(now_us);
         let durable = self.wal.pump(now_us)?;
         self.on_durable(durable);
-        self.apply_committed()?;
+        self.apply_committed(clock)?;
         self.advance_reads();
         self.advance_catch_ups();
         self.advance_scrub();
@@ -216,7 +228,7 @@ impl<D: Disk> Engine<D> {
         let durable = self.wal.pump(now_us)?;
         self.on_durable(durable);
         // Reads that arrive before the next turn find everything committed applied.
-        self.apply_committed()?;
+        self.apply_committed(clock)?;
         Ok(self.activity())
     }
 
@@ -238,6 +250,12 @@ impl<D: Disk> Engine<D> {
             }
             self.stopping = true;
         }
+    }
+
+    /// Leaves the lane with its last group attested, so that the next start can vouch for all of it.
+    pub fn close(&mut self) -> Result<(), EngineError> {
+        self.wal.flush_blocking()?;
+        Ok(())
     }
 
     /// Whether everything proposed is durable, applied and answered.
@@ -276,6 +294,12 @@ impl<D: Disk> Engine<D> {
     #[must_use]
     pub fn facts(&self) -> &EngineFacts {
         &self.facts
+    }
+
+    /// Hands over how long applying took since the last call.
+    pub fn take_durations(&mut self, out: &mut Durations) {
+        out.commands.append(&mut self.durations.commands);
+        out.entries.append(&mut self.durations.entries);
     }
 
     /// Commands waiting for an entry or for their entry to commit.
@@ -324,4 +348,3 @@ impl<D: Disk> Engine<D> {
         }
     }
 }
-

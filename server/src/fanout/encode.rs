@@ -6,7 +6,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use keelson_storage::mvcc::Change;
-use prost::encoding::{encode_key, encode_varint, encoded_len_varint, key_len, WireType};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 /// gRPC's prefix of a message: compression flag and length.
 pub(super) const PREFIX_BYTES: usize = 5;

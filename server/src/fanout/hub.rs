@@ -253,7 +253,9 @@ impl FanOut {
     /// Whether the shell may read further requests from the stream's client.
     #[must_use]
     pub fn takes_requests(&self, stream: StreamKey) -> bool {
-        self.streams.get(stream.0).is_some_and(Stream::takes_requests)
+        self.streams
+            .get(stream.0)
+            .is_some_and(Stream::takes_requests)
     }
 
     /// Questions for the engine.
@@ -376,8 +378,7 @@ impl FanOut {
         }
         match watcher.spec.end() {
             Some(end) => {
-                self.by_range
-                    .remove(&watcher.spec.key, &end, key as usize);
+                self.by_range.remove(&watcher.spec.key, &end, key as usize);
             }
             None => {
                 if let Some(keys) = self.by_key.get_mut(&watcher.spec.key) {
@@ -548,7 +549,13 @@ impl FanOut {
             compact_revision: compacted.0,
             ..Shape::default()
         };
-        self.control(stream, &shape);
+        // etcd leaves the revision out of this header.
+        let head = Head {
+            revision: 0,
+            ..self.head
+        };
+        let response = encode::response(&head, &shape, &[]);
+        self.push(stream, response);
     }
 
     fn notify_idle(&mut self, key: u64) {

@@ -92,13 +92,7 @@ impl Intervals {
         None
     }
 
-    fn insert_below(
-        &mut self,
-        at: Option<usize>,
-        start: &Bytes,
-        end: &End,
-        value: usize,
-    ) -> usize {
+    fn insert_below(&mut self, at: Option<usize>, start: &Bytes, end: &End, value: usize) -> usize {
         let Some(index) = at else {
             return self.add_node(start, end, value);
         };

@@ -17,8 +17,8 @@ use keelson_proto::etcdserverpb::kv_client::KvClient;
 use keelson_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use keelson_proto::etcdserverpb::watch_client::WatchClient;
 use keelson_proto::etcdserverpb::{
-    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader,
-    SnapshotRequest, SnapshotResponse, TxnRequest, WatchRequest, WatchResponse,
+    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
+    ResponseHeader, SnapshotRequest, SnapshotResponse, TxnRequest, WatchRequest, WatchResponse,
 };
 use keelson_proto::mvccpb::KeyValue;
 use keelson_storage::ids::CoreId;
@@ -41,7 +41,11 @@ static METHODS: [Method; 5] = [
     Method::new(RANGE, "/etcdserverpb.KV/Range", MethodKind::Unary),
     Method::new(DELETE, "/etcdserverpb.KV/DeleteRange", MethodKind::Unary),
     Method::new(WATCH, "/etcdserverpb.Watch/Watch", MethodKind::Bidi),
-    Method::new(SNAPSHOT, "/etcdserverpb.Maintenance/Snapshot", MethodKind::ServerStream),
+    Method::new(
+        SNAPSHOT,
+        "/etcdserverpb.Maintenance/Snapshot",
+        MethodKind::ServerStream,
+    ),
 ];
 
 /// Puts answer the pair they put; ranges answer `limit` bytes of value in slices; deletes fail with the key as
@@ -70,10 +74,12 @@ impl Service for Echo {
             RANGE => range(call).await,
             DELETE => {
                 let answer = call.messages.unary().await.map(|bytes| {
-                    DeleteRangeRequest::decode(bytes).map(|request| String::from_utf8_lossy(&request.key).into_owned())
+                    DeleteRangeRequest::decode(bytes)
+                        .map(|request| String::from_utf8_lossy(&request.key).into_owned())
                 });
                 let text = answer.unwrap().unwrap();
-                call.reply.send_unary::<DeleteRangeResponse>(Err(Status::failed_precondition(text)));
+                call.reply
+                    .send_unary::<DeleteRangeResponse>(Err(Status::failed_precondition(text)));
             }
             WATCH => watch(call).await,
             SNAPSHOT => snapshot(call).await,
@@ -83,21 +89,44 @@ impl Service for Echo {
 }
 
 async fn put(call: &mut Call) -> Result<PutResponse, Status> {
-    let request = PutRequest::decode(call.messages.unary().await?).map_err(|e| Status::internal(e.to_string()))?;
+    let request = PutRequest::decode(call.messages.unary().await?)
+        .map_err(|e| Status::internal(e.to_string()))?;
     if request.lease > 0 {
         sleep(Duration::from_millis(request.lease as u64)).await;
     }
-    let prev_kv = KeyValue { key: request.key, value: request.value, ..KeyValue::default() };
-    let revision = call.deadline.map_or(0, |at| at.saturating_duration_since(Instant::now()).as_millis() as i64);
-    let header = ResponseHeader { revision, ..ResponseHeader::default() };
-    Ok(PutResponse { header: Some(header), prev_kv: Some(prev_kv) })
+    let prev_kv = KeyValue {
+        key: request.key,
+        value: request.value,
+        ..KeyValue::default()
+    };
+    let revision = call.deadline.map_or(0, |at| {
+        at.saturating_duration_since(Instant::now()).as_millis() as i64
+    });
+    let header = ResponseHeader {
+        revision,
+        ..ResponseHeader::default()
+    };
+    Ok(PutResponse {
+        header: Some(header),
+        prev_kv: Some(prev_kv),
+    })
 }
 
 async fn range(mut call: Call) {
     let request = RangeRequest::decode(call.messages.unary().await.unwrap()).unwrap();
     let value = Bytes::from(vec![b'v'; request.limit as usize]);
-    let kvs = vec![KeyValue { key: request.key, value, ..KeyValue::default() }];
-    let mut encoded = Bytes::from(RangeResponse { kvs, ..RangeResponse::default() }.encode_to_vec());
+    let kvs = vec![KeyValue {
+        key: request.key,
+        value,
+        ..KeyValue::default()
+    }];
+    let mut encoded = Bytes::from(
+        RangeResponse {
+            kvs,
+            ..RangeResponse::default()
+        }
+        .encode_to_vec(),
+    );
     call.reply.begin(encoded.len() as u64);
     while !encoded.is_empty() {
         let slice = encoded.split_to(encoded.len().min(100_000));
@@ -121,14 +150,19 @@ async fn watch(mut call: Call) {
             Event::Message(Ok(Some(bytes))) => {
                 let request = WatchRequest::decode(bytes).unwrap();
                 let cancel_reason = format!("{request:?}").len().to_string();
-                let response = WatchResponse { cancel_reason, ..WatchResponse::default() };
+                let response = WatchResponse {
+                    cancel_reason,
+                    ..WatchResponse::default()
+                };
                 if call.reply.send(&response).await.is_err() {
                     return;
                 }
             }
             Event::Message(Ok(None)) => return call.reply.finish(Ok(())),
             Event::Message(Err(_)) | Event::Closed(Closed::Gone) => return,
-            Event::Closed(Closed::Stopping) => return call.reply.finish(Err(Status::unavailable("stopping"))),
+            Event::Closed(Closed::Stopping) => {
+                return call.reply.finish(Err(Status::unavailable("stopping")));
+            }
         }
     }
 }
@@ -137,7 +171,11 @@ async fn snapshot(mut call: Call) {
     let blob = Bytes::from(vec![b's'; SNAPSHOT_BLOB_BYTES]);
     for left in (0..SNAPSHOT_BLOB_COUNT).rev() {
         let remaining_bytes = (left * SNAPSHOT_BLOB_BYTES) as u64;
-        let part = SnapshotResponse { remaining_bytes, blob: blob.clone(), ..SnapshotResponse::default() };
+        let part = SnapshotResponse {
+            remaining_bytes,
+            blob: blob.clone(),
+            ..SnapshotResponse::default()
+        };
         if call.reply.send(&part).await.is_err() {
             return;
         }
@@ -152,7 +190,10 @@ impl HttpService for Hello {
         match request.uri().path() {
             "/health" => Response::new(Full::from("{\"health\":\"true\"}")),
             "/echo" => Response::new(Full::from(request.into_body())),
-            _ => Response::builder().status(StatusCode::NOT_FOUND).body(Full::default()).unwrap(),
+            _ => Response::builder()
+                .status(StatusCode::NOT_FOUND)
+                .body(Full::default())
+                .unwrap(),
         }
     }
 }
@@ -215,24 +256,39 @@ struct Seat {
 fn serve_on(core_count: u16, config: FrontConfig, drain_limit: Duration) -> Server {
     crate::runtime::raise_open_files().unwrap();
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
-    let listeners =
-        vec![Listener::bind(local, Role::Client).unwrap(), Listener::bind(local, Role::HttpOnly).unwrap()];
-    let (address, metrics_address) =
-        (listeners[0].local_address().unwrap(), listeners[1].local_address().unwrap());
+    let listeners = vec![
+        Listener::bind(local, Role::Client).unwrap(),
+        Listener::bind(local, Role::HttpOnly).unwrap(),
+    ];
+    let (address, metrics_address) = (
+        listeners[0].local_address().unwrap(),
+        listeners[1].local_address().unwrap(),
+    );
     let seen = Arc::new(Seen::default());
     let (report, drained) = std::sync::mpsc::channel();
     let ids: Vec<CoreId> = (0..core_count).map(CoreId).collect();
     let seats = |links: &[CoreLink]| {
         let (sender, receivers) = handover(links, 0);
         let mut listening = Some((listeners, sender));
-        receivers.into_iter().map(|arrivals| Seat { listeners: listening.take(), arrivals }).collect()
+        receivers
+            .into_iter()
+            .map(|arrivals| Seat {
+                listeners: listening.take(),
+                arrivals,
+            })
+            .collect()
     };
     let observed = seen.clone();
     let main = move |core: crate::runtime::Core, seat: Seat| {
         let (config, seen, report) = (config.clone(), observed.clone(), report.clone());
         async move {
             let service = Rc::new(Echo(MethodTable::new(&METHODS)));
-            let front = Front::new(config, service, Rc::new(Hello), Rc::new(Counter(seen.clone())));
+            let front = Front::new(
+                config,
+                service,
+                Rc::new(Hello),
+                Rc::new(Counter(seen.clone())),
+            );
             if let Some((listeners, sender)) = seat.listeners {
                 front.accept(listeners, sender);
             }
@@ -243,7 +299,8 @@ fn serve_on(core_count: u16, config: FrontConfig, drain_limit: Duration) -> Serv
             let stopping = core.stopping().clone();
             crate::runtime::spawn(async move {
                 while !stopping.is_set() {
-                    seen.unsent_peak.fetch_max(watched.stats().unsent_bytes as i64, Ordering::Relaxed);
+                    seen.unsent_peak
+                        .fetch_max(watched.stats().unsent_bytes as i64, Ordering::Relaxed);
                     sleep(Duration::from_millis(5)).await;
                 }
             });
@@ -251,9 +308,18 @@ fn serve_on(core_count: u16, config: FrontConfig, drain_limit: Duration) -> Serv
             report.send(front.drain(drain_limit).await).unwrap();
         }
     };
-    let runtime = RuntimeConfig { pin: false, ..RuntimeConfig::default() };
+    let runtime = RuntimeConfig {
+        pin: false,
+        ..RuntimeConfig::default()
+    };
     let cores = start(&ids, &runtime, seats, main).unwrap();
-    Server { address, metrics_address, cores: Some(cores), seen, drained }
+    Server {
+        address,
+        metrics_address,
+        cores: Some(cores),
+        seen,
+        drained,
+    }
 }
 
 fn serve() -> Server {
@@ -262,7 +328,11 @@ fn serve() -> Server {
 
 impl Server {
     async fn channel(&self) -> Channel {
-        Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+        Endpoint::from_shared(format!("http://{}", self.address))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap()
     }
 
     fn stop(mut self) -> DrainReport {
@@ -274,8 +344,15 @@ impl Server {
 }
 
 fn clients<F: Future<Output = ()>>(work: F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), work).await.expect("the test hangs") });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(60), work)
+            .await
+            .expect("the test hangs")
+    });
 }
 
 fn put_request(key: &str, value_bytes: usize) -> PutRequest {
@@ -293,31 +370,64 @@ fn unary_calls_of_all_sizes_and_their_errors() {
         let channel = server.channel().await;
         let mut kv = KvClient::new(channel).max_decoding_message_size(64 << 20);
         for value_bytes in [0, 1, 255, 256, 1000, 16_384, 70_000, 1_500_000, 2_000_000] {
-            let answer = kv.put(put_request("k", value_bytes)).await.unwrap().into_inner();
+            let answer = kv
+                .put(put_request("k", value_bytes))
+                .await
+                .unwrap()
+                .into_inner();
             assert_eq!(answer.prev_kv.unwrap().value.len(), value_bytes);
         }
         // Responses in slices, far beyond every window.
         for value_bytes in [0, 10, 100_000, 8 << 20] {
-            let request = RangeRequest { limit: value_bytes, ..RangeRequest::default() };
+            let request = RangeRequest {
+                limit: value_bytes,
+                ..RangeRequest::default()
+            };
             let answer = kv.range(request).await.unwrap().into_inner();
             assert_eq!(answer.kvs[0].value.len() as i64, value_bytes);
         }
         // A status message that is not ASCII arrives percent-encoded and is decoded by the client.
         let key = Bytes::from("größe 100% \n kaputt");
-        let error = kv.delete_range(DeleteRangeRequest { key, ..Default::default() }).await.unwrap_err();
-        assert_eq!((error.code(), error.message()), (Code::FailedPrecondition, "größe 100% \n kaputt"));
+        let error = kv
+            .delete_range(DeleteRangeRequest {
+                key,
+                ..Default::default()
+            })
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (error.code(), error.message()),
+            (Code::FailedPrecondition, "größe 100% \n kaputt")
+        );
         // Unknown method and unknown service, in grpc-go's words.
         let error = kv.txn(TxnRequest::default()).await.unwrap_err();
         assert_eq!(error.code(), Code::Unimplemented);
-        assert_eq!(error.message(), "unknown method Txn for service etcdserverpb.KV");
-        let mut lease = keelson_proto::etcdserverpb::lease_client::LeaseClient::new(server.channel().await);
-        let error = lease.lease_leases(keelson_proto::etcdserverpb::LeaseLeasesRequest {}).await.unwrap_err();
+        assert_eq!(
+            error.message(),
+            "unknown method Txn for service etcdserverpb.KV"
+        );
+        let mut lease =
+            keelson_proto::etcdserverpb::lease_client::LeaseClient::new(server.channel().await);
+        let error = lease
+            .lease_leases(keelson_proto::etcdserverpb::LeaseLeasesRequest {})
+            .await
+            .unwrap_err();
         assert_eq!(error.message(), "unknown service etcdserverpb.Lease");
         // The deadline arrives.
         let mut request = tonic::Request::new(put_request("k", 1));
         request.set_timeout(Duration::from_secs(30));
-        let left_ms = kv.put(request).await.unwrap().into_inner().header.unwrap().revision;
-        assert!((20_000..=30_000).contains(&left_ms), "{left_ms} ms left of 30 s");
+        let left_ms = kv
+            .put(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .header
+            .unwrap()
+            .revision;
+        assert!(
+            (20_000..=30_000).contains(&left_ms),
+            "{left_ms} ms left of 30 s"
+        );
     });
     assert_eq!(server.seen.failed.load(Ordering::Relaxed), 1);
     assert_eq!(server.seen.ok.load(Ordering::Relaxed), 14);
@@ -325,7 +435,13 @@ fn unary_calls_of_all_sizes_and_their_errors() {
     assert_eq!(server.seen.received_messages.load(Ordering::Relaxed), 15);
     assert_eq!(server.seen.sent_messages.load(Ordering::Relaxed), 14);
     let report = server.stop();
-    assert_eq!(report, DrainReport { cut_connection_count: 0, cut_call_count: 0 });
+    assert_eq!(
+        report,
+        DrainReport {
+            cut_connection_count: 0,
+            cut_call_count: 0
+        }
+    );
 }
 
 #[test]
@@ -337,7 +453,10 @@ fn a_request_that_is_too_large_gets_etcds_status_and_others_go_on() {
         let error = kv.put(put_request("k", max + 1)).await.unwrap_err();
         assert_eq!(error.code(), Code::ResourceExhausted);
         let wanted = format!("({} vs. {max})", max + 1 + 3 + 5);
-        assert_eq!(error.message(), format!("grpc: received message larger than max {wanted}"));
+        assert_eq!(
+            error.message(),
+            format!("grpc: received message larger than max {wanted}")
+        );
         kv.put(put_request("k", 10)).await.unwrap();
     });
     server.stop();
@@ -362,14 +481,22 @@ fn streams_both_ways() {
         assert!(answers.message().await.unwrap().is_none());
 
         let mut maintenance = MaintenanceClient::new(channel);
-        let mut parts = maintenance.snapshot(SnapshotRequest {}).await.unwrap().into_inner();
+        let mut parts = maintenance
+            .snapshot(SnapshotRequest {})
+            .await
+            .unwrap()
+            .into_inner();
         let mut bytes = 0;
         while let Some(part) = parts.message().await.unwrap() {
             bytes += part.blob.len();
         }
         assert_eq!(bytes, SNAPSHOT_BLOB_COUNT * SNAPSHOT_BLOB_BYTES);
         // Dropped half way: the handler notices.
-        let mut parts = maintenance.snapshot(SnapshotRequest {}).await.unwrap().into_inner();
+        let mut parts = maintenance
+            .snapshot(SnapshotRequest {})
+            .await
+            .unwrap()
+            .into_inner();
         parts.message().await.unwrap();
         drop(parts);
         while server.seen.cancelled.load(Ordering::Relaxed) == 0 {
@@ -384,7 +511,9 @@ fn a_client_that_never_reads_costs_bounded_memory_and_delays_nobody() {
     let server = serve();
     clients(async {
         // Windows as large as the protocol allows, and nobody who takes the bytes off the socket.
-        let socket = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let socket = tokio::net::TcpStream::connect(server.address)
+            .await
+            .unwrap();
         let (send, connection) = h2::client::Builder::new()
             .initial_window_size(i32::MAX as u32)
             .initial_connection_window_size(i32::MAX as u32)
@@ -397,7 +526,10 @@ fn a_client_that_never_reads_costs_bounded_memory_and_delays_nobody() {
         for _ in 0..200 {
             let request = grpc_request("/etcdserverpb.KV/Range");
             let (response, mut body) = send.send_request(request, false).unwrap();
-            let message = RangeRequest { limit: 64 << 20, ..RangeRequest::default() };
+            let message = RangeRequest {
+                limit: 64 << 20,
+                ..RangeRequest::default()
+            };
             body.send_data(encode_message(&message), true).unwrap();
             streams.push(response);
         }
@@ -410,9 +542,15 @@ fn a_client_that_never_reads_costs_bounded_memory_and_delays_nobody() {
             kv.put(put_request("k", 100)).await.unwrap();
         }
         let each = started.elapsed() / 200;
-        assert!(each < Duration::from_millis(50), "a put beside a client that does not read took {each:?}");
+        assert!(
+            each < Duration::from_millis(50),
+            "a put beside a client that does not read took {each:?}"
+        );
         let peak = server.seen.unsent_peak.load(Ordering::Relaxed) as usize;
-        assert!(peak <= 200 * limits::STREAM_SEND_BUFFER_BYTES, "{peak} bytes were queued");
+        assert!(
+            peak <= 200 * limits::STREAM_SEND_BUFFER_BYTES,
+            "{peak} bytes were queued"
+        );
         drop(streams);
         drop(connection);
     });
@@ -429,14 +567,19 @@ fn grpc_request(path: &str) -> Request<()> {
 }
 
 /// Sends one request whose body is `body` in pieces, and returns the HTTP status, gRPC status and message.
-async fn raw_call(address: SocketAddr, request: Request<()>, pieces: &[&[u8]]) -> (u16, Option<u16>, String) {
+async fn raw_call(
+    address: SocketAddr,
+    request: Request<()>,
+    pieces: &[&[u8]],
+) -> (u16, Option<u16>, String) {
     let socket = tokio::net::TcpStream::connect(address).await.unwrap();
     let (send, connection) = h2::client::handshake(socket).await.unwrap();
     let driver = tokio::spawn(connection);
     let mut send = send.ready().await.unwrap();
     let (response, mut body) = send.send_request(request, false).unwrap();
     for piece in pieces {
-        body.send_data(Bytes::copy_from_slice(piece), false).unwrap();
+        body.send_data(Bytes::copy_from_slice(piece), false)
+            .unwrap();
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     // Refused when the server has answered and closed the stream already.
@@ -451,11 +594,19 @@ async fn raw_call(address: SocketAddr, request: Request<()>, pieces: &[&[u8]]) -
     if let Some(trailers) = stream.trailers().await.unwrap() {
         headers.extend(trailers);
     }
-    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .map(|value| value.to_str().unwrap().to_owned())
+    };
     let code = text("grpc-status").map(|code| code.parse().unwrap());
     drop(send);
     driver.abort();
-    (head.status.as_u16(), code, text("grpc-message").unwrap_or_default())
+    (
+        head.status.as_u16(),
+        code,
+        text("grpc-message").unwrap_or_default(),
+    )
 }
 
 #[test]
@@ -467,15 +618,32 @@ fn grpc_rules_are_kept_as_grpc_go_keeps_them() {
         let put = || grpc_request("/etcdserverpb.KV/Put");
         // Cut anywhere, a message arrives whole.
         let all: Vec<&[u8]> = framed.chunks(1).collect();
-        assert_eq!(raw_call(at, put(), &all[..50].iter().copied().chain([&framed[50..]]).collect::<Vec<_>>()).await.1, Some(0));
+        assert_eq!(
+            raw_call(
+                at,
+                put(),
+                &all[..50]
+                    .iter()
+                    .copied()
+                    .chain([&framed[50..]])
+                    .collect::<Vec<_>>()
+            )
+            .await
+            .1,
+            Some(0)
+        );
         // A body that ends inside a message, and none at all.
         assert_eq!(raw_call(at, put(), &[&framed[..20]]).await.1, Some(13));
         assert_eq!(raw_call(at, put(), &[]).await.1, Some(13));
         // Compression is not offered.
         let mut gzip = put();
-        gzip.headers_mut().insert("grpc-encoding", "gzip".parse().unwrap());
+        gzip.headers_mut()
+            .insert("grpc-encoding", "gzip".parse().unwrap());
         let answer = raw_call(at, gzip, &[&framed]).await;
-        assert_eq!((answer.1, answer.2.contains("Decompressor is not installed")), (Some(12), true));
+        assert_eq!(
+            (answer.1, answer.2.contains("Decompressor is not installed")),
+            (Some(12), true)
+        );
         let mut flagged = framed.to_vec();
         flagged[0] = 1;
         assert_eq!(raw_call(at, put(), &[&flagged]).await.1, Some(13));
@@ -483,7 +651,8 @@ fn grpc_rules_are_kept_as_grpc_go_keeps_them() {
         assert_eq!(raw_call(at, put(), &[&flagged]).await.1, Some(13));
         // Not gRPC.
         let mut json = put();
-        json.headers_mut().insert("content-type", "application/json".parse().unwrap());
+        json.headers_mut()
+            .insert("content-type", "application/json".parse().unwrap());
         assert_eq!(raw_call(at, json, &[]).await.0, 415);
         let mut get = put();
         *get.method_mut() = http::Method::GET;
@@ -491,7 +660,8 @@ fn grpc_rules_are_kept_as_grpc_go_keeps_them() {
         let answer = raw_call(at, grpc_request("/nothing"), &[]).await;
         assert_eq!((answer.0, answer.1), (200, Some(12)));
         let mut late = put();
-        late.headers_mut().insert("grpc-timeout", "soon".parse().unwrap());
+        late.headers_mut()
+            .insert("grpc-timeout", "soon".parse().unwrap());
         assert_eq!(raw_call(at, late, &[&framed]).await.1, Some(13));
     });
     server.stop();
@@ -506,18 +676,39 @@ fn http1_on_the_same_port_and_alone_on_the_metrics_port() {
             // Two requests on one connection; the first byte alone must not decide the protocol.
             socket.write_all(b"P").await.unwrap();
             tokio::time::sleep(Duration::from_millis(5)).await;
-            socket.write_all(b"OST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
-            assert!(read_until(&mut socket, "hello").await.starts_with("HTTP/1.1 200"));
-            socket.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            socket
+                .write_all(b"OST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello")
+                .await
+                .unwrap();
+            assert!(
+                read_until(&mut socket, "hello")
+                    .await
+                    .starts_with("HTTP/1.1 200")
+            );
+            socket
+                .write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+                .await
+                .unwrap();
             read_until(&mut socket, "{\"health\":\"true\"}").await;
-            socket.write_all(b"GET /none HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+            socket
+                .write_all(b"GET /none HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .await
+                .unwrap();
             let mut rest = String::new();
             socket.read_to_string(&mut rest).await.unwrap();
             assert!(rest.starts_with("HTTP/1.1 404"), "{rest}");
         }
-        let refused = Endpoint::from_shared(format!("http://{}", server.metrics_address)).unwrap().connect().await;
+        let refused = Endpoint::from_shared(format!("http://{}", server.metrics_address))
+            .unwrap()
+            .connect()
+            .await;
         if let Ok(channel) = refused {
-            assert!(KvClient::new(channel).put(put_request("k", 1)).await.is_err());
+            assert!(
+                KvClient::new(channel)
+                    .put(put_request("k", 1))
+                    .await
+                    .is_err()
+            );
         }
     });
     server.stop();
@@ -528,7 +719,11 @@ async fn read_until(socket: &mut tokio::net::TcpStream, end: &str) -> String {
     loop {
         let mut buffer = [0; 1024];
         let count = socket.read(&mut buffer).await.unwrap();
-        assert!(count > 0, "closed after {:?}", String::from_utf8_lossy(&seen));
+        assert!(
+            count > 0,
+            "closed after {:?}",
+            String::from_utf8_lossy(&seen)
+        );
         seen.extend_from_slice(&buffer[..count]);
         if String::from_utf8_lossy(&seen).ends_with(end) {
             return String::from_utf8_lossy(&seen).into_owned();
@@ -559,13 +754,20 @@ fn garbage_closes_its_own_connection_only() {
                 .collect()
         }));
         for bytes in garbage {
-            let mut socket = tokio::net::TcpStream::connect(server.address).await.unwrap();
+            let mut socket = tokio::net::TcpStream::connect(server.address)
+                .await
+                .unwrap();
             // Refused when the server has closed already.
             let _ = socket.write_all(&bytes).await;
             let _ = socket.shutdown().await;
             let mut answer = Vec::new();
-            let ended = tokio::time::timeout(Duration::from_secs(5), socket.read_to_end(&mut answer)).await;
-            assert!(ended.is_ok(), "not closed after {:?}", &bytes[..bytes.len().min(30)]);
+            let ended =
+                tokio::time::timeout(Duration::from_secs(5), socket.read_to_end(&mut answer)).await;
+            assert!(
+                ended.is_ok(),
+                "not closed after {:?}",
+                &bytes[..bytes.len().min(30)]
+            );
             kv.put(put_request("k", 1)).await.unwrap();
         }
         while server.seen.open.load(Ordering::Relaxed) > 1 {
@@ -588,14 +790,19 @@ fn a_silent_client_is_pinged_and_one_that_does_not_answer_is_closed() {
         let mut kv = KvClient::new(server.channel().await);
         kv.put(put_request("k", 1)).await.unwrap();
         // This one has gone, without a FIN to tell: nobody drives it.
-        let socket = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let socket = tokio::net::TcpStream::connect(server.address)
+            .await
+            .unwrap();
         let (_send, connection) = h2::client::handshake::<_>(socket).await.unwrap();
         let mut connection = Box::pin(connection);
         let _ = tokio::time::timeout(Duration::from_millis(100), &mut connection).await;
         assert_eq!(server.seen.open.load(Ordering::Relaxed), 2);
         let started = Instant::now();
         while server.seen.open.load(Ordering::Relaxed) > 1 {
-            assert!(started.elapsed() < Duration::from_secs(5), "the dead connection is still open");
+            assert!(
+                started.elapsed() < Duration::from_secs(5),
+                "the dead connection is still open"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert!(started.elapsed() > Duration::from_millis(300));
@@ -610,20 +817,27 @@ fn a_silent_client_is_pinged_and_one_that_does_not_answer_is_closed() {
 fn clients_may_ping_as_often_as_etcdctl_and_kube_apiserver_do_and_more() {
     let server = serve();
     clients(async {
-        let socket = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let socket = tokio::net::TcpStream::connect(server.address)
+            .await
+            .unwrap();
         let (send, mut connection) = h2::client::handshake(socket).await.unwrap();
         let mut ping_pong = connection.ping_pong().unwrap();
         let driver = tokio::spawn(connection);
         let mut send = send.ready().await.unwrap();
-        let (response, _body) = send.send_request(grpc_request("/etcdserverpb.Watch/Watch"), false).unwrap();
+        let (response, _body) = send
+            .send_request(grpc_request("/etcdserverpb.Watch/Watch"), false)
+            .unwrap();
         assert_eq!(response.await.unwrap().status(), 200);
         // 400 pings in a row: far more often than every two seconds.
         for _ in 0..400 {
             ping_pong.ping(h2::Ping::opaque()).await.unwrap();
         }
         let mut send = send.ready().await.expect("no GOAWAY");
-        let (response, mut body) = send.send_request(grpc_request("/etcdserverpb.KV/Put"), false).unwrap();
-        body.send_data(encode_message(&put_request("k", 1)), true).unwrap();
+        let (response, mut body) = send
+            .send_request(grpc_request("/etcdserverpb.KV/Put"), false)
+            .unwrap();
+        body.send_data(encode_message(&put_request("k", 1)), true)
+            .unwrap();
         assert_eq!(response.await.unwrap().status(), 200);
         assert!(!driver.is_finished());
         driver.abort();
@@ -641,7 +855,11 @@ fn many_connections_over_two_cores() {
         }
         let mut idle = Vec::new();
         for _ in 0..2000 {
-            idle.push(tokio::net::TcpStream::connect(server.address).await.unwrap());
+            idle.push(
+                tokio::net::TcpStream::connect(server.address)
+                    .await
+                    .unwrap(),
+            );
         }
         for _ in 0..2 {
             for kv in &mut channels {
@@ -649,8 +867,14 @@ fn many_connections_over_two_cores() {
             }
         }
         assert_eq!(server.seen.open.load(Ordering::Relaxed), 2300);
-        let counts: Vec<u32> =
-            server.cores.as_ref().unwrap().links().iter().map(|link| link.stats().connection_count).collect();
+        let counts: Vec<u32> = server
+            .cores
+            .as_ref()
+            .unwrap()
+            .links()
+            .iter()
+            .map(|link| link.stats().connection_count)
+            .collect();
         assert!(counts.iter().all(|&count| count > 100), "{counts:?}");
         drop(idle);
         drop(channels);
@@ -668,7 +892,10 @@ fn stopping_finishes_running_calls_and_ends_streams() {
         let channel = server.channel().await;
         let mut kv = KvClient::new(channel.clone());
         let slow = tokio::spawn(async move {
-            let request = PutRequest { lease: 400, ..put_request("k", 10) };
+            let request = PutRequest {
+                lease: 400,
+                ..put_request("k", 10)
+            };
             kv.put(request).await
         });
         let mut watch = WatchClient::new(channel);
@@ -679,12 +906,21 @@ fn stopping_finishes_running_calls_and_ends_streams() {
         let started = Instant::now();
         let stopped = tokio::task::spawn_blocking(move || server.stop());
         let ended = answers.message().await.unwrap_err();
-        assert_eq!((ended.code(), ended.message()), (Code::Unavailable, "stopping"));
+        assert_eq!(
+            (ended.code(), ended.message()),
+            (Code::Unavailable, "stopping")
+        );
         slow.await.unwrap().expect("a running call is finished");
         drop(answers);
         drop(watch);
         let report = stopped.await.unwrap();
-        assert_eq!(report, DrainReport { cut_connection_count: 0, cut_call_count: 0 });
+        assert_eq!(
+            report,
+            DrainReport {
+                cut_connection_count: 0,
+                cut_call_count: 0
+            }
+        );
         assert!(started.elapsed() < Duration::from_secs(3));
         assert!(tokio::net::TcpStream::connect(address).await.is_err());
     });
@@ -696,13 +932,24 @@ fn stopping_cuts_what_does_not_end_in_time() {
     clients(async {
         let mut kv = KvClient::new(server.channel().await);
         let slow = tokio::spawn(async move {
-            let request = PutRequest { lease: 30_000, ..put_request("k", 10) };
+            let request = PutRequest {
+                lease: 30_000,
+                ..put_request("k", 10)
+            };
             kv.put(request).await
         });
         tokio::time::sleep(Duration::from_millis(100)).await;
         let started = Instant::now();
-        let report = tokio::task::spawn_blocking(move || server.stop()).await.unwrap();
-        assert_eq!(report, DrainReport { cut_connection_count: 1, cut_call_count: 1 });
+        let report = tokio::task::spawn_blocking(move || server.stop())
+            .await
+            .unwrap();
+        assert_eq!(
+            report,
+            DrainReport {
+                cut_connection_count: 1,
+                cut_call_count: 1
+            }
+        );
         assert!(started.elapsed() < Duration::from_secs(3));
         assert!(slow.await.unwrap().is_err());
     });
@@ -713,5 +960,8 @@ fn a_port_in_use_is_an_error() {
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
     let first = Listener::bind(local, Role::Client).unwrap();
     let again = Listener::bind(first.local_address().unwrap(), Role::Client);
-    assert_eq!(again.err().map(|error| error.kind()), Some(std::io::ErrorKind::AddrInUse));
+    assert_eq!(
+        again.err().map(|error| error.kind()),
+        Some(std::io::ErrorKind::AddrInUse)
+    );
 }

@@ -77,7 +77,10 @@ fn the_largest_message_passes_and_one_byte_more_does_not() {
     let (found, status, _) = assemble(&framed(&[vec![0; MAX + 1]]), &[3, 17]);
     let status = status.unwrap();
     assert_eq!((found.len(), status.code()), (0, Code::ResourceExhausted));
-    assert_eq!(status.message(), "grpc: received message larger than max (4097 vs. 4096)");
+    assert_eq!(
+        status.message(),
+        "grpc: received message larger than max (4097 vs. 4096)"
+    );
 }
 
 #[test]
@@ -93,7 +96,10 @@ fn half_received_messages_are_bounded_per_connection() {
         assembler.take().map(|_| assembler)
     };
     let mut held: Vec<Assembler> = (0..count).map(|_| start(&budget).ok().unwrap()).collect();
-    assert_eq!(start(&budget).err().unwrap().code(), Code::ResourceExhausted);
+    assert_eq!(
+        start(&budget).err().unwrap().code(),
+        Code::ResourceExhausted
+    );
     held.pop();
     assert!(start(&budget).is_ok());
 }

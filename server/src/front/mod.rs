@@ -45,7 +45,7 @@ pub use call::{Call, Method, MethodKind, MethodTable, Peer, Service};
 pub use http1::HttpService;
 pub use listen::{Arrival, ArrivalSeat, HandoverSeat, Listener, Role, handover};
 pub use messages::Messages;
-pub use observer::{NoObserver, Observer};
 pub use messages::PREFIX_BYTES;
+pub use observer::{NoObserver, Observer};
 pub use replies::{Closed, Replies, encode_message};
 pub use server::{DrainReport, Front, FrontConfig, FrontStats};

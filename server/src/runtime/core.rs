@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use keelson_storage::ids::CoreId;
 
-use super::cores::{CoreLink, CoreStats};
+use super::cores::{CoreLink, CoreStats, Stopper};
 use super::event::{Latch, LocalEvent};
 use super::eventfd::EventFdReader;
 use super::time::{monotonic_ms, sleep};
@@ -138,6 +138,11 @@ impl Core {
         &self.0.stopping
     }
 
+    /// Asks every core to stop, as a signal would.
+    pub fn stop_all(&self) {
+        Stopper::new(self.0.links.clone()).stop();
+    }
+
     /// Milliseconds on the scale of [`monotonic_ms`], up to one heartbeat old (5 ms with work, 100 ms idle).
     /// Costs one load; made for stamps on the request path.
     #[must_use]
@@ -188,7 +193,11 @@ impl Core {
     /// glommio looks at IO only when no task is runnable (or the preempt timer fires), so a task that wakes itself
     /// keeps every socket waiting. One that has more to do than it should do in a turn calls this instead.
     pub fn wake_next_turn(&self, cx: &Context<'_>) {
-        self.0.next_turn.waiters.borrow_mut().push(cx.waker().clone());
+        self.0
+            .next_turn
+            .waiters
+            .borrow_mut()
+            .push(cx.waker().clone());
         self.0.next_turn.wanted.notify();
     }
 

@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::thread;
 use std::time::Duration;
@@ -269,6 +269,10 @@ impl Cores {
 pub struct Stopper(Arc<[CoreLink]>);
 
 impl Stopper {
+    pub(super) fn new(links: Arc<[CoreLink]>) -> Stopper {
+        Stopper(links)
+    }
+
     /// Sets [`Core::stopping`] on every core. Returns at once; [`Cores::join`] waits.
     pub fn stop(&self) {
         for link in self.0.iter() {
@@ -417,7 +421,9 @@ impl CoreLink {
     }
 
     pub(super) fn stamp_heartbeat(&self, now_ms: u64, period: Duration) {
-        self.0.heartbeat_period_ms.store(period.as_millis() as u64, Ordering::Relaxed);
+        self.0
+            .heartbeat_period_ms
+            .store(period.as_millis() as u64, Ordering::Relaxed);
         self.0.heartbeat_ms.store(now_ms, Ordering::Relaxed);
     }
 

@@ -33,7 +33,10 @@ pub(super) async fn run(core: Core, busy_period: Duration, idle_period: Duration
         Poll::Ready(())
     })
     .await;
-    let mut gauge = Gauge { at: Instant::now(), busy: 0.0 };
+    let mut gauge = Gauge {
+        at: Instant::now(),
+        busy: 0.0,
+    };
     let mut has_work = true;
     loop {
         let period = if has_work { busy_period } else { idle_period };
@@ -66,10 +69,17 @@ impl Gauge {
     /// only reader.
     fn sample(&mut self, now: Instant, stats: ExecutorStats) -> Sample {
         let wall = now.duration_since(self.at).max(Duration::from_micros(1));
-        let (busy, has_work) =
-            judge(self.busy, wall, stats.total_runtime(), stats.tasks_executed());
+        let (busy, has_work) = judge(
+            self.busy,
+            wall,
+            stats.total_runtime(),
+            stats.tasks_executed(),
+        );
         (self.at, self.busy) = (now, busy);
-        Sample { busy_permille: (busy * 1000.0).round() as u32, has_work }
+        Sample {
+            busy_permille: (busy * 1000.0).round() as u32,
+            has_work,
+        }
     }
 }
 

@@ -50,8 +50,8 @@ mod watchdog;
 #[cfg(test)]
 mod runtime_tests;
 
-pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use self::core::{Core, spawn, this_core, try_this_core};
+pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use cores::{
     CoreLink, CoreStats, Cores, RuntimeConfig, RuntimeError, Stopper, available_cores, start,
 };
@@ -59,4 +59,4 @@ pub use event::{Latch, LatchWait, LocalEvent};
 pub use eventfd::{Watch, watch_eventfd};
 pub use open_files::raise_open_files;
 pub use ring::{Inbox, Outbox, RingReceiver, RingSender, ring};
-pub use time::{Elapsed, monotonic_ms, sleep, timeout, yield_now, spawn_blocking};
+pub use time::{Elapsed, monotonic_ms, sleep, spawn_blocking, timeout, yield_now};

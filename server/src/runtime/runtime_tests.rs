@@ -11,7 +11,10 @@ use super::*;
 use keelson_storage::ids::CoreId;
 
 fn config() -> RuntimeConfig {
-    RuntimeConfig { pin: false, ..RuntimeConfig::default() }
+    RuntimeConfig {
+        pin: false,
+        ..RuntimeConfig::default()
+    }
 }
 
 /// Runs `main` on `count` unpinned cores until all have returned.
@@ -22,7 +25,10 @@ fn run<F: Future<Output = ()> + 'static>(
 ) {
     let cores: Vec<CoreId> = (0..count).map(CoreId).collect();
     let seats = |links: &[CoreLink]| links.iter().map(|_| ()).collect();
-    start(&cores, config, seats, move |core, ()| main(core)).unwrap().join().unwrap();
+    start(&cores, config, seats, move |core, ()| main(core))
+        .unwrap()
+        .join()
+        .unwrap();
 }
 
 #[test]
@@ -31,17 +37,22 @@ fn cores_know_who_they_are_and_can_be_pinned() {
     assert!(!available.is_empty());
     let expected = available.clone();
     let seats = |links: &[CoreLink]| links.iter().map(|_| ()).collect::<Vec<()>>();
-    let cores = start(&available, &RuntimeConfig::default(), seats, move |core, ()| {
-        let expected = expected.clone();
-        async move {
-            assert_eq!(core.id(), expected[core.index()]);
-            assert_eq!(core.links().len(), expected.len());
-            assert_eq!(this_core().index(), core.index());
-            // SAFETY: the call takes no arguments.
-            let cpu = unsafe { libc::sched_getcpu() };
-            assert_eq!(cpu, i32::from(core.id().0));
-        }
-    });
+    let cores = start(
+        &available,
+        &RuntimeConfig::default(),
+        seats,
+        move |core, ()| {
+            let expected = expected.clone();
+            async move {
+                assert_eq!(core.id(), expected[core.index()]);
+                assert_eq!(core.links().len(), expected.len());
+                assert_eq!(this_core().index(), core.index());
+                // SAFETY: the call takes no arguments.
+                let cpu = unsafe { libc::sched_getcpu() };
+                assert_eq!(cpu, i32::from(core.id().0));
+            }
+        },
+    );
     cores.unwrap().join().unwrap();
     assert!(try_this_core().is_none());
 }
@@ -49,9 +60,25 @@ fn cores_know_who_they_are_and_can_be_pinned() {
 #[test]
 fn a_core_that_does_not_exist_stops_the_start() {
     let seats = |links: &[CoreLink]| links.iter().map(|_| ()).collect::<Vec<()>>();
-    let outcome = start(&[CoreId(4000)], &RuntimeConfig::default(), seats, |_, ()| async {});
-    assert!(matches!(outcome.err(), Some(RuntimeError::Start { core: CoreId(4000), .. })));
-    let outcome = start(&[], &RuntimeConfig::default(), |_| Vec::<()>::new(), |_, ()| async {});
+    let outcome = start(
+        &[CoreId(4000)],
+        &RuntimeConfig::default(),
+        seats,
+        |_, ()| async {},
+    );
+    assert!(matches!(
+        outcome.err(),
+        Some(RuntimeError::Start {
+            core: CoreId(4000),
+            ..
+        })
+    ));
+    let outcome = start(
+        &[],
+        &RuntimeConfig::default(),
+        |_| Vec::<()>::new(),
+        |_, ()| async {},
+    );
     assert!(matches!(outcome.err(), Some(RuntimeError::NoCores)));
 }
 
@@ -82,36 +109,47 @@ fn a_ring_carries_everything_in_order_through_full_and_empty() {
     let seats = |links: &[CoreLink]| {
         let (sender, receiver) = ring::<u64>(8, &links[0], &links[1]);
         vec![
-            RingSeat { sender: Some(sender), receiver: None },
-            RingSeat { sender: None, receiver: Some(receiver) },
+            RingSeat {
+                sender: Some(sender),
+                receiver: None,
+            },
+            RingSeat {
+                sender: None,
+                receiver: Some(receiver),
+            },
         ]
     };
-    let cores = start(&[CoreId(0), CoreId(1)], &config(), seats, |_, seat: RingSeat| async {
-        if let Some(sender) = seat.sender {
-            let mut outbox = sender.attach();
-            for value in 0..COUNT {
-                if outbox.vacant_count() == 0 {
-                    outbox.vacant().await;
+    let cores = start(
+        &[CoreId(0), CoreId(1)],
+        &config(),
+        seats,
+        |_, seat: RingSeat| async {
+            if let Some(sender) = seat.sender {
+                let mut outbox = sender.attach();
+                for value in 0..COUNT {
+                    if outbox.vacant_count() == 0 {
+                        outbox.vacant().await;
+                    }
+                    outbox.push(value).unwrap();
+                    if value % 3 == 0 {
+                        outbox.flush();
+                    }
                 }
-                outbox.push(value).unwrap();
-                if value % 3 == 0 {
-                    outbox.flush();
+                outbox.flush();
+            }
+            if let Some(receiver) = seat.receiver {
+                let mut inbox = receiver.attach();
+                let mut expected = 0;
+                while expected < COUNT {
+                    inbox.ready().await;
+                    while let Some(value) = inbox.pop() {
+                        assert_eq!(value, expected);
+                        expected += 1;
+                    }
                 }
             }
-            outbox.flush();
-        }
-        if let Some(receiver) = seat.receiver {
-            let mut inbox = receiver.attach();
-            let mut expected = 0;
-            while expected < COUNT {
-                inbox.ready().await;
-                while let Some(value) = inbox.pop() {
-                    assert_eq!(value, expected);
-                    expected += 1;
-                }
-            }
-        }
-    });
+        },
+    );
     cores.unwrap().join().unwrap();
 }
 
@@ -121,27 +159,41 @@ fn the_end_of_either_side_is_noticed_by_the_other() {
         let (to_one, from_zero) = ring::<u64>(4, &links[0], &links[1]);
         let (to_zero, from_one) = ring::<u64>(4, &links[1], &links[0]);
         vec![
-            RingSeat { sender: Some(to_one), receiver: Some(from_one) },
-            RingSeat { sender: Some(to_zero), receiver: Some(from_zero) },
+            RingSeat {
+                sender: Some(to_one),
+                receiver: Some(from_one),
+            },
+            RingSeat {
+                sender: Some(to_zero),
+                receiver: Some(from_zero),
+            },
         ]
     };
-    let cores = start(&[CoreId(0), CoreId(1)], &config(), seats, |core, seat: RingSeat| async move {
-        let (mut outbox, mut inbox) = (seat.sender.unwrap().attach(), seat.receiver.unwrap().attach());
-        if core.index() == 0 {
-            outbox.push(7).unwrap();
-            drop(outbox);
-            drop(inbox);
-            sleep(Duration::from_millis(50)).await;
-        } else {
-            inbox.ready().await;
-            assert_eq!(inbox.pop(), Some(7));
-            inbox.ready().await;
-            assert!(inbox.is_finished());
-            while outbox.push(1).is_ok() {}
-            outbox.vacant().await;
-            assert!(outbox.is_abandoned());
-        }
-    });
+    let cores = start(
+        &[CoreId(0), CoreId(1)],
+        &config(),
+        seats,
+        |core, seat: RingSeat| async move {
+            let (mut outbox, mut inbox) = (
+                seat.sender.unwrap().attach(),
+                seat.receiver.unwrap().attach(),
+            );
+            if core.index() == 0 {
+                outbox.push(7).unwrap();
+                drop(outbox);
+                drop(inbox);
+                sleep(Duration::from_millis(50)).await;
+            } else {
+                inbox.ready().await;
+                assert_eq!(inbox.pop(), Some(7));
+                inbox.ready().await;
+                assert!(inbox.is_finished());
+                while outbox.push(1).is_ok() {}
+                outbox.vacant().await;
+                assert!(outbox.is_abandoned());
+            }
+        },
+    );
     cores.unwrap().join().unwrap();
 }
 
@@ -149,31 +201,42 @@ fn the_end_of_either_side_is_noticed_by_the_other() {
 fn a_ring_within_one_core_needs_no_kernel() {
     let seats = |links: &[CoreLink]| {
         let (sender, receiver) = ring::<u64>(4, &links[0], &links[0]);
-        vec![RingSeat { sender: Some(sender), receiver: Some(receiver) }]
+        vec![RingSeat {
+            sender: Some(sender),
+            receiver: Some(receiver),
+        }]
     };
-    let cores = start(&[CoreId(0)], &config(), seats, |core, seat: RingSeat| async move {
-        let (mut outbox, mut inbox) = (seat.sender.unwrap().attach(), seat.receiver.unwrap().attach());
-        let sum = Rc::new(Cell::new(0));
-        let total = sum.clone();
-        spawn(async move {
-            while !inbox.is_finished() {
-                inbox.ready().await;
-                while let Some(value) = inbox.pop() {
-                    total.set(total.get() + value);
+    let cores = start(
+        &[CoreId(0)],
+        &config(),
+        seats,
+        |core, seat: RingSeat| async move {
+            let (mut outbox, mut inbox) = (
+                seat.sender.unwrap().attach(),
+                seat.receiver.unwrap().attach(),
+            );
+            let sum = Rc::new(Cell::new(0));
+            let total = sum.clone();
+            spawn(async move {
+                while !inbox.is_finished() {
+                    inbox.ready().await;
+                    while let Some(value) = inbox.pop() {
+                        total.set(total.get() + value);
+                    }
                 }
+            });
+            for value in 0..1000 {
+                outbox.vacant().await;
+                outbox.push(value).unwrap();
             }
-        });
-        for value in 0..1000 {
-            outbox.vacant().await;
-            outbox.push(value).unwrap();
-        }
-        outbox.flush();
-        for _ in 0..10 {
-            yield_now().await;
-        }
-        assert_eq!(sum.get(), 499_500);
-        assert_eq!(core.stats().wake_count, 0);
-    });
+            outbox.flush();
+            for _ in 0..10 {
+                yield_now().await;
+            }
+            assert_eq!(sum.get(), 499_500);
+            assert_eq!(core.stats().wake_count, 0);
+        },
+    );
     cores.unwrap().join().unwrap();
 }
 
@@ -186,37 +249,42 @@ fn a_batch_costs_one_wake_and_a_sleeping_core_hears_it_soon() {
         vec![(Some(sender), None), (None, Some(receiver))]
     };
     let (wakes_out, delays_out) = (wakes.clone(), delays.clone());
-    let cores = start(&[CoreId(0), CoreId(1)], &config(), seats, move |core, (sender, receiver)| {
-        let (wakes, delays) = (wakes_out.clone(), delays_out.clone());
-        async move {
-            if let Some(sender) = sender {
-                let mut outbox = RingSender::attach(sender);
-                for _ in 0..20 {
-                    // Long enough for the other core to fall asleep.
-                    sleep(Duration::from_millis(3)).await;
-                    let now = Instant::now();
-                    for _ in 0..64 {
-                        outbox.push(now).unwrap();
+    let cores = start(
+        &[CoreId(0), CoreId(1)],
+        &config(),
+        seats,
+        move |core, (sender, receiver)| {
+            let (wakes, delays) = (wakes_out.clone(), delays_out.clone());
+            async move {
+                if let Some(sender) = sender {
+                    let mut outbox = RingSender::attach(sender);
+                    for _ in 0..20 {
+                        // Long enough for the other core to fall asleep.
+                        sleep(Duration::from_millis(3)).await;
+                        let now = Instant::now();
+                        for _ in 0..64 {
+                            outbox.push(now).unwrap();
+                        }
+                        outbox.flush();
+                        outbox.flush();
                     }
-                    outbox.flush();
-                    outbox.flush();
+                }
+                if let Some(receiver) = receiver {
+                    let mut inbox = RingReceiver::attach(receiver);
+                    for _ in 0..20 {
+                        inbox.ready().await;
+                        let mut count = 0;
+                        while let Some(sent) = inbox.pop() {
+                            delays.lock().unwrap().push(sent.elapsed());
+                            count += 1;
+                        }
+                        assert_eq!(count, 64);
+                    }
+                    wakes.store(core.stats().wake_count, Ordering::Relaxed);
                 }
             }
-            if let Some(receiver) = receiver {
-                let mut inbox = RingReceiver::attach(receiver);
-                for _ in 0..20 {
-                    inbox.ready().await;
-                    let mut count = 0;
-                    while let Some(sent) = inbox.pop() {
-                        delays.lock().unwrap().push(sent.elapsed());
-                        count += 1;
-                    }
-                    assert_eq!(count, 64);
-                }
-                wakes.store(core.stats().wake_count, Ordering::Relaxed);
-            }
-        }
-    });
+        },
+    );
     cores.unwrap().join().unwrap();
     assert_eq!(wakes.load(Ordering::Relaxed), 20);
     let mut delays = std::mem::take(&mut *delays.lock().unwrap());
@@ -234,7 +302,11 @@ fn an_eventfd_of_another_thread_is_seen_and_counts_add_up() {
         let watch = move |count| {
             total.set(total.get() + count);
             notify.notify();
-            if total.get() == 100 { Watch::Done } else { Watch::Continue }
+            if total.get() == 100 {
+                Watch::Done
+            } else {
+                Watch::Continue
+            }
         };
         watch_eventfd(fd.as_fd(), watch).unwrap();
         let writer = std::thread::spawn(move || {
@@ -257,7 +329,13 @@ fn a_nonblocking_eventfd_is_watched_all_the_same() {
     run(1, &config(), |_| async {
         let fd = super::eventfd::create().unwrap();
         // SAFETY: plain integers in and out.
-        unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&fd), libc::F_SETFL, libc::O_NONBLOCK) };
+        unsafe {
+            libc::fcntl(
+                std::os::fd::AsRawFd::as_raw_fd(&fd),
+                libc::F_SETFL,
+                libc::O_NONBLOCK,
+            )
+        };
         let event = LocalEvent::new();
         let notify = event.clone();
         watch_eventfd(fd.as_fd(), move |_| {
@@ -289,7 +367,10 @@ fn stop_reaches_every_core() {
 fn a_core_that_does_not_yield_is_reported_as_stalled() {
     let stalls = Arc::new(AtomicU64::new(0));
     let seen = stalls.clone();
-    let config = RuntimeConfig { stall_after: Duration::from_millis(200), ..config() };
+    let config = RuntimeConfig {
+        stall_after: Duration::from_millis(200),
+        ..config()
+    };
     run(1, &config, move |core| {
         let seen = seen.clone();
         async move {
@@ -351,7 +432,11 @@ fn longest_nap(preempt_after: Duration, heartbeat: Duration) -> Duration {
 
 #[test]
 fn the_heartbeat_bounds_glommios_sleep_on_runnable_tasks() {
-    for us in std::env::var("US").unwrap_or("40".into()).split(",").map(|x| x.parse().unwrap()) {
+    for us in std::env::var("US")
+        .unwrap_or("40".into())
+        .split(",")
+        .map(|x| x.parse().unwrap())
+    {
         let slow = longest_nap(Duration::from_micros(us), Duration::from_secs(1));
         let fast = longest_nap(Duration::from_micros(us), Duration::from_millis(5));
         eprintln!("{us} us: slow {slow:?} fast {fast:?}");

@@ -40,7 +40,8 @@ impl Watchdog {
                     links.iter().map(|_| StallState::default()).collect();
                 while !flag.load(Ordering::Acquire) {
                     for (link, stall) in links.iter().zip(&mut stalls) {
-                        let (poke, news) = stall.on_look(link.heartbeat(), monotonic_ms(), stall_after);
+                        let (poke, news) =
+                            stall.on_look(link.heartbeat(), monotonic_ms(), stall_after);
                         if poke {
                             link.poke_heartbeat();
                         }
@@ -97,11 +98,22 @@ enum News {
 
 impl StallState {
     /// Whether to wake the core, and what to report.
-    fn on_look(&mut self, beat: Option<Heartbeat>, now_ms: u64, stall_after: Duration) -> (bool, Option<News>) {
-        let Some(beat) = beat else { return (false, None) };
+    fn on_look(
+        &mut self,
+        beat: Option<Heartbeat>,
+        now_ms: u64,
+        stall_after: Duration,
+    ) -> (bool, Option<News>) {
+        let Some(beat) = beat else {
+            return (false, None);
+        };
         let age_ms = now_ms.saturating_sub(beat.at_ms);
         let is_late = age_ms > beat.period_ms + LATE_AFTER_MS;
-        self.poke_count = if is_late { self.poke_count.saturating_add(1) } else { 0 };
+        self.poke_count = if is_late {
+            self.poke_count.saturating_add(1)
+        } else {
+            0
+        };
         let poke = is_late && self.poke_count <= POKE_COUNT_MAX;
         let is_stalled = u128::from(age_ms) > stall_after.as_millis();
         let news = match (self.stalled_since_ms, is_stalled) {
@@ -111,7 +123,9 @@ impl StallState {
             }
             (Some(since_ms), false) => {
                 self.stalled_since_ms = None;
-                Some(News::Recovered { lasted_ms: beat.at_ms.saturating_sub(since_ms) })
+                Some(News::Recovered {
+                    lasted_ms: beat.at_ms.saturating_sub(since_ms),
+                })
             }
             _ => None,
         };
@@ -127,12 +141,27 @@ mod tests {
     fn a_stall_is_reported_once_and_its_end_too() {
         let second = Duration::from_secs(1);
         let mut stall = StallState::default();
-        let mut look = |at_ms, now_ms| stall.on_look(Some(Heartbeat { at_ms, period_ms: 100 }), now_ms, second);
+        let mut look = |at_ms, now_ms| {
+            stall.on_look(
+                Some(Heartbeat {
+                    at_ms,
+                    period_ms: 100,
+                }),
+                now_ms,
+                second,
+            )
+        };
         assert_eq!(look(4900, 5000), (false, None));
         assert_eq!(look(4900, 5100), (true, None));
-        assert_eq!(look(4900, 6000), (true, Some(News::Stalled { age_ms: 1100 })));
+        assert_eq!(
+            look(4900, 6000),
+            (true, Some(News::Stalled { age_ms: 1100 }))
+        );
         assert_eq!(look(4900, 7000), (true, None));
-        assert_eq!(look(7400, 7500), (false, Some(News::Recovered { lasted_ms: 2500 })));
+        assert_eq!(
+            look(7400, 7500),
+            (false, Some(News::Recovered { lasted_ms: 2500 }))
+        );
         assert_eq!(look(7400, 7550), (false, None));
         assert_eq!(stall.on_look(None, 9000, second), (false, None));
     }
@@ -140,8 +169,13 @@ mod tests {
     #[test]
     fn wakes_of_one_stall_are_bounded() {
         let mut stall = StallState::default();
-        let beat = Some(Heartbeat { at_ms: 1, period_ms: 5 });
-        let pokes = (0..5000).filter(|look| stall.on_look(beat, 1000 + look, Duration::from_secs(1)).0).count();
+        let beat = Some(Heartbeat {
+            at_ms: 1,
+            period_ms: 5,
+        });
+        let pokes = (0..5000)
+            .filter(|look| stall.on_look(beat, 1000 + look, Duration::from_secs(1)).0)
+            .count();
         assert_eq!(pokes, POKE_COUNT_MAX as usize);
     }
 }

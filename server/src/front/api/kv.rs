@@ -8,7 +8,8 @@ use keelson_proto::etcdserverpb::{
     PutResponse, RangeRequest, TxnRequest, TxnResponse, range_request,
 };
 use keelson_storage::state::{
-    Request, Response, is_read_only, validate_delete_range, validate_put, validate_range, validate_txn,
+    Request, Response, is_read_only, validate_delete_range, validate_put, validate_range,
+    validate_txn,
 };
 use tonic::Status;
 

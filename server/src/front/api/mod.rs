@@ -149,7 +149,10 @@ impl Api {
             Method::HealthCheck => unary(call, |body| health::check(&self, body)).await,
             Method::HealthWatch => health::watch(call).await,
             later => {
-                let text = format!("{} is not served by this version of Keelson", later.row().path);
+                let text = format!(
+                    "{} is not served by this version of Keelson",
+                    later.row().path
+                );
                 call.reply.finish(Err(Status::unimplemented(text)));
             }
         }
@@ -229,9 +232,8 @@ async fn unary<M: Message, F: Future<Output = Result<M, Status>>>(
 
 /// Decodes a request; the bytes fields of the result are slices of `body`.
 fn decode<M: Message + Default>(body: &Bytes) -> Result<M, Status> {
-    M::decode(body.clone()).map_err(|error| {
-        Status::internal(format!("grpc: error unmarshalling request: {error}"))
-    })
+    M::decode(body.clone())
+        .map_err(|error| Status::internal(format!("grpc: error unmarshalling request: {error}")))
 }
 
 /// The response of a command. The engine answers a write with nothing else.

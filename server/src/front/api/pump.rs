@@ -115,8 +115,6 @@ impl Api {
         watch.streams.set(counts.streams as u64);
         watch.watchers.set(counts.watchers as u64);
         watch.slow_watchers.set(counts.late as u64);
-        watch
-            .events
-            .add(counts.events_sent - watch.events.value());
+        watch.events.add(counts.events_sent - watch.events.value());
     }
 }

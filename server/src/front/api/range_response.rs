@@ -6,9 +6,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use keelson_proto::etcdserverpb::{self as pb, ResponseHeader};
+use keelson_proto::limits::RESPONSE_BYTES_MAX;
 use keelson_proto::mvccpb::KeyValue;
 use keelson_storage::mvcc::{Record, Selection};
-use keelson_proto::limits::RESPONSE_BYTES_MAX;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 

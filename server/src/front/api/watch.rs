@@ -53,7 +53,7 @@ pub(super) async fn serve(api: Rc<Api>, call: Call) {
     api.writers.borrow_mut().remove(&key);
     api.fanout.borrow_mut().close_stream(key);
     stream.room.notify();
-    api.flush_asks();
+    api.after_fanout();
 }
 
 async fn has_leader(api: &Api) -> bool {
