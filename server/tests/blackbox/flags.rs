@@ -95,10 +95,7 @@ async fn the_environment_gives_flags_too() {
         .await
         .unwrap()
         .into_inner();
-    assert_eq!(
-        members.members[0].name, "from-flag",
-        "a flag wins over the environment"
-    );
+    assert_eq!(members.members[0].name, "from-env");
     let compares = vec![shapes::version_is("a", 0); 3];
     let refused = clients
         .kv

@@ -17,6 +17,7 @@
 
 mod harness;
 
+mod bad_input;
 mod client;
 mod crash;
 mod differential;

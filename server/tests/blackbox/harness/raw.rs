@@ -47,6 +47,11 @@ impl RawConnection {
         }
     }
 
+    /// `open` for a future that keeps its address.
+    pub async fn open_owned(address: String) -> RawConnection {
+        RawConnection::open(&address).await
+    }
+
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
         self.driver.is_finished()
