@@ -1,9 +1,20 @@
-//! The process: cores, sockets, the engine between them and the state machine.
+//! The Keelson server: an etcd-v3-compatible key-value store, one executor per core.
 //!
 //! ```text
-//!   runtime  one pinned executor per core, rings and wake-ups between them
-//!   front    sockets, HTTP/2, gRPC, HTTP/1.1
+//!   cli, config   what the operator decided          boot     puts the process together
+//!   runtime       cores, rings between them, clock   observe  metrics and log
+//!   front         connections, gRPC, HTTP, handlers
+//!   engine        owner of a shard: admit, propose, persist, apply, publish
+//!   fanout        who watches what on a core, and what they have seen
 //! ```
+//!
+//! `ARCHITECTURE.md` beside this crate walks a write through these rooms.
 
+pub mod boot;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod fanout;
 pub mod front;
+pub mod observe;
 pub mod runtime;

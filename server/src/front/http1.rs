@@ -18,7 +18,7 @@ use super::socket::Socket;
 
 /// Answers plain HTTP requests, as one object per core.
 pub trait HttpService: 'static {
-    /// Answers one request. The body has been read whole.
+    /// Answers one request. The body has been read whole; the extensions hold the [`Role`](super::Role) of the port.
     fn handle(&self, request: Request<Bytes>) -> impl Future<Output = Response<Full<Bytes>>>;
 }
 
@@ -35,7 +35,10 @@ pub(super) async fn serve<H: HttpService>(
         async move {
             connection.enter(Phase::Http1Busy);
             let response = match read_body(request).await {
-                Ok(request) => http.handle(request).await,
+                Ok(mut request) => {
+                    request.extensions_mut().insert(connection.role);
+                    http.handle(request).await
+                }
                 Err(refusal) => refusal,
             };
             connection.enter(Phase::Http1Idle);

@@ -19,7 +19,7 @@ use super::limits::PARTIAL_BYTES_PER_CONNECTION_MAX;
 use super::observer::Observer;
 
 /// Flag byte and length.
-pub(super) const PREFIX_BYTES: usize = 5;
+pub const PREFIX_BYTES: usize = 5;
 
 /// What the client sends on a call.
 pub struct Messages {

@@ -9,7 +9,9 @@
 //!   messages    DATA frames -> request messages          \
 //!   replies     response messages -> HEADERS, DATA, trailers  the two halves of a call
 //!   call        Method, Service, Call: what a handler sees /
-//!   http1       hyper: health, version, metrics
+//!   http1       hyper: HTTP/1.1
+//!   http        health, version, metrics: what is answered
+//!   api         the gRPC methods
 //!   observer    what the transport tells the metrics
 //!   limits      every bound, with its reason
 //! ```
@@ -23,10 +25,12 @@
 //! 2. A connection that does not read, or does not speak, costs its own memory and nobody's time.
 //! 3. No task is cancelled (the runtime's story, fault 2): connection tasks end on an order, handlers on `Closed`.
 
+pub mod api;
 mod call;
 mod connection;
 #[cfg(test)]
 mod front_tests;
+pub mod http;
 mod http1;
 mod http2;
 pub mod limits;
@@ -41,6 +45,7 @@ pub use call::{Call, Method, MethodKind, MethodTable, Peer, Service};
 pub use http1::HttpService;
 pub use listen::{Arrival, ArrivalSeat, HandoverSeat, Listener, Role, handover};
 pub use messages::Messages;
+pub use messages::PREFIX_BYTES;
 pub use observer::{NoObserver, Observer};
 pub use replies::{Closed, Replies, encode_message};
 pub use server::{DrainReport, Front, FrontConfig, FrontStats};

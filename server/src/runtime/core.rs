@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use keelson_storage::ids::CoreId;
 
-use super::cores::{CoreLink, CoreStats};
+use super::cores::{CoreLink, CoreStats, Stopper};
 use super::event::{Latch, LocalEvent};
 use super::eventfd::EventFdReader;
 use super::time::{monotonic_ms, sleep};
@@ -136,6 +136,11 @@ impl Core {
     #[must_use]
     pub fn stopping(&self) -> &Latch {
         &self.0.stopping
+    }
+
+    /// Asks every core to stop, as a signal would.
+    pub fn stop_all(&self) {
+        Stopper::new(self.0.links.clone()).stop();
     }
 
     /// Milliseconds on the scale of [`monotonic_ms`], up to one heartbeat old (5 ms with work, 100 ms idle).

@@ -269,6 +269,10 @@ impl Cores {
 pub struct Stopper(Arc<[CoreLink]>);
 
 impl Stopper {
+    pub(super) fn new(links: Arc<[CoreLink]>) -> Stopper {
+        Stopper(links)
+    }
+
     /// Sets [`Core::stopping`] on every core. Returns at once; [`Cores::join`] waits.
     pub fn stop(&self) {
         for link in self.0.iter() {

@@ -35,6 +35,7 @@
 //! 2. At most one eventfd write is outstanding per core, however many producers flush.
 //! 3. Nothing here blocks a core's thread.
 
+mod clock;
 mod core;
 mod cores;
 mod event;
@@ -50,6 +51,7 @@ mod watchdog;
 mod runtime_tests;
 
 pub use self::core::{Core, spawn, this_core, try_this_core};
+pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use cores::{
     CoreLink, CoreStats, Cores, RuntimeConfig, RuntimeError, Stopper, available_cores, start,
 };
@@ -57,4 +59,4 @@ pub use event::{Latch, LatchWait, LocalEvent};
 pub use eventfd::{Watch, watch_eventfd};
 pub use open_files::raise_open_files;
 pub use ring::{Inbox, Outbox, RingReceiver, RingSender, ring};
-pub use time::{Elapsed, monotonic_ms, sleep, timeout, yield_now};
+pub use time::{Elapsed, monotonic_ms, sleep, spawn_blocking, timeout, yield_now};

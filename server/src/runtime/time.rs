@@ -57,7 +57,20 @@ impl std::error::Error for Elapsed {}
 /// "never" in a stamp.
 #[must_use]
 pub fn monotonic_ms() -> u64 {
+    since_start().as_millis() as u64 + 1
+}
+
+/// The same time in microseconds.
+pub(super) fn monotonic_us() -> u64 {
+    since_start().as_micros() as u64 + 1000
+}
+
+fn since_start() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
-    let elapsed = START.get_or_init(Instant::now).elapsed();
-    elapsed.as_millis() as u64 + 1
+    START.get_or_init(Instant::now).elapsed()
+}
+
+/// Runs `work`, which may take long or block, on this core's helper thread, and waits for its result.
+pub async fn spawn_blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    glommio::executor().spawn_blocking(work).await
 }
