@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use ::http::{Request, Response, StatusCode};
 use bytes::{Bytes, BytesMut};
 use futures_lite::future::or;
-use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use keelson_proto::etcdserverpb::kv_client::KvClient;
 use keelson_proto::etcdserverpb::maintenance_client::MaintenanceClient;
@@ -656,7 +656,7 @@ fn grpc_rules_are_kept_as_grpc_go_keeps_them() {
             .insert("content-type", "application/json".parse().unwrap());
         assert_eq!(raw_call(at, json, &[]).await.0, 415);
         let mut get = put();
-        *get.method_mut() = http::Method::GET;
+        *get.method_mut() = ::http::Method::GET;
         assert_eq!(raw_call(at, get, &[]).await.0, 405);
         let answer = raw_call(at, grpc_request("/nothing"), &[]).await;
         assert_eq!((answer.0, answer.1), (200, Some(12)));
