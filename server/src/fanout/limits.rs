@@ -14,5 +14,11 @@ pub const RESPONSE_BYTES_TARGET: usize = 256 << 10;
 /// sends more requests than it reads answers for is not read from until it has caught up.
 pub const STREAM_CONTROLS_MAX: usize = 1024;
 
+/// Watchers of one core; further ones are refused with "too many requests".
+pub const WATCHERS_PER_CORE_MAX: usize = 4 << 20;
+
+/// Watchers of one stream that compaction ended and whose ids the client has not given back.
+pub const ENDED_PER_STREAM_MAX: usize = 64 << 10;
+
 const _: () = assert!(STREAM_BYTES_LOW < STREAM_BYTES_MAX);
 const _: () = assert!(RESPONSE_BYTES_TARGET <= STREAM_BYTES_MAX);
