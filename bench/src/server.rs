@@ -1,0 +1,272 @@
+//! Servers as child processes: started on free ports, awaited, measured, stopped by pid.
+//!
+//! Both servers take etcd's flags, so one [`Launch`] serves for either. A [`Server`] that goes out
+//! of scope, by error, by end or by Ctrl-C, stops its process; it is in a process group of its own,
+//! so that a terminal's Ctrl-C reaches it through this tool only.
+
+use std::env;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use keelson_proto::etcdserverpb::{RangeRequest, RangeResponse};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::grpc::{Channel, Failure};
+use crate::procfs::Usage;
+
+/// How often a starting server is asked, and a stopping one looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// How long one question may take before a new connection is tried.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
+/// Stopping may have to flush.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an interrupted run waits for its servers.
+const DROP_TIMEOUT: Duration = Duration::from_secs(5);
+const LOG_LINES_SHOWN: usize = 15;
+
+/// How to start a server.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The name it has in the output.
+    pub name: String,
+    pub binary: PathBuf,
+    /// Flags besides those for names, ports and paths.
+    pub flags: Vec<String>,
+}
+
+/// The folder of one server: its data directory and its log. Removed when dropped.
+pub struct Home(TempDir);
+
+/// A running server.
+pub struct Server {
+    name: String,
+    child: Child,
+    address: SocketAddr,
+    log: PathBuf,
+    /// When it was started.
+    pub started: Instant,
+}
+
+impl Home {
+    /// A fresh folder inside the given one.
+    pub fn create(parent: &Path) -> Result<Self> {
+        let builder = tempfile::Builder::new()
+            .prefix("keelson-bench-")
+            .tempdir_in(parent);
+        Ok(Self(builder.with_context(|| {
+            format!("cannot use {}", parent.display())
+        })?))
+    }
+
+    /// Where the server keeps its files.
+    pub fn data_dir(&self) -> PathBuf {
+        self.0.path().join("data")
+    }
+
+    /// Sum of the lengths of the files in the data directory.
+    pub fn data_bytes(&self) -> Result<u64> {
+        fn sum(folder: &Path) -> std::io::Result<u64> {
+            let mut bytes = 0;
+            for entry in fs::read_dir(folder)? {
+                let entry = entry?;
+                let meta = entry.metadata()?;
+                bytes += if meta.is_dir() {
+                    sum(&entry.path())?
+                } else {
+                    meta.len()
+                };
+            }
+            Ok(bytes)
+        }
+        Ok(sum(&self.data_dir())?)
+    }
+}
+
+impl Launch {
+    /// Starts the server on free ports.
+    pub fn start(&self, home: &Home) -> Result<Server> {
+        let ports = free_ports()?;
+        let [client, peer] = ports.map(|port| format!("http://127.0.0.1:{port}"));
+        let log_path = home.0.path().join("server.log");
+        let log = File::options().create(true).append(true).open(&log_path)?;
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["--name", "bench", "--data-dir"])
+            .arg(home.data_dir())
+            .args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ])
+            .args(["--initial-cluster", &format!("bench={peer}")])
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0);
+        for (name, _) in
+            env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"ETCD_"))
+        {
+            command.env_remove(name);
+        }
+        let started = Instant::now();
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {} ({})", self.name, self.binary.display()))?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports[0]));
+        Ok(Server {
+            name: self.name.clone(),
+            child,
+            address,
+            log: log_path,
+            started,
+        })
+    }
+}
+
+impl Server {
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the process has used so far.
+    pub fn usage(&self) -> Result<Usage> {
+        Usage::of(self.child.id()).with_context(|| format!("{} is not running", self.name))
+    }
+
+    /// Waits until the server answers a linearizable Range, and tells how long after its start.
+    pub async fn ready(&mut self, timeout: Duration) -> Result<Duration> {
+        loop {
+            let mut last = "no answer".to_owned();
+            match tokio::time::timeout(QUESTION_TIMEOUT, ask(self.address)).await {
+                Ok(Ok(())) => return Ok(self.started.elapsed()),
+                Ok(Err(failure)) => last = failure.to_string(),
+                Err(_) => {}
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!(
+                    "{} ended with {status} before it was ready\n{}",
+                    self.name,
+                    self.log_tail()
+                );
+            }
+            if self.started.elapsed() > timeout {
+                let waited = timeout.as_secs();
+                bail!(
+                    "{} is not ready after {waited} s: {last}\n{}",
+                    self.name,
+                    self.log_tail()
+                );
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Stops the server with SIGTERM and waits until it has ended well.
+    pub async fn stop(mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!(
+                "{} ended by itself with {status}\n{}",
+                self.name,
+                self.log_tail()
+            );
+        }
+        self.signal(Signal::TERM);
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                if !is_good_end(status) {
+                    bail!(
+                        "{} was stopped and ended with {status}\n{}",
+                        self.name,
+                        self.log_tail()
+                    );
+                }
+                return Ok(());
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        bail!(
+            "{} does not stop on SIGTERM\n{}",
+            self.name,
+            self.log_tail()
+        )
+    }
+
+    fn signal(&self, signal: Signal) {
+        // The child is not reaped yet, so the pid is its own; failing means that it has ended.
+        let _ = kill_process(Pid::from_child(&self.child), signal);
+    }
+
+    /// The last lines of what the server wrote.
+    fn log_tail(&self) -> String {
+        let log = fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().collect();
+        let from = lines.len().saturating_sub(LOG_LINES_SHOWN);
+        lines[from..]
+            .iter()
+            .map(|line| format!("  {}: {line}\n", self.name))
+            .collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let ended = |child: &mut Child| !matches!(child.try_wait(), Ok(None));
+        if ended(&mut self.child) {
+            return;
+        }
+        self.signal(Signal::TERM);
+        let deadline = Instant::now() + DROP_TIMEOUT;
+        while Instant::now() < deadline {
+            if ended(&mut self.child) {
+                return;
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+        self.signal(Signal::KILL);
+        // Killed processes end; there is nobody left to tell if waiting fails.
+        let _ = self.child.wait();
+    }
+}
+
+/// etcd cleans up and then lets the signal end it; Keelson exits with 0.
+fn is_good_end(status: ExitStatus) -> bool {
+    status.success() || status.signal() == Some(Signal::TERM.as_raw())
+}
+
+async fn ask(address: SocketAddr) -> Result<(), Failure> {
+    let mut channel = Channel::connect(address).await?;
+    let request = RangeRequest {
+        key: "ready".into(),
+        ..Default::default()
+    };
+    let _: RangeResponse = channel.call("/etcdserverpb.KV/Range", &request).await?;
+    Ok(())
+}
+
+/// Two ports nobody listens on right now; both are held until both are known.
+fn free_ports() -> Result<[u16; 2]> {
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port");
+    let listeners = [bind()?, bind()?];
+    Ok([
+        listeners[0].local_addr()?.port(),
+        listeners[1].local_addr()?.port(),
+    ])
+}
