@@ -6,6 +6,8 @@
 //!      load      server  fetch       the closed-loop generator; child processes; etcd by pip
 //!        |         |
 //!      grpc   procfs  scrape         one RPC on HTTP/2; /proc/PID; /metrics
+//!        |
+//!    coalesce                        one system call for many requests
 //!
 //!   stats, report, machine           medians and ratios; tables and progress; what it ran on
 //! ```
@@ -15,6 +17,7 @@
 //! part of every result. Any error an answer brings is shown by its code and makes the run fail.
 
 mod cli;
+mod coalesce;
 mod compare;
 mod fetch;
 mod grpc;

@@ -41,8 +41,13 @@ pub struct Launch {
     pub flags: Vec<String>,
 }
 
-/// The folder of one server: its data directory and its log. Removed when dropped.
-pub struct Home(TempDir);
+/// What one server keeps over a restart: a folder for its data directory and its log, removed when
+/// dropped, and its ports, which its members know each other by.
+pub struct Home {
+    folder: TempDir,
+    /// For clients and for peers.
+    ports: [u16; 2],
+}
 
 /// A running server.
 pub struct Server {
@@ -55,19 +60,21 @@ pub struct Server {
 }
 
 impl Home {
-    /// A fresh folder inside the given one.
+    /// A fresh folder inside the given one, and free ports.
     pub fn create(parent: &Path) -> Result<Self> {
         let builder = tempfile::Builder::new()
             .prefix("keelson-bench-")
             .tempdir_in(parent);
-        Ok(Self(builder.with_context(|| {
-            format!("cannot use {}", parent.display())
-        })?))
+        let folder = builder.with_context(|| format!("cannot use {}", parent.display()))?;
+        Ok(Self {
+            folder,
+            ports: free_ports()?,
+        })
     }
 
     /// Where the server keeps its files.
     pub fn data_dir(&self) -> PathBuf {
-        self.0.path().join("data")
+        self.folder.path().join("data")
     }
 
     /// Sum of the lengths of the files in the data directory.
@@ -90,11 +97,10 @@ impl Home {
 }
 
 impl Launch {
-    /// Starts the server on free ports.
+    /// Starts the server on its home. Settings in the environment are for other servers.
     pub fn start(&self, home: &Home) -> Result<Server> {
-        let ports = free_ports()?;
-        let [client, peer] = ports.map(|port| format!("http://127.0.0.1:{port}"));
-        let log_path = home.0.path().join("server.log");
+        let [client, peer] = home.ports.map(|port| format!("http://127.0.0.1:{port}"));
+        let log_path = home.folder.path().join("server.log");
         let log = File::options().create(true).append(true).open(&log_path)?;
         let mut command = Command::new(&self.binary);
         command
@@ -118,16 +124,17 @@ impl Launch {
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0);
-        for (name, _) in
-            env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"ETCD_"))
-        {
-            command.env_remove(name);
+        for (name, _) in env::vars_os() {
+            let bytes = name.as_encoded_bytes();
+            if bytes.starts_with(b"ETCD_") || bytes.starts_with(b"KEELSON_") {
+                command.env_remove(name);
+            }
         }
         let started = Instant::now();
         let child = command
             .spawn()
             .with_context(|| format!("cannot start {} ({})", self.name, self.binary.display()))?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports[0]));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, home.ports[0]));
         Ok(Server {
             name: self.name.clone(),
             child,
