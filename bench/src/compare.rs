@@ -146,7 +146,7 @@ pub async fn run(options: &CompareOptions) -> Result<()> {
             let mut server = launch.start(&home)?;
             server.ready(READY_TIMEOUT).await?;
             versions[index] = scrape::version(server.address()).await?;
-            rounds[index].push(measure(&server, &job, &bar).await?);
+            rounds[index].push(measure(&mut server, &job, &bar).await?);
             server.stop().await?;
         }
     }
@@ -204,7 +204,7 @@ fn job(options: &CompareOptions) -> Job {
 
 /// Puts one server under the load. What /proc tells is taken at the borders of the window; the
 /// flush counter, whose page costs the server some CPU, outside the whole load.
-async fn measure(server: &Server, job: &Job, bar: &ProgressBar) -> Result<Round> {
+async fn measure(server: &mut Server, job: &Job, bar: &ProgressBar) -> Result<Round> {
     if job.op == Op::Range {
         fill(server, job).await?;
     }
@@ -246,7 +246,7 @@ async fn measure(server: &Server, job: &Job, bar: &ProgressBar) -> Result<Round>
 }
 
 /// What the server and this process have used at a point in time.
-async fn snapshot(server: &Server, at: Instant, bar: &ProgressBar) -> Result<(Usage, f64)> {
+async fn snapshot(server: &mut Server, at: Instant, bar: &ProgressBar) -> Result<(Usage, f64)> {
     loop {
         let now = Instant::now();
         if now >= at {

@@ -151,9 +151,10 @@ impl Server {
         self.address
     }
 
-    /// What the process has used so far.
-    pub fn usage(&self) -> Result<Usage> {
-        Usage::of(self.child.id()).with_context(|| format!("{} is not running", self.name))
+    /// What the process has used so far; an error if it is gone.
+    pub fn usage(&mut self) -> Result<Usage> {
+        self.check_running()?;
+        Usage::of(self.child.id())
     }
 
     /// Waits until the server answers a linearizable Range, and tells how long after its start.
@@ -165,13 +166,7 @@ impl Server {
                 Ok(Err(failure)) => last = failure.to_string(),
                 Err(_) => {}
             }
-            if let Some(status) = self.child.try_wait()? {
-                bail!(
-                    "{} ended with {status} before it was ready\n{}",
-                    self.name,
-                    self.log_tail()
-                );
-            }
+            self.check_running()?;
             if self.started.elapsed() > timeout {
                 let waited = timeout.as_secs();
                 bail!(
@@ -186,13 +181,7 @@ impl Server {
 
     /// Stops the server with SIGTERM and waits until it has ended well.
     pub async fn stop(mut self) -> Result<()> {
-        if let Some(status) = self.child.try_wait()? {
-            bail!(
-                "{} ended by itself with {status}\n{}",
-                self.name,
-                self.log_tail()
-            );
-        }
+        self.check_running()?;
         self.signal(Signal::TERM);
         let deadline = Instant::now() + STOP_TIMEOUT;
         while Instant::now() < deadline {
@@ -213,6 +202,17 @@ impl Server {
             self.name,
             self.log_tail()
         )
+    }
+
+    fn check_running(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!(
+                "{} ended by itself: {status}\n{}",
+                self.name,
+                self.log_tail()
+            ),
+            None => Ok(()),
+        }
     }
 
     fn signal(&self, signal: Signal) {
