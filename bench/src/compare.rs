@@ -195,8 +195,8 @@ fn job(options: &CompareOptions) -> Job {
         key_count: options.key_count,
         value_bytes: options.load.value_bytes,
         extent: Extent::Timed {
-            ramp: Duration::from_secs(options.ramp_seconds),
-            window: Duration::from_secs(options.seconds),
+            ramp_seconds: options.ramp_seconds,
+            seconds: options.seconds,
         },
         seed: options.load.seed,
     }

@@ -84,7 +84,7 @@ pub struct Job {
 #[serde(rename_all = "snake_case")]
 pub enum Extent {
     /// Random keys until the measured time is over.
-    Timed { ramp: Duration, window: Duration },
+    Timed { ramp_seconds: u64, seconds: u64 },
     /// This many operations, keys in turn.
     Counted(u64),
 }
@@ -187,7 +187,13 @@ impl Load {
     pub fn begin(&mut self) -> Range<Instant> {
         let now = Instant::now();
         let window = match self.extent {
-            Extent::Timed { ramp, window } => now + ramp..now + ramp + window,
+            Extent::Timed {
+                ramp_seconds,
+                seconds,
+            } => {
+                let start = now + Duration::from_secs(ramp_seconds);
+                start..start + Duration::from_secs(seconds)
+            }
             Extent::Counted(_) => now..now + Duration::from_secs(365 * 24 * 3_600),
         };
         for worker in &mut self.workers {
@@ -583,8 +589,8 @@ mod tests {
     #[test]
     fn only_the_window_counts() {
         let extent = Extent::Timed {
-            ramp: Duration::ZERO,
-            window: Duration::from_secs(1),
+            ramp_seconds: 0,
+            seconds: 1,
         };
         let mut shift = Shift::new(&job(Op::Range, extent), 0, Arc::default());
         let start = Instant::now();
