@@ -1,1 +1,20 @@
-//! 
+//! The Keelson server: an etcd-v3-compatible key-value store, one executor per core.
+//!
+//! ```text
+//!   cli, config   what the operator decided          boot     puts the process together
+//!   runtime       cores, rings between them, clock   observe  metrics and log
+//!   front         connections, gRPC, HTTP, handlers
+//!   engine        owner of a shard: admit, propose, persist, apply, publish
+//!   fanout        who watches what on a core, and what they have seen
+//! ```
+//!
+//! `ARCHITECTURE.md` beside this crate walks a write through these rooms.
+
+pub mod boot;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod fanout;
+pub mod front;
+pub mod observe;
+pub mod runtime;

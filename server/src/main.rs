@@ -1,3 +1,39 @@
-//! 
+//! The `keelson` process: decides what to do from its command line, and does it.
 
-fn main() {}
+use std::process::ExitCode;
+
+use keelson_server::cli::{self, Invocation};
+use keelson_server::{boot, observe::log};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let environment: Vec<(String, String)> = std::env::vars().collect();
+    let read_file = |path: &str| std::fs::read_to_string(path).map_err(|error| error.to_string());
+    let serve = match cli::parse(&arguments, &environment, read_file) {
+        Ok(Invocation::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(Invocation::Serve(serve)) => serve,
+        Err(error) => {
+            eprintln!("keelson: {error}");
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    if let Err(error) = log::init(&serve.config.log) {
+        eprintln!("keelson: {error}");
+        return ExitCode::FAILURE;
+    }
+    log::notices(&serve.notices);
+    match boot::serve(&serve.config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            eprintln!("keelson: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -71,3 +71,11 @@ id!(
     /// backwards, and never counts the time in which no member served.
     LeaseTime(u64)
 );
+id!(
+    /// A WAL segment's place in its lane, from 1. A recycled file gets a new one.
+    SegmentSeq(u64)
+);
+id!(
+    /// A WAL group's place in its lane, from 1, counted across segments.
+    GroupSeq(u64)
+);

@@ -1,1 +1,61 @@
-//! 
+//! Every number that bounds the data of one member. Relations between them are checked at compile time.
+
+/// The unit of every WAL write and the start of every group: the largest logical block in common use.
+pub const WAL_BLOCK_BYTES: u64 = 4096;
+
+/// Size of a new WAL segment file.
+pub const WAL_SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
+/// Smallest segment the lane accepts: header, seal and a handful of groups. Tests use it.
+pub const WAL_SEGMENT_BYTES_MIN: u64 = 8 * WAL_BLOCK_BYTES;
+/// Largest segment the lane accepts; a group's length must fit 32 bits.
+pub const WAL_SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+/// Largest payload of one record. A request is 1.5 MiB by default and may be configured larger; the
+/// engine splits batches so that no entry comes near this.
+pub const WAL_RECORD_PAYLOAD_BYTES_MAX: u64 = 16 << 20;
+
+/// A group is closed when it has gathered this much.
+pub const WAL_GROUP_BYTES_DEFAULT: u64 = 1 << 20;
+/// Largest value `wal.group_bytes_max` accepts.
+pub const WAL_GROUP_BYTES_MAX: u64 = 16 << 20;
+
+/// Groups in flight by default, and at most.
+pub const WAL_DEPTH_DEFAULT: usize = 2;
+/// Largest value `wal.depth` accepts. The ring is sized for it.
+pub const WAL_DEPTH_MAX: usize = 16;
+
+/// Longest `wal.group_delay_us`.
+pub const WAL_GROUP_DELAY_US_MAX: u64 = 100_000;
+
+/// Bytes appended but not yet durable beyond which `append` refuses: the engine's credits keep it far below.
+pub const WAL_PENDING_BYTES_MAX: u64 = 256 << 20;
+
+/// Entries of the lane's own ring. Groups, seals, one preparation and one removal fit with room to spare.
+pub const WAL_RING_ENTRIES: u32 = 64;
+
+/// Trimmed segments kept for recycling; more are removed.
+pub const WAL_SPARE_SEGMENTS_DEFAULT: usize = 4;
+
+/// Latency samples kept between two drains by the metrics.
+pub const WAL_LATENCY_SAMPLES_MAX: usize = 4096;
+
+/// Bytes of one sequential read during replay.
+pub const WAL_READ_BYTES: usize = 4 << 20;
+/// Bytes of one zero-filling write while a segment is prepared.
+pub const WAL_ZERO_BYTES: usize = 256 << 10;
+
+const _: () = assert!(WAL_SEGMENT_BYTES_DEFAULT.is_multiple_of(WAL_BLOCK_BYTES));
+const _: () = assert!(WAL_SEGMENT_BYTES_MIN.is_multiple_of(WAL_BLOCK_BYTES));
+const _: () = assert!(WAL_SEGMENT_BYTES_MAX <= u32::MAX as u64);
+/// The largest record fits a default segment beside its header block, group header and seal.
+const _: () =
+    assert!(WAL_RECORD_PAYLOAD_BYTES_MAX + 4 * WAL_BLOCK_BYTES <= WAL_SEGMENT_BYTES_DEFAULT);
+const _: () = assert!(WAL_GROUP_BYTES_DEFAULT <= WAL_GROUP_BYTES_MAX);
+const _: () = assert!(WAL_GROUP_BYTES_MAX + 4 * WAL_BLOCK_BYTES <= WAL_SEGMENT_BYTES_DEFAULT);
+/// Back-pressure lets at least one largest group gather while one is in flight at every depth.
+const _: () = assert!(WAL_PENDING_BYTES_MAX >= 2 * WAL_GROUP_BYTES_MAX);
+const _: () = assert!(WAL_DEPTH_DEFAULT <= WAL_DEPTH_MAX);
+/// Every group in flight, its seal, a zero chunk and a removal have a slot in the ring.
+const _: () = assert!(2 * WAL_DEPTH_MAX + 8 <= WAL_RING_ENTRIES as usize);
+const _: () = assert!(WAL_READ_BYTES.is_multiple_of(WAL_BLOCK_BYTES as usize));
+const _: () = assert!(WAL_ZERO_BYTES.is_multiple_of(WAL_BLOCK_BYTES as usize));

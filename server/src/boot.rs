@@ -1,0 +1,433 @@
+//! Puts the process together: data directory, engine, listeners, cores; and takes it apart again.
+//!
+//! ```text
+//!   config -> open data directory -> replay -> bind -> start cores -> serve ... signal -> drain -> exit
+//! ```
+//!
+//! Everything that can fail because of the machine or the flags fails before the first core starts, with
+//! one message. Invariant: the data directory's lock is held from before replay until after the last write.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use keelson_consensus::bootstrap;
+use keelson_storage::dir::DataDir;
+use keelson_storage::ids::{CoreId, LaneId, ShardId};
+use keelson_storage::io::{IoMode, UringDisk};
+use keelson_storage::recovery::RecoveryReport;
+use keelson_storage::state::{Member, RequestLimits};
+use keelson_storage::wal::WalConfig;
+
+use crate::config::{Config, HttpUrl, version};
+use crate::engine::client::EngineClient;
+use crate::engine::driver::{self, PortRings};
+use crate::engine::limits::{INBOUND_RING_SLOTS, OUTBOUND_RING_SLOTS};
+use crate::engine::message::{Inbound, Outbound};
+use crate::engine::report::Reporter;
+use crate::engine::{Engine, EngineConfig, EngineError};
+use crate::front::api::{Api, ApiConfig, HttpApi, RpcObserver, progress_notifier, pump, sweeper};
+use crate::front::{ArrivalSeat, Front, FrontConfig, HandoverSeat, Listener, Role, handover};
+use crate::observe::{Facts, Registry, log};
+use crate::runtime::{
+    self, Core, CoreLink, Cores, MonotonicClock, RingReceiver, RingSender, RuntimeConfig, Stopper,
+    ring,
+};
+
+/// The core that runs the engine, by index.
+const ENGINE_CORE: usize = 0;
+
+/// Serves until the process is told to stop, or fails.
+pub fn serve(config: &Config) -> anyhow::Result<()> {
+    let started = Instant::now();
+    raise_limits();
+    let dir = DataDir::open(&config.data_dir)?;
+    let identity = Identity::of(config);
+    let online: Vec<u32> = runtime::available_cores()?
+        .into_iter()
+        .map(|core| u32::from(core.0))
+        .collect();
+    let cores = config.cores.resolve(&online)?;
+    let facts = Facts::new(config, identity.member.0);
+    let registry = Arc::new(Registry::new(&cores, facts));
+    let (engine, report) = open_engine(config, &dir, &identity, cores.len())?;
+    log_opened(config, &dir, &identity, &report, started.elapsed());
+    let listeners = bind(config)?;
+    let stop = StopSignals::watch()?;
+    let failure = Arc::new(Mutex::new(None));
+    let running = start_cores(
+        config, &identity, &cores, registry, engine, listeners, &failure,
+    )?;
+    stop.stop_on_signal(running.stopper());
+    log_serving(config);
+    running.join()?;
+    drop(dir);
+    let failure = failure.lock().map_or(None, |mut failure| failure.take());
+    match failure {
+        None => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        Some(error) => Err(error).context("the engine stopped, nothing more was acknowledged"),
+    }
+}
+
+/// Who this member is, by its flags.
+struct Identity {
+    me: Member,
+    member: keelson_storage::ids::MemberId,
+    cluster: keelson_storage::ids::ClusterId,
+}
+
+impl Identity {
+    fn of(config: &Config) -> Self {
+        let urls =
+            |urls: &[HttpUrl]| -> Vec<String> { urls.iter().map(HttpUrl::to_string).collect() };
+        let peer_urls = urls(&config.initial_advertise_peer_urls);
+        let member = bootstrap::member_id(&peer_urls, &config.initial_cluster_token);
+        Self {
+            member,
+            cluster: bootstrap::cluster_id(&[member]),
+            me: Member {
+                id: member.0,
+                name: config.name.clone(),
+                peer_urls,
+                client_urls: urls(&config.advertise_client_urls),
+                is_learner: false,
+            },
+        }
+    }
+}
+
+fn raise_limits() {
+    match runtime::raise_open_files() {
+        Ok(limit) => tracing::debug!(limit, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
+}
+
+fn open_engine(
+    config: &Config,
+    dir: &DataDir,
+    identity: &Identity,
+    cores: usize,
+) -> anyhow::Result<(Engine<UringDisk>, RecoveryReport)> {
+    let lane = dir.lane_path(LaneId(0))?;
+    let mode = if config.unsafe_no_fsync {
+        tracing::warn!(
+            "--unsafe-no-fsync: acknowledged writes are lost when the machine stops; \
+             use it for throw-away data only"
+        );
+        IoMode::UnsafeBuffered
+    } else {
+        IoMode::Direct
+    };
+    let disk = UringDisk::open(&lane, mode)?;
+    let wal = &config.tuning.wal;
+    let wal_config = WalConfig {
+        segment_bytes: wal.segment_bytes,
+        depth: wal.depth as usize,
+        group_bytes_max: wal.group_bytes_max,
+        group_delay_us: wal.group_delay_us,
+        spare_segments_max: wal.spare_segments_max as usize,
+        attest_delay_us: wal.attest_delay_us,
+    };
+    let engine_config = EngineConfig {
+        shard: ShardId(0),
+        member: identity.member,
+        cluster: identity.cluster,
+        quota_bytes: config.quota_backend_bytes,
+        auto_compact: config.auto_compaction,
+        wal_depth: wal_config.depth,
+        cores,
+        api_version: version::API.to_owned(),
+        storage_version: version::STORAGE.to_owned(),
+    };
+    Ok(Engine::open(
+        disk,
+        wal_config,
+        engine_config,
+        identity.me.clone(),
+        &MonotonicClock,
+    )?)
+}
+
+fn bind(config: &Config) -> anyhow::Result<Vec<Listener>> {
+    let client = config.client_addresses().into_iter();
+    let metrics = config.metrics_addresses().into_iter();
+    let wanted = client
+        .map(|address| (address, Role::Client, "--listen-client-urls"))
+        .chain(metrics.map(|address| (address, Role::HttpOnly, "--listen-metrics-urls")));
+    wanted
+        .map(|(address, role, flag)| {
+            Listener::bind(address, role).with_context(|| {
+                format!("cannot listen on {address}: stop what uses the port, or change {flag}")
+            })
+        })
+        .collect()
+}
+
+/// What a core is given when it starts.
+struct Seat {
+    engine: Option<EngineSeat>,
+    arrivals: Option<ArrivalSeat>,
+    to_engine: RingSender<Inbound>,
+    from_engine: RingReceiver<Outbound>,
+}
+
+/// What only the engine's core is given.
+struct EngineSeat {
+    engine: Engine<UringDisk>,
+    ports: Vec<(RingReceiver<Inbound>, RingSender<Outbound>)>,
+    listeners: Vec<Listener>,
+    handover: HandoverSeat,
+}
+
+/// What every core needs to know.
+#[derive(Clone)]
+struct CorePlan {
+    api: ApiConfig,
+    front: FrontConfig,
+    drain_limit: Duration,
+    slow_apply: Duration,
+    registry: Arc<Registry>,
+    failure: Arc<Mutex<Option<EngineError>>>,
+}
+
+fn start_cores(
+    config: &Config,
+    identity: &Identity,
+    cores: &[u32],
+    registry: Arc<Registry>,
+    engine: Engine<UringDisk>,
+    listeners: Vec<Listener>,
+    failure: &Arc<Mutex<Option<EngineError>>>,
+) -> anyhow::Result<Cores> {
+    let core_ids: Vec<CoreId> = cores.iter().map(|core| CoreId(*core as u16)).collect();
+    let plan = CorePlan {
+        api: api_config(config, identity),
+        front: FrontConfig {
+            message_bytes_max: config.max_receive_bytes() as usize,
+            max_concurrent_streams: config.max_concurrent_streams,
+            keepalive_interval: config.grpc_keepalive_interval.unwrap_or_default(),
+            keepalive_timeout: config
+                .grpc_keepalive_timeout
+                .unwrap_or(FrontConfig::default().keepalive_timeout),
+        },
+        drain_limit: Duration::from_millis(config.tuning.runtime.drain_ms),
+        slow_apply: config.warning_apply_duration,
+        registry,
+        failure: failure.clone(),
+    };
+    let runtime = &config.tuning.runtime;
+    let runtime_config = RuntimeConfig {
+        heartbeat_busy: Duration::from_millis(runtime.heartbeat_busy_ms),
+        heartbeat_idle: Duration::from_millis(runtime.heartbeat_idle_ms),
+        stall_after: Duration::from_millis(runtime.stall_ms),
+        preempt_after: Duration::from_millis(runtime.preempt_ms),
+        ring_depth: runtime.uring_entries as usize,
+        io_memory_bytes: runtime.io_memory_bytes as usize,
+        ..RuntimeConfig::default()
+    };
+    let seats = |links: &[CoreLink]| make_seats(links, engine, listeners);
+    let main = move |core: Core, seat: Seat| run_core(plan.clone(), core, seat);
+    Ok(runtime::start(&core_ids, &runtime_config, seats, main)?)
+}
+
+fn api_config(config: &Config, identity: &Identity) -> ApiConfig {
+    let election_seconds = config.election_timeout.as_secs_f64();
+    ApiConfig {
+        cluster_id: identity.cluster.0,
+        member_id: identity.member.0,
+        request_bytes_max: config.max_request_bytes as usize,
+        limits: RequestLimits {
+            txn_ops_max: config.max_txn_ops as usize,
+        },
+        lease_ttl_seconds_min: (election_seconds * 1.5).ceil() as i64,
+        request_timeout_ms: config.request_timeout().as_millis() as u64,
+        progress_interval: config.watch_progress_notify_interval,
+    }
+}
+
+fn make_seats(
+    links: &[CoreLink],
+    engine: Engine<UringDisk>,
+    listeners: Vec<Listener>,
+) -> Vec<Seat> {
+    let (handover, arrivals) = handover(links, ENGINE_CORE);
+    let mut ports = Vec::with_capacity(links.len());
+    let mut seats = Vec::with_capacity(links.len());
+    for (link, arrivals) in links.iter().zip(arrivals) {
+        let engine_link = &links[ENGINE_CORE];
+        let (to_engine, inbound) = ring(INBOUND_RING_SLOTS, link, engine_link);
+        let (outbound, from_engine) = ring(OUTBOUND_RING_SLOTS, engine_link, link);
+        ports.push((inbound, outbound));
+        seats.push(Seat {
+            engine: None,
+            arrivals,
+            to_engine,
+            from_engine,
+        });
+    }
+    seats[ENGINE_CORE].engine = Some(EngineSeat {
+        engine,
+        ports,
+        listeners,
+        handover,
+    });
+    seats
+}
+
+/// The life of a core: serve until told to stop, drain, and let the engine finish what is proposed.
+async fn run_core(plan: CorePlan, core: Core, seat: Seat) {
+    let client = EngineClient::new(seat.to_engine.attach());
+    let api = Api::new(
+        plan.api.clone(),
+        core.clone(),
+        client,
+        plan.registry.clone(),
+    );
+    let metrics = plan.registry.core(core.index()).clone();
+    let front = Front::new(
+        plan.front.clone(),
+        api.clone(),
+        Rc::new(HttpApi(api.clone())),
+        Rc::new(RpcObserver(metrics)),
+    );
+    runtime::spawn(pump(api.clone(), seat.from_engine.attach()));
+    runtime::spawn(sweeper(api.clone()));
+    runtime::spawn(progress_notifier(api));
+    if let Some(arrivals) = seat.arrivals {
+        front.receive(arrivals);
+    }
+    let Some(engine) = seat.engine else {
+        core.stopping().wait().await;
+        front.drain(plan.drain_limit).await;
+        return;
+    };
+    front.accept(engine.listeners, engine.handover);
+    let ports = engine
+        .ports
+        .into_iter()
+        .map(|(inbox, outbox)| PortRings {
+            inbox: inbox.attach(),
+            outbox: outbox.attach(),
+        })
+        .collect();
+    let run = EngineRun {
+        engine: engine.engine,
+        ports,
+        drained: runtime::Latch::new(),
+        ended: runtime::Latch::new(),
+    };
+    let (drained, ended) = (run.drained.clone(), run.ended.clone());
+    let drain_limit = plan.drain_limit;
+    runtime::spawn(run.run(core.clone(), plan));
+    futures_lite::future::or(core.stopping().wait(), ended.wait()).await;
+    if !ended.is_set() {
+        front.drain(drain_limit).await;
+        drained.set();
+        ended.wait().await;
+    }
+}
+
+/// The engine's task.
+struct EngineRun {
+    engine: Engine<UringDisk>,
+    ports: Vec<PortRings>,
+    /// Set when the front has drained: the engine finishes what is proposed and ends.
+    drained: runtime::Latch,
+    /// Set when the engine has ended.
+    ended: runtime::Latch,
+}
+
+impl EngineRun {
+    /// Runs the engine to its end. If it fails, the process must not go on as if it could acknowledge:
+    /// the failure is handed to `serve` and all cores are stopped.
+    async fn run(self, core: Core, plan: CorePlan) {
+        let metrics = plan.registry.core(ENGINE_CORE).clone();
+        let mut reporter = Reporter::new(plan.slow_apply);
+        let observe = |engine: &mut Engine<UringDisk>| reporter.report(engine, &metrics);
+        let ended = driver::run(
+            self.engine,
+            self.ports,
+            MonotonicClock,
+            self.drained,
+            observe,
+        );
+        if let Err(error) = ended.await {
+            tracing::error!(%error, "the engine failed; the process ends");
+            if let Ok(mut failure) = plan.failure.lock() {
+                *failure = Some(error);
+            }
+            core.stop_all();
+        }
+        self.ended.set();
+    }
+}
+
+/// SIGTERM and SIGINT, caught from before the cores start.
+struct StopSignals(signal_hook::iterator::Signals);
+
+impl StopSignals {
+    fn watch() -> anyhow::Result<Self> {
+        let signals = [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT];
+        let signals = signal_hook::iterator::Signals::new(signals)?;
+        Ok(Self(signals))
+    }
+
+    /// The first signal stops the cores in order; a second one ends the process at once.
+    fn stop_on_signal(mut self, stopper: Stopper) {
+        std::thread::spawn(move || {
+            let mut signals = self.0.forever();
+            if let Some(signal) = signals.next() {
+                tracing::info!(signal, "stopping");
+                stopper.stop();
+            }
+            if signals.next().is_some() {
+                std::process::exit(1);
+            }
+        });
+    }
+}
+
+fn log_opened(
+    config: &Config,
+    dir: &DataDir,
+    identity: &Identity,
+    report: &RecoveryReport,
+    took: Duration,
+) {
+    tracing::info!(
+        name = config.name,
+        data_dir = %absolute(dir.path()),
+        member_id = format!("{:x}", identity.member.0),
+        cluster_id = format!("{:x}", identity.cluster.0),
+        records = report.records,
+        bytes_read = report.bytes_read,
+        took_ms = took.as_millis() as u64,
+        tail = ?report.tail,
+        "data directory opened"
+    );
+}
+
+fn log_serving(config: &Config) {
+    tracing::info!(
+        client_urls = HttpUrl::join(&config.listen_client_urls),
+        metrics_urls = HttpUrl::join(&config.listen_metrics_urls),
+        data_dir = %absolute(&config.data_dir),
+        version = version::KEELSON,
+        api_version = version::API,
+        "{}",
+        log::READY
+    );
+}
+
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).map_or_else(
+        |_| path.display().to_string(),
+        |path| path.display().to_string(),
+    )
+}

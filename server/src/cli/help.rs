@@ -1,0 +1,125 @@
+//! The text of `--help`, written from the flag table.
+
+use std::fmt::Write as _;
+
+use crate::config::{Flag, Group, Standing, all_flags};
+
+const USAGE: &str = "\
+Usage:
+
+  keelson [flags]
+    Start a member.
+
+  keelson --version | keelson version
+    Show the versions: Keelson's own and that of the etcd API it serves.
+
+  keelson --help | keelson help
+    Show this text.
+
+Every flag can also be given as an environment variable, --name as ETCD_NAME and Keelson's own
+--cores as KEELSON_CORES, and as a key of the YAML file named by --config-file. Flags come before
+variables; with a config file, other flags and variables are left aside.
+";
+
+const GROUPS: [Group; 10] = [
+    Group::Member,
+    Group::Clustering,
+    Group::Security,
+    Group::Auth,
+    Group::Monitoring,
+    Group::Logging,
+    Group::Tracing,
+    Group::Features,
+    Group::Unsafe,
+    Group::Keelson,
+];
+
+/// The whole text.
+pub(super) fn text() -> String {
+    let mut out = USAGE.to_owned();
+    for group in GROUPS {
+        let described = |flag: &&Flag| flag.group == group && !flag.help.is_empty();
+        let mut flags = all_flags().iter().filter(described).peekable();
+        if flags.peek().is_some() {
+            let _infallible = write!(out, "\n{}:\n", group.heading());
+        }
+        for flag in flags {
+            let _infallible = write!(
+                out,
+                "  --{} '{}'\n{}",
+                flag.name,
+                flag.default,
+                wrapped(flag.help)
+            );
+        }
+    }
+    out.push_str("\nFlags of etcd that are accepted and change nothing:\n");
+    out.push_str(&names(|flag| matches!(flag.standing, Standing::Idle(_))));
+    out.push_str("\nFlags of etcd that are not supported yet; only their defaults are accepted:\n");
+    out.push_str(&names(|flag| matches!(flag.standing, Standing::Later(_))));
+    out
+}
+
+fn names(wanted: impl Fn(&Flag) -> bool) -> String {
+    let names: Vec<&str> = all_flags()
+        .iter()
+        .filter(|flag| wanted(flag))
+        .map(|flag| flag.name)
+        .collect();
+    filled(&names.join(", "), "  ")
+}
+
+fn wrapped(help: &str) -> String {
+    filled(help, "    ")
+}
+
+/// Breaks a text into indented lines.
+fn filled(text: &str, indent: &str) -> String {
+    const WIDTH: usize = 100;
+    let mut out = String::new();
+    let mut line = indent.to_owned();
+    for word in text.split_whitespace() {
+        if line.len() + 1 + word.len() > WIDTH && line.len() > indent.len() {
+            out.push_str(&line);
+            out.push('\n');
+            line = indent.to_owned();
+        }
+        if line.len() > indent.len() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    out.push_str(&line);
+    out.push('\n');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_is_grouped_and_names_every_used_flag() {
+        let text = text();
+        for heading in [
+            "\nMember:\n",
+            "\nClustering:\n",
+            "\nLogging:\n",
+            "\nKeelson:\n",
+        ] {
+            assert!(text.contains(heading), "{heading}");
+        }
+        for flag in all_flags() {
+            if matches!(flag.standing, Standing::Used | Standing::Tuning(_)) {
+                assert!(
+                    text.contains(&format!("\n  --{} '", flag.name)),
+                    "{}",
+                    flag.name
+                );
+                assert!(!flag.help.is_empty(), "{}", flag.name);
+            }
+        }
+        assert!(text.lines().all(|line| line.len() <= 100));
+        assert!(text.contains("  --name 'default'\n    Name of this member.\n"));
+    }
+}

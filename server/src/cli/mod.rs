@@ -1,0 +1,20 @@
+//! The command line.
+//!
+//! [`parse`] is pure: arguments, environment and a way to read the config file go in, what to do
+//! comes out. `main` calls [`from_process`], which hands it the process's own, and acts on the
+//! outcome: it prints a text and exits, or serves.
+//!
+//! ```text
+//! keelson [flags]            serve
+//! keelson serve [flags]      serve
+//! keelson version            print versions, as does --version
+//! keelson help               print the flags, as does --help
+//! ```
+
+mod arguments;
+mod help;
+mod parse;
+mod process;
+
+pub use parse::{CliError, Invocation, Serve, parse};
+pub use process::from_process;

@@ -1,0 +1,100 @@
+//! The cluster that the configuration describes: one member, this one.
+
+use super::error::ConfigError;
+use super::url::HttpUrl;
+
+/// Whether a cluster is founded or found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClusterState {
+    /// Found a cluster if the data directory is empty.
+    #[default]
+    New,
+    /// Serve the cluster in the data directory; an empty directory is a mistake then.
+    Existing,
+}
+
+/// One member as `--initial-cluster` names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterMember {
+    /// The member's name.
+    pub name: String,
+    /// Its peer URLs, sorted.
+    pub peer_urls: Vec<HttpUrl>,
+}
+
+/// Reads `name=URL,name=URL`; a name may stand more than once, with a URL each.
+///
+/// # Errors
+/// A phrase about the first pair that is wrong.
+pub(super) fn parse_cluster(text: &str) -> Result<Vec<ClusterMember>, String> {
+    let mut members: Vec<ClusterMember> = Vec::new();
+    for pair in text
+        .split(',')
+        .map(str::trim)
+        .filter(|pair| !pair.is_empty())
+    {
+        let (name, url) = pair
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(|| format!("{pair:?} is not of the form name=http://host:port"))?;
+        let url = HttpUrl::parse(url)?;
+        match members.iter_mut().find(|member| member.name == name) {
+            Some(member) => member.peer_urls.push(url),
+            None => members.push(ClusterMember {
+                name: name.to_owned(),
+                peer_urls: vec![url],
+            }),
+        }
+    }
+    for member in &mut members {
+        member.peer_urls.sort();
+        member.peer_urls.dedup();
+    }
+    Ok(members)
+}
+
+/// Checks that the cluster is this member alone, under the URLs that it advertises.
+///
+/// # Errors
+/// A sentence about what does not fit.
+pub(super) fn check_cluster(
+    members: &[ClusterMember],
+    name: &str,
+    advertised: &[HttpUrl],
+) -> Result<(), ConfigError> {
+    let names = || {
+        members
+            .iter()
+            .map(|member| member.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let Some(own) = members.iter().find(|member| member.name == name) else {
+        return Err(ConfigError::Unfit(format!(
+            "--initial-cluster does not name this member {name:?}; it names {}. \
+             Make --name and --initial-cluster agree",
+            if members.is_empty() {
+                "nobody".to_owned()
+            } else {
+                names()
+            }
+        )));
+    };
+    if members.len() > 1 {
+        return Err(ConfigError::Unfit(format!(
+            "--initial-cluster names {} members ({}), but clusters of several members are not \
+             supported yet; name this member alone",
+            members.len(),
+            names()
+        )));
+    }
+    if own.peer_urls != advertised {
+        return Err(ConfigError::Unfit(format!(
+            "--initial-cluster has {name}={}, but --initial-advertise-peer-urls has {}; \
+             make them agree",
+            HttpUrl::join(&own.peer_urls),
+            HttpUrl::join(advertised)
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! Flags of TLS, origins, users and tokens.
+
+use super::{Flag, Group, Kind, NO_AUTH, NO_TLS, Standing, row};
+
+/// The table.
+pub(super) const SECURITY: &[Flag] = {
+    use Group::{Auth, Security};
+    use Kind::{Bool, Text, Uint};
+    use Standing::{Idle, Later};
+    &[
+        row("cert-file", Security, Text, "", Later(NO_TLS), ""),
+        row("key-file", Security, Text, "", Later(NO_TLS), ""),
+        row("client-cert-file", Security, Text, "", Later(NO_TLS), ""),
+        row("client-key-file", Security, Text, "", Later(NO_TLS), ""),
+        row(
+            "client-cert-auth",
+            Security,
+            Bool,
+            "false",
+            Later(NO_TLS),
+            "",
+        ),
+        row("client-crl-file", Security, Text, "", Later(NO_TLS), ""),
+        row(
+            "client-cert-allowed-hostname",
+            Security,
+            Text,
+            "",
+            Later(NO_TLS),
+            "",
+        ),
+        row("trusted-ca-file", Security, Text, "", Later(NO_TLS), ""),
+        row("auto-tls", Security, Bool, "false", Later(NO_TLS), ""),
+        row("peer-cert-file", Security, Text, "", Later(NO_TLS), ""),
+        row("peer-key-file", Security, Text, "", Later(NO_TLS), ""),
+        row(
+            "peer-client-cert-file",
+            Security,
+            Text,
+            "",
+            Later(NO_TLS),
+            "",
+        ),
+        row(
+            "peer-client-key-file",
+            Security,
+            Text,
+            "",
+            Later(NO_TLS),
+            "",
+        ),
+        row(
+            "peer-client-cert-auth",
+            Security,
+            Bool,
+            "false",
+            Later(NO_TLS),
+            "",
+        ),
+        row(
+            "peer-trusted-ca-file",
+            Security,
+            Text,
+            "",
+            Later(NO_TLS),
+            "",
+        ),
+        row("peer-auto-tls", Security, Bool, "false", Later(NO_TLS), ""),
+        row("peer-crl-file", Security, Text, "", Later(NO_TLS), ""),
+        row(
+            "peer-cert-allowed-cn",
+            Security,
+            Text,
+            "",
+            Later(NO_TLS),
+            "",
+        ),
+        row(
+            "peer-cert-allowed-hostname",
+            Security,
+            Text,
+            "",
+            Later(NO_TLS),
+            "",
+        ),
+        row(
+            "peer-skip-client-san-verification",
+            Security,
+            Bool,
+            "false",
+            Later(NO_TLS),
+            "",
+        ),
+        row(
+            "self-signed-cert-validity",
+            Security,
+            Uint,
+            "1",
+            Idle("TLS is not in use"),
+            "",
+        ),
+        row(
+            "cipher-suites",
+            Security,
+            Text,
+            "",
+            Idle("TLS is not in use"),
+            "",
+        ),
+        row(
+            "tls-min-version",
+            Security,
+            Text,
+            "TLS1.2",
+            Idle("TLS is not in use"),
+            "",
+        ),
+        row(
+            "tls-max-version",
+            Security,
+            Text,
+            "",
+            Idle("TLS is not in use"),
+            "",
+        ),
+        row(
+            "cors",
+            Security,
+            Text,
+            "*",
+            Later(
+                "origins are not checked; leave the flag out or keep browsers away by other means",
+            ),
+            "",
+        ),
+        row(
+            "host-whitelist",
+            Security,
+            Text,
+            "*",
+            Later(
+                "host names of requests are not checked; leave the flag out or restrict the listen address",
+            ),
+            "",
+        ),
+        row("auth-token", Auth, Text, "simple", Later(NO_AUTH), ""),
+        row("bcrypt-cost", Auth, Uint, "10", Later(NO_AUTH), ""),
+        row("auth-token-ttl", Auth, Uint, "300", Later(NO_AUTH), ""),
+    ]
+};

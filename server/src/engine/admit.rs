@@ -1,0 +1,110 @@
+//! Admission: what may go into the log, and what is refused before it gets there.
+
+use bytes::Bytes;
+use keelson_proto::ApiError;
+use keelson_proto::etcdserverpb::alarm_request::AlarmAction;
+use keelson_proto::etcdserverpb::request_op::Request as Op;
+use keelson_proto::etcdserverpb::{AlarmRequest, AlarmType, RequestOp, TxnRequest};
+use keelson_storage::io::Disk;
+use keelson_storage::state::Request;
+
+use super::limits::QUEUED_BYTES_MAX;
+use super::shard::{Engine, Origin, Queued};
+
+/// What etcd charges a put beyond its key and value.
+const PUT_OVERHEAD_BYTES: u64 = 256;
+
+/// What etcd charges a lease.
+const LEASE_BYTES: u64 = 64;
+
+impl<D: Disk> Engine<D> {
+    /// Admits a write or answers why not.
+    pub(super) fn admit(&mut self, origin: Origin, request: Request, body: Bytes) {
+        match self.refusal(&request, &body) {
+            None => self.enqueue(origin, request, body),
+            Some(error) => {
+                self.facts.proposals_failed += 1;
+                self.reply(origin, Err(error));
+            }
+        }
+    }
+
+    /// Queues a command of the engine's own. It has no size worth limiting and nobody waits for it.
+    pub(super) fn queue_own(&mut self, request: Request) {
+        let body = request.encode_body();
+        self.enqueue(Origin::Engine, request, body);
+    }
+
+    fn enqueue(&mut self, origin: Origin, request: Request, body: Bytes) {
+        self.queued_bytes += body.len();
+        self.queue.push_back(Queued {
+            origin,
+            request,
+            body,
+        });
+    }
+
+    fn refusal(&mut self, request: &Request, body: &Bytes) -> Option<ApiError> {
+        if self.stopping {
+            return Some(ApiError::Stopped);
+        }
+        if self.node.leader().is_none() {
+            return Some(ApiError::NoLeader);
+        }
+        if self.queued_bytes + body.len() > QUEUED_BYTES_MAX {
+            return Some(ApiError::TooManyRequests);
+        }
+        let quota = self.config.quota_bytes?;
+        let cost = cost_bytes(request);
+        if cost == 0 || self.state.size_bytes() + cost <= quota {
+            return None;
+        }
+        self.raise_nospace();
+        Some(ApiError::NoSpace)
+    }
+
+    /// Proposes the NOSPACE alarm, once until it is applied.
+    fn raise_nospace(&mut self) {
+        let raised = self
+            .state
+            .alarms()
+            .iter()
+            .any(|alarm| alarm.alarm == AlarmType::Nospace as i32);
+        if raised || self.nospace_proposed {
+            return;
+        }
+        self.nospace_proposed = true;
+        self.queue_own(Request::Alarm(AlarmRequest {
+            action: AlarmAction::Activate as i32,
+            member_id: self.config.member.0,
+            alarm: AlarmType::Nospace as i32,
+        }));
+    }
+}
+
+/// What a request may add to the database, by etcd's cost model. 0 means it is never refused.
+fn cost_bytes(request: &Request) -> u64 {
+    match request {
+        Request::Put(put) => put_cost(put.key.len(), put.value.len()),
+        Request::Txn(txn) => txn_cost(txn),
+        Request::LeaseGrant(_) => LEASE_BYTES,
+        _ => 0,
+    }
+}
+
+fn put_cost(key_bytes: usize, value_bytes: usize) -> u64 {
+    (key_bytes + value_bytes) as u64 + PUT_OVERHEAD_BYTES
+}
+
+fn txn_cost(txn: &TxnRequest) -> u64 {
+    let branch = |ops: &[RequestOp]| ops.iter().map(op_cost).sum::<u64>();
+    branch(&txn.success).max(branch(&txn.failure))
+}
+
+fn op_cost(op: &RequestOp) -> u64 {
+    match &op.request {
+        Some(Op::RequestPut(put)) => put_cost(put.key.len(), put.value.len()),
+        Some(Op::RequestTxn(txn)) => txn_cost(txn),
+        _ => 0,
+    }
+}

@@ -1,0 +1,158 @@
+//! The loop that runs an engine on its core: rings in, a step, rings out, sleep.
+//!
+//! It sleeps on three things at once: the rings of the front cores, the lane's completions, and the time
+//! the engine asked for. Whatever wakes it, one turn handles all that has come.
+
+use std::future::poll_fn;
+use std::os::fd::BorrowedFd;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_lite::future::or;
+use keelson_storage::io::Disk;
+
+use super::limits::INBOUND_PER_TURN_MAX;
+use super::message::{EventBatch, Inbound, Outbound};
+use super::shard::{Activity, Engine, EngineError};
+use crate::runtime::{self, Clock, Inbox, LocalEvent, Outbox, Watch};
+
+/// One front core's rings, at the engine's end.
+pub struct PortRings {
+    /// Questions from the core.
+    pub inbox: Inbox<Inbound>,
+    /// Answers and batches to the core.
+    pub outbox: Outbox<Outbound>,
+}
+
+/// Runs `engine` until `stopping` is set and everything proposed is done, or until it fails.
+///
+/// `observe` is called after every turn with the engine, for metrics.
+pub async fn run<D: Disk, C: Clock>(
+    mut engine: Engine<D>,
+    mut ports: Vec<PortRings>,
+    clock: C,
+    stopping: runtime::Latch,
+    mut observe: impl FnMut(&mut Engine<D>),
+) -> Result<(), EngineError> {
+    let disk_event = watch_disk(&engine)?;
+    loop {
+        if stopping.is_set() {
+            engine.stop();
+        }
+        let more = take_inbound(&mut engine, &mut ports);
+        let mut activity = engine.step(&clock)?;
+        activity.busy |= more | put_outbound(&mut engine, &mut ports);
+        observe(&mut engine);
+        if stopping.is_set() && engine.is_drained() {
+            engine.close()?;
+            return Ok(());
+        }
+        if activity.busy {
+            runtime::yield_now().await;
+        } else {
+            sleep(&ports, &disk_event, &stopping, activity, &clock).await;
+        }
+    }
+}
+
+/// Has the lane's completions notify the returned event.
+fn watch_disk<D: Disk>(engine: &Engine<D>) -> Result<LocalEvent, EngineError> {
+    let event = LocalEvent::new();
+    if let Some(fd) = engine.wal().event_fd() {
+        // SAFETY: the descriptor belongs to the lane's disk, which the engine owns for this whole call;
+        // `watch_eventfd` duplicates it before it returns.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let notify = event.clone();
+        runtime::watch_eventfd(fd, move |_| {
+            notify.notify();
+            Watch::Continue
+        })
+        .map_err(EngineError::DiskEvents)?;
+    }
+    Ok(event)
+}
+
+/// Takes what the cores asked, a bounded number each; whether something is left.
+fn take_inbound<D: Disk>(engine: &mut Engine<D>, ports: &mut [PortRings]) -> bool {
+    let mut more = false;
+    for (index, port) in ports.iter_mut().enumerate() {
+        let mut left = INBOUND_PER_TURN_MAX;
+        while left > 0 {
+            let Some(inbound) = port.inbox.pop() else {
+                break;
+            };
+            engine.on_inbound(index, inbound);
+            left -= 1;
+        }
+        more |= left == 0;
+    }
+    more
+}
+
+/// Moves replies and new batches into the rings; whether a full ring left something behind.
+fn put_outbound<D: Disk>(engine: &mut Engine<D>, ports: &mut [PortRings]) -> bool {
+    let mut more = false;
+    // Cores that stand at the same revision share one batch.
+    let mut shared: Option<std::sync::Arc<EventBatch>> = None;
+    for (index, port) in ports.iter_mut().enumerate() {
+        while let Some(reply) = engine.take_reply(index) {
+            if let Err(reply) = port.outbox.push(reply) {
+                engine.untake_reply(index, reply);
+                more = true;
+                break;
+            }
+        }
+        while !more && engine.has_news(index) && port.outbox.vacant_count() > 0 {
+            let after = engine.published(index);
+            let reuse = shared.take().filter(|batch| Some(batch.after) == after);
+            let Some(batch) = reuse.or_else(|| engine.publish(index)) else {
+                break;
+            };
+            shared = Some(batch.clone());
+            if port.outbox.push(Outbound::Batch(batch.clone())).is_err() {
+                more = true;
+                break;
+            }
+            engine.on_published(index, &batch);
+        }
+        port.outbox.flush();
+    }
+    more
+}
+
+/// Sleeps until a ring has news, the disk completed something, the stop latch is set, or the time the
+/// engine asked for has come.
+async fn sleep(
+    ports: &[PortRings],
+    disk_event: &LocalEvent,
+    stopping: &runtime::Latch,
+    activity: Activity,
+    clock: &impl Clock,
+) {
+    let news = poll_fn(|cx| {
+        let mut ready = disk_event.poll_wait(cx).is_ready();
+        for port in ports {
+            ready |= port.inbox.event().poll_wait(cx).is_ready();
+        }
+        if ready {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    });
+    let stop_or_news = async {
+        if stopping.is_set() {
+            // Already stopping: the lane's completions decide when this ends.
+            news.await;
+        } else {
+            or(news, stopping.wait()).await;
+        }
+    };
+    match activity.wake_at_us {
+        None => stop_or_news.await,
+        Some(at_us) => {
+            let wait_us = at_us.saturating_sub(clock.now_us()).max(1);
+            or(stop_or_news, runtime::sleep(Duration::from_micros(wait_us))).await;
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Every bound of the engine.
+
+/// Requests of one front core that the engine holds at once; the front answers "too many requests"
+/// beyond it. Rings are sized from it, so they cannot overflow.
+pub const REQUESTS_PER_CORE_MAX: usize = 8192;
+
+/// Slots of the ring from a front to the engine: every request plus one watch message for each.
+pub const INBOUND_RING_SLOTS: usize = REQUESTS_PER_CORE_MAX * 2;
+
+/// Slots of the ring from the engine to a front.
+pub const OUTBOUND_RING_SLOTS: usize = REQUESTS_PER_CORE_MAX * 2;
+
+/// Messages taken from one port in a turn, so that one busy core cannot starve the others.
+pub const INBOUND_PER_TURN_MAX: usize = 1024;
+
+/// Command bytes gathered into one entry before it is sealed.
+pub const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Command bytes waiting for a batch; proposals beyond it get "too many requests".
+pub const QUEUED_BYTES_MAX: usize = 256 << 20;
+
+/// Keys looked at in one step of a large range read.
+pub const SELECT_KEYS_PER_STEP: usize = 1000;
+
+/// Range reads advanced in one turn.
+pub const SELECTS_PER_TURN_MAX: usize = 4;
+
+/// Changes looked at for one catch-up slice.
+pub const CATCH_UP_CHANGES_MAX: usize = 4096;
+
+/// Bytes of matching changes in one catch-up slice, after which it ends with the revision at hand.
+pub const CATCH_UP_BYTES_MAX: usize = 512 << 10;
+
+/// Catch-up slices made in one turn.
+pub const CATCH_UPS_PER_TURN_MAX: usize = 8;
+
+/// Changes published to a core in one batch.
+pub const PUBLISH_CHANGES_MAX: usize = 4096;
+
+/// Versions looked at in one slice of physical compaction.
+pub const SCRUB_PER_TURN: usize = 512;
+
+/// Records gathered for a hash in one turn.
+pub const HASH_RECORDS_PER_TURN: usize = 4096;
+
+/// How often leases are checked for expiry, in microseconds. etcd checks as often.
+pub const LEASE_CHECK_INTERVAL_US: u64 = 500_000;
+
+/// Leases revoked per check, as in etcd.
+pub const LEASE_EXPIRIES_PER_CHECK_MAX: usize = 500;
+
+/// With leases alive, the lease clock reaches the log at least this often (microseconds). A crash
+/// gives leases at most this much time back.
+pub const LEASE_TICK_INTERVAL_US: u64 = 5_000_000;
+
+const _: () = assert!(BATCH_BYTES_MAX < keelson_consensus::limits::ENTRY_PAYLOAD_BYTES_MAX);
+const _: () = assert!(INBOUND_PER_TURN_MAX <= keelson_consensus::limits::ENTRY_COMMANDS_MAX);
+const _: () = assert!(INBOUND_RING_SLOTS > REQUESTS_PER_CORE_MAX);

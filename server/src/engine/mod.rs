@@ -1,0 +1,34 @@
+//! The owner of a shard: its state, its log and its lane, on one core.
+//!
+//! ```text
+//!  on_ask -> admit -> queue -> seal (propose) -> WAL lane -> durable -> commit -> apply -> reply
+//!                \-> reads, watch history                                    \-> publish
+//! ```
+//!
+//! [`Engine`] is a plain struct: questions and a time go in, steps run to completion, answers are taken
+//! out. It owns its [`Disk`](keelson_storage::io::Disk) through the WAL and reads no clock, so a
+//! simulator can run it with simulated bodies of both. [`driver`] is the loop that runs it on an
+//! executor, between the rings of the front cores. [`client`] is a front's end of those rings.
+//!
+//! Invariants:
+//! 1. A write is answered only after its entry is durable, committed and applied.
+//! 2. Batches to a core cover consecutive revisions; a reply that tells a revision leaves after nothing
+//!    that a watcher of that core has yet to see below the batches already sent.
+//! 3. Nothing here awaits: a precondition checked at the top of a step still holds at its end.
+
+mod admit;
+mod apply;
+mod auto_compact;
+pub mod client;
+pub mod driver;
+mod history;
+mod lease_clock;
+pub mod limits;
+pub mod message;
+mod open;
+mod persist;
+mod read;
+pub mod report;
+mod shard;
+
+pub use shard::{Activity, Durations, Engine, EngineConfig, EngineError, EngineFacts};

@@ -1,0 +1,121 @@
+//! From the queue to the lane: sealing entries, appending records, counting what is durable.
+
+use bytes::{Bytes, BytesMut};
+use keelson_consensus::durable::encode_hard_state;
+use keelson_storage::ids::{Lsn, RaftIndex, Term};
+use keelson_storage::io::Disk;
+use keelson_storage::state::{Command, encode_entry};
+use keelson_storage::wal::{RecordKind, RecordMeta};
+
+use super::limits::BATCH_BYTES_MAX;
+use super::shard::{Engine, EngineError, Proposed};
+
+/// What a record on its way to the disk stands for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Persisting {
+    HardState(Term),
+    Entry(RaftIndex),
+}
+
+impl<D: Disk> Engine<D> {
+    /// Whether the waiting commands become an entry now. While the lane has all its groups in flight
+    /// they gather instead: one entry per flush round, as large as the round made it.
+    pub(super) fn may_seal(&self) -> bool {
+        self.node.has_room() && self.wal.in_flight() < self.config.wal_depth
+    }
+
+    /// Makes entries of the queue and hands them to the lane.
+    pub(super) fn seal(&mut self) -> Result<(), EngineError> {
+        if !self.queue.is_empty() && self.may_seal() {
+            while !self.queue.is_empty() && self.node.has_room() {
+                self.seal_one()?;
+            }
+        }
+        self.append_ready()
+    }
+
+    /// Everything the lane reports durable advances the log.
+    pub(super) fn on_durable(&mut self, through: Lsn) {
+        while let Some((lsn, what)) = self.persisting.front().copied() {
+            if lsn > through {
+                break;
+            }
+            self.persisting.pop_front();
+            match what {
+                Persisting::HardState(term) => self.node.on_hard_state_persisted(term),
+                Persisting::Entry(index) => self.node.on_persisted(index),
+            }
+        }
+    }
+
+    /// Hands new entries and hard states of the raft group to the lane.
+    fn append_ready(&mut self) -> Result<(), EngineError> {
+        let ready = self.node.take_ready();
+        if let Some(state) = ready.hard_state {
+            let payload = encode_hard_state(state);
+            let lsn = self.append(RecordKind::HardState, state.term, RaftIndex(0), &payload)?;
+            self.persisting
+                .push_back((lsn, Persisting::HardState(state.term)));
+        }
+        for entry in ready.entries {
+            let lsn = self.append(RecordKind::Entry, entry.term, entry.index, &entry.payload)?;
+            self.persisting
+                .push_back((lsn, Persisting::Entry(entry.index)));
+        }
+        Ok(())
+    }
+
+    fn append(
+        &mut self,
+        kind: RecordKind,
+        term: Term,
+        index: RaftIndex,
+        payload: &Bytes,
+    ) -> Result<Lsn, EngineError> {
+        let meta = RecordMeta {
+            kind,
+            shard: self.config.shard,
+            term,
+            index,
+        };
+        Ok(self.wal.append(&meta, &[payload])?)
+    }
+
+    fn seal_one(&mut self) -> Result<(), EngineError> {
+        let lease_time = self.lease_clock.now();
+        let mut waiting = Vec::with_capacity(self.queue.len().min(1024));
+        let mut commands = Vec::with_capacity(self.queue.len().min(1024));
+        let mut bytes = 0;
+        while let Some(queued) = self.queue.front() {
+            let full = bytes + queued.body.len() > BATCH_BYTES_MAX
+                || commands.len() >= keelson_consensus::limits::ENTRY_COMMANDS_MAX;
+            if full && !commands.is_empty() {
+                break;
+            }
+            let queued = self
+                .queue
+                .pop_front()
+                .expect("the front of the queue was just seen");
+            bytes += queued.body.len();
+            commands.push(Command {
+                kind: queued.request.kind(),
+                request_id: 0,
+                user: Bytes::new(),
+                auth_revision: 0,
+                body: queued.body,
+            });
+            waiting.push((queued.origin, queued.request));
+        }
+        self.queued_bytes -= bytes;
+        let mut payload = BytesMut::with_capacity(bytes + commands.len() * 32 + 16);
+        encode_entry(lease_time, &commands, &mut payload);
+        let index = self.node.propose(payload.freeze())?;
+        self.proposed.push_back(Proposed {
+            index,
+            lease_time,
+            commands: waiting,
+        });
+        self.lease_clock.on_written(lease_time);
+        Ok(())
+    }
+}

@@ -1,0 +1,227 @@
+//! Reads of the applied state: at once when small, a slice a turn when large.
+//!
+//! A linearizable read must see every write acknowledged before it arrived. The raft group tells the
+//! index it has to reach ([`Node::read_index`](keelson_consensus::Node::read_index)); all entries
+//! committed so far are applied before a turn looks at new reads, so with one voter that index has
+//! always been reached.
+
+use bytes::Bytes;
+use keelson_proto::ApiError;
+use keelson_proto::etcdserverpb::{
+    Member, RangeRequest, ResponseHeader, StatusResponse, TxnRequest,
+};
+use keelson_storage::ids::LeaseId;
+use keelson_storage::io::Disk;
+use keelson_storage::mvcc::HashScan;
+use keelson_storage::mvcc::Select;
+use keelson_storage::state::{Response, State};
+
+use super::limits::{HASH_RECORDS_PER_TURN, SELECT_KEYS_PER_STEP, SELECTS_PER_TURN_MAX};
+use super::message::{Answer, Ask, LeaseFacts};
+use super::shard::{Engine, Origin};
+
+/// Unit in which the size of the database is told.
+const DB_BLOCK_BYTES: u64 = 4096;
+
+/// A range read that did not finish in its first turn.
+pub(super) struct RunningSelect {
+    origin: Origin,
+    header: ResponseHeader,
+    select: Select,
+}
+
+/// A hash whose records are being gathered.
+pub(super) struct RunningHash {
+    origin: Origin,
+    header: ResponseHeader,
+    scan: Box<HashScan>,
+}
+
+impl<D: Disk> Engine<D> {
+    /// Answers a read now, or starts it.
+    pub(super) fn read(&mut self, origin: Origin, ask: Ask) {
+        let result = match ask {
+            Ask::Range(request) => return self.range(origin, &request),
+            Ask::Hash { revision } => return self.hash(origin, revision),
+            Ask::ReadTxn(txn) => self.read_txn(txn),
+            Ask::Status => Ok(Answer::Status(Box::new(self.status()))),
+            Ask::Leases => self
+                .linearizable()
+                .map(|()| Answer::Leases(self.header(), self.state.lease_ids().collect())),
+            Ask::LeaseTimeToLive { id, keys } => self
+                .linearizable()
+                .map(|()| Answer::LeaseTimeToLive(self.header(), self.lease_facts(id, keys))),
+            Ask::Members => Ok(Answer::Members(self.header(), self.members())),
+            Ask::Health => Ok(Answer::Health {
+                has_leader: self.node.leader().is_some(),
+                alarms: self.state.alarms(),
+            }),
+            other => unreachable!("{other:?} is handled before reads"),
+        };
+        self.reply(origin, result);
+    }
+
+    /// Advances range reads and hashes that take more than one turn.
+    pub(super) fn advance_reads(&mut self) {
+        for _ in 0..self.selects.len().min(SELECTS_PER_TURN_MAX) {
+            let Some(running) = self.selects.pop_front() else {
+                break;
+            };
+            self.advance_select(running);
+        }
+        if let Some(running) = self.hashes.pop_front() {
+            self.advance_hash(running);
+        }
+    }
+
+    fn linearizable(&self) -> Result<(), ApiError> {
+        let must_reach = self.node.read_index().ok_or(ApiError::NoLeader)?;
+        let applied = self.state.applied().index;
+        assert!(
+            applied >= must_reach,
+            "a turn applies what is committed before it reads: applied {applied} < {must_reach}"
+        );
+        Ok(())
+    }
+
+    fn range(&mut self, origin: Origin, request: &RangeRequest) {
+        self.facts.ranges += 1;
+        if !request.serializable
+            && let Err(error) = self.linearizable()
+        {
+            return self.reply(origin, Err(error));
+        }
+        let header = self.header();
+        match self.state.select_begin(request) {
+            Err(error) => self.reply(origin, Err(error)),
+            Ok(select) => self.advance_select(RunningSelect {
+                origin,
+                header,
+                select,
+            }),
+        }
+    }
+
+    fn advance_select(&mut self, mut running: RunningSelect) {
+        match self
+            .state
+            .select_step(&mut running.select, SELECT_KEYS_PER_STEP)
+        {
+            Some(selection) => {
+                self.reply(running.origin, Ok(Answer::Range(running.header, selection)));
+            }
+            None => self.selects.push_back(running),
+        }
+    }
+
+    fn read_txn(&mut self, txn: TxnRequest) -> Result<Answer, ApiError> {
+        self.linearizable()?;
+        let mut response = self.state.txn_read(&txn)?;
+        response.header = Some(self.header());
+        self.facts.txns += 1;
+        Ok(Answer::Response(Response::Txn(response)))
+    }
+
+    fn hash(&mut self, origin: Origin, revision: i64) {
+        let header = self.header();
+        match self.state.hash_begin(revision) {
+            Err(error) => self.reply(origin, Err(error)),
+            Ok(scan) => self.advance_hash(RunningHash {
+                origin,
+                header,
+                scan: Box::new(scan),
+            }),
+        }
+    }
+
+    fn advance_hash(&mut self, mut running: RunningHash) {
+        if self
+            .state
+            .hash_step(&mut running.scan, HASH_RECORDS_PER_TURN)
+        {
+            let answer = Answer::Hash(running.header, running.scan);
+            self.reply(running.origin, Ok(answer));
+        } else {
+            self.hashes.push_back(running);
+        }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let members = self.state.cluster().members.values();
+        members
+            .map(|member| Member {
+                id: member.id,
+                name: member.name.clone(),
+                peer_ur_ls: member.peer_urls.clone(),
+                client_ur_ls: member.client_urls.clone(),
+                is_learner: member.is_learner,
+            })
+            .collect()
+    }
+
+    /// Bytes of the database that hold something: keys, history, and the member list.
+    #[must_use]
+    pub fn db_in_use_bytes(&self) -> u64 {
+        let members = self.state.cluster().members.values();
+        let members_bytes: usize = members.map(prost::Message::encoded_len).sum();
+        self.state.size_in_use_bytes() + members_bytes as u64
+    }
+
+    /// Bytes of the database, in whole blocks.
+    #[must_use]
+    pub fn db_bytes(&self) -> u64 {
+        self.db_in_use_bytes().next_multiple_of(DB_BLOCK_BYTES)
+    }
+
+    fn lease_facts(&self, id: LeaseId, with_keys: bool) -> Option<LeaseFacts> {
+        let lease = self.state.lease(id)?;
+        let now = self.lease_clock.now();
+        if lease.deadline <= now {
+            return None;
+        }
+        let keys: Vec<Bytes> = if with_keys {
+            lease.keys.iter().cloned().collect()
+        } else {
+            Vec::new()
+        };
+        Some(LeaseFacts {
+            ttl_seconds: ((lease.deadline.0 - now.0) / 1000) as i64,
+            granted_ttl_seconds: lease.granted_ttl_seconds,
+            keys,
+        })
+    }
+
+    fn status(&self) -> StatusResponse {
+        StatusResponse {
+            header: Some(self.header()),
+            version: self.config.api_version.clone(),
+            db_size: self.db_bytes() as i64,
+            leader: self.node.leader().map_or(0, |member| member.0),
+            raft_index: self.node.committed().0,
+            raft_term: self.node.term().0,
+            raft_applied_index: self.state.applied().index.0,
+            errors: status_errors(&self.state, self.node.leader().is_some()),
+            db_size_in_use: self.db_in_use_bytes() as i64,
+            is_learner: false,
+            storage_version: self.config.storage_version.clone(),
+            db_size_quota: self.config.quota_bytes.map_or(0, |quota| quota as i64),
+            ..StatusResponse::default()
+        }
+    }
+}
+
+/// What `Status.errors` lists: a missing leader and each active alarm, as etcd words them.
+fn status_errors(state: &State, has_leader: bool) -> Vec<String> {
+    let mut errors = Vec::new();
+    if !has_leader {
+        errors.push(ApiError::NoLeader.message().to_owned());
+    }
+    for alarm in state.alarms() {
+        errors.push(format!(
+            "memberID:{} alarm:{} ",
+            alarm.member_id,
+            alarm.alarm().as_str_name()
+        ));
+    }
+    errors
+}

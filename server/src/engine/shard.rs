@@ -1,0 +1,350 @@
+//! The engine's state and its turn.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use keelson_consensus::Node;
+use keelson_consensus::durable::ReplayError;
+use keelson_consensus::node::NodeError;
+use keelson_proto::ApiError;
+use keelson_proto::etcdserverpb::ResponseHeader;
+use keelson_storage::ids::{ClusterId, Lsn, MemberId, RaftIndex, Revision, ShardId};
+use keelson_storage::io::Disk;
+use keelson_storage::state::{CommandError, CommandKind, Request, Response, State};
+use keelson_storage::wal::{Wal, WalError};
+use thiserror::Error;
+
+use super::auto_compact::AutoCompact;
+use super::lease_clock::LeaseClock;
+use super::message::{Answer, Ask, CatchUp, Inbound, Outbound, Token};
+use super::persist::Persisting;
+use super::read::{RunningHash, RunningSelect};
+use crate::config::AutoCompaction;
+use crate::runtime::Clock;
+
+/// One shard: the keyspace, its log, and everybody who waits for an answer.
+pub struct Engine<D: Disk> {
+    pub(super) config: EngineConfig,
+    pub(super) state: State,
+    pub(super) node: Node,
+    pub(super) wal: Wal<D>,
+    pub(super) lease_clock: LeaseClock,
+    pub(super) auto_compact: AutoCompact,
+    pub(super) now_us: u64,
+    pub(super) ports: Vec<Port>,
+
+    /// Admitted commands that wait for the next entry.
+    pub(super) queue: VecDeque<Queued>,
+    pub(super) queued_bytes: usize,
+    /// Records appended to the lane and not yet durable, in lane order.
+    pub(super) persisting: VecDeque<(Lsn, Persisting)>,
+    /// Commands of proposed entries, in log order.
+    pub(super) proposed: VecDeque<Proposed>,
+    /// Answers held until physical compaction has passed a revision.
+    pub(super) awaiting_scrub: Vec<(Revision, Origin, Response)>,
+    pub(super) selects: VecDeque<RunningSelect>,
+    pub(super) hashes: VecDeque<RunningHash>,
+    pub(super) catch_ups: VecDeque<(usize, CatchUp)>,
+    pub(super) scrub_pending: bool,
+    pub(super) nospace_proposed: bool,
+    pub(super) stopping: bool,
+    pub(super) facts: EngineFacts,
+    pub(super) durations: Durations,
+}
+
+/// What the engine must know about the process it runs in.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Which shard this is.
+    pub shard: ShardId,
+    /// This member.
+    pub member: MemberId,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Size of the database at which NOSPACE is raised; `None` disables the quota.
+    pub quota_bytes: Option<u64>,
+    /// Automatic compaction.
+    pub auto_compact: AutoCompaction,
+    /// Groups the lane keeps in flight; while so many are, commands gather for the next entry.
+    pub wal_depth: usize,
+    /// Front cores that will ask.
+    pub cores: usize,
+    /// Version answered by `Status`.
+    pub api_version: String,
+    /// Storage version answered by `Status`.
+    pub storage_version: String,
+}
+
+/// One front core as the engine sees it.
+#[derive(Debug, Default)]
+pub(super) struct Port {
+    /// Replies that wait for a place in the ring. Bounded by the requests a core may have out.
+    pub(super) outbox: VecDeque<Outbound>,
+    /// Last revision published to this core; `None` while it has no watcher.
+    pub(super) published: Option<Revision>,
+}
+
+/// Who waits for the answer of a command.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// A request of a front core.
+    Front { port: usize, token: Token },
+    /// The engine itself: expiry, ticks, alarms, compaction, bootstrap.
+    Engine,
+}
+
+/// An admitted command.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) origin: Origin,
+    pub(super) request: Request,
+    pub(super) body: Bytes,
+}
+
+/// The commands of one proposed entry.
+#[derive(Debug)]
+pub(super) struct Proposed {
+    pub(super) index: RaftIndex,
+    pub(super) lease_time: keelson_storage::ids::LeaseTime,
+    pub(super) commands: Vec<(Origin, Request)>,
+}
+
+/// What the driver should do after a turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// There is more to do now; run another turn soon.
+    pub busy: bool,
+    /// Otherwise the latest time for the next turn, in microseconds of the same clock.
+    pub wake_at_us: Option<u64>,
+}
+
+/// Counters and figures for metrics, owned by the engine's core.
+#[derive(Clone, Debug, Default)]
+pub struct EngineFacts {
+    /// Proposals refused since the start.
+    pub proposals_failed: u64,
+    /// Puts applied, also inside transactions.
+    pub puts: u64,
+    /// Delete ranges applied, also inside transactions.
+    pub deletes: u64,
+    /// Transactions applied.
+    pub txns: u64,
+    /// Ranges answered.
+    pub ranges: u64,
+    /// Bytes of keys and values put.
+    pub put_bytes: u64,
+    /// Leases granted.
+    pub leases_granted: u64,
+    /// Leases renewed.
+    pub leases_renewed: u64,
+    /// Leases revoked by clients or expiry.
+    pub leases_revoked: u64,
+    /// Leases expired.
+    pub leases_expired: u64,
+    /// Commands applied.
+    pub commands_applied: u64,
+}
+
+/// How long applying took, since it was last drained.
+#[derive(Debug, Default)]
+pub struct Durations {
+    /// Each command: what it was, whether it succeeded, microseconds.
+    pub commands: Vec<(CommandKind, bool, u64)>,
+    /// Each committed entry, in microseconds.
+    pub entries: Vec<u64>,
+}
+
+/// Why the engine stops.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The lane failed; nothing more may be acknowledged.
+    #[error("write-ahead log: {0}")]
+    Wal(#[from] WalError),
+    /// The lane's records are no log.
+    #[error("raft log: {0}")]
+    Replay(#[from] ReplayError),
+    /// The lane's completions cannot be waited for.
+    #[error("waiting for the disk: {0}")]
+    DiskEvents(#[source] std::io::Error),
+    /// An entry holds bytes that are no commands.
+    #[error("log entry {index}: {source}")]
+    Command {
+        /// Index of the entry.
+        index: RaftIndex,
+        /// What is wrong with it.
+        source: CommandError,
+    },
+    /// A proposal that the engine itself sealed was refused.
+    #[error("raft: {0}")]
+    Node(#[from] NodeError),
+    /// The data directory belongs to another cluster or member.
+    #[error(
+        "the data directory belongs to member {found_member:x} of cluster {found_cluster:x}, but the \
+         flags name member {member:x} of cluster {cluster:x}; give the peer URLs and cluster token it \
+         was created with, or another --data-dir"
+    )]
+    ForeignData {
+        /// Cluster on disk.
+        found_cluster: u64,
+        /// Member on disk.
+        found_member: u64,
+        /// Cluster by the flags.
+        cluster: u64,
+        /// Member by the flags.
+        member: u64,
+    },
+}
+
+impl<D: Disk> Engine<D> {
+    /// Takes one message from a front core.
+    pub fn on_inbound(&mut self, port: usize, inbound: Inbound) {
+        let origin = Origin::Front {
+            port,
+            token: inbound.token,
+        };
+        match inbound.ask {
+            Ask::Write { request, body } => self.admit(origin, request, body),
+            Ask::CatchUp(catch_up) => self.catch_ups.push_back((port, catch_up)),
+            Ask::Progress(stream) => self.mark_progress(port, stream),
+            Ask::WatchOpen => self.open_watch(port),
+            Ask::WatchIdle => self.ports[port].published = None,
+            read => self.read(origin, read),
+        }
+    }
+
+    /// One turn: everything that can be done without waiting.
+    pub fn step(&mut self, clock: &impl Clock) -> Result<Activity, EngineError> {
+        let now_us = clock.now_us();
+        self.now_us = now_us;
+        self.lease_clock.advance(now_us);
+        let durable = self.wal.pump(now_us)?;
+        self.on_durable(durable);
+        self.apply_committed(clock)?;
+        self.advance_reads();
+        self.advance_catch_ups();
+        self.advance_scrub();
+        self.upkeep();
+        self.seal()?;
+        let durable = self.wal.pump(now_us)?;
+        self.on_durable(durable);
+        // Reads that arrive before the next turn find everything committed applied.
+        self.apply_committed(clock)?;
+        Ok(self.activity())
+    }
+
+    /// The next reply for a front core.
+    pub fn take_reply(&mut self, port: usize) -> Option<Outbound> {
+        self.ports[port].outbox.pop_front()
+    }
+
+    /// Puts a reply back that found no place in the ring.
+    pub fn untake_reply(&mut self, port: usize, reply: Outbound) {
+        self.ports[port].outbox.push_front(reply);
+    }
+
+    /// Begins an orderly end: the lease clock is written down, new proposals are refused.
+    pub fn stop(&mut self) {
+        if !self.stopping {
+            if self.state.lease_next_deadline().is_some() {
+                self.queue_own(Request::Tick);
+            }
+            self.stopping = true;
+        }
+    }
+
+    /// Leaves the lane with its last group attested, so that the next start can vouch for all of it.
+    pub fn close(&mut self) -> Result<(), EngineError> {
+        self.wal.flush_blocking()?;
+        Ok(())
+    }
+
+    /// Whether everything proposed is durable, applied and answered.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.queue.is_empty()
+            && self.proposed.is_empty()
+            && self.wal.is_idle()
+            && self.ports.iter().all(|port| port.outbox.is_empty())
+    }
+
+    /// Read access to the applied state.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Read access to the raft group.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Read access to the lane.
+    #[must_use]
+    pub fn wal(&self) -> &Wal<D> {
+        &self.wal
+    }
+
+    /// The lane, to drain what it measured.
+    pub fn wal_mut(&mut self) -> &mut Wal<D> {
+        &mut self.wal
+    }
+
+    /// Counters since the start.
+    #[must_use]
+    pub fn facts(&self) -> &EngineFacts {
+        &self.facts
+    }
+
+    /// Hands over how long applying took since the last call.
+    pub fn take_durations(&mut self, out: &mut Durations) {
+        out.commands.append(&mut self.durations.commands);
+        out.entries.append(&mut self.durations.entries);
+    }
+
+    /// Commands waiting for an entry or for their entry to commit.
+    #[must_use]
+    pub fn pending_count(&self) -> usize {
+        self.queue.len()
+            + self
+                .proposed
+                .iter()
+                .map(|proposed| proposed.commands.len())
+                .sum::<usize>()
+    }
+
+    pub(super) fn header(&self) -> ResponseHeader {
+        ResponseHeader {
+            cluster_id: self.config.cluster.0,
+            member_id: self.config.member.0,
+            revision: self.state.revision().0,
+            raft_term: self.node.term().0,
+        }
+    }
+
+    pub(super) fn reply(&mut self, origin: Origin, result: Result<Answer, ApiError>) {
+        if let Origin::Front { port, token } = origin {
+            self.ports[port]
+                .outbox
+                .push_back(Outbound::Reply { token, result });
+        }
+    }
+
+    fn activity(&self) -> Activity {
+        let may_seal = !self.queue.is_empty() && self.may_seal();
+        let busy = may_seal
+            || !self.selects.is_empty()
+            || !self.hashes.is_empty()
+            || !self.catch_ups.is_empty()
+            || self.scrub_pending;
+        let upkeep = self.upkeep_deadline_us();
+        let wal = self.wal.next_deadline_us();
+        Activity {
+            busy,
+            wake_at_us: match (upkeep, wal) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            },
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `etcdserverpb.Maintenance`, as far as one member without a snapshot file goes.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use keelson_proto::etcdserverpb::{
+    AlarmRequest, AlarmResponse, DefragmentResponse, HashKvRequest, HashKvResponse, HashResponse,
+    StatusResponse,
+};
+use keelson_storage::mvcc::HashKvResult;
+use keelson_storage::state::{Request, Response};
+use tonic::Status;
+
+use super::{Api, decode};
+use crate::engine::message::{Answer, Ask};
+use crate::runtime;
+
+pub(super) async fn alarm(api: &Rc<Api>, body: Bytes) -> Result<AlarmResponse, Status> {
+    let request: AlarmRequest = decode(&body)?;
+    match api.write(Request::Alarm(request), body).await? {
+        Response::Alarm(response) => Ok(response),
+        other => unreachable!("an alarm is answered with its response, not {other:?}"),
+    }
+}
+
+pub(super) async fn status(api: &Rc<Api>) -> Result<StatusResponse, Status> {
+    match api.ask(Ask::Status).await? {
+        Answer::Status(status) => Ok(*status),
+        other => unreachable!("status is answered with the status, not {other:?}"),
+    }
+}
+
+/// No page of the database is ever rewritten in place, so there is nothing to defragment: the answer
+/// comes at once.
+pub(super) async fn defragment(api: &Rc<Api>) -> Result<DefragmentResponse, Status> {
+    let status = status(api).await?;
+    Ok(DefragmentResponse {
+        header: status.header,
+    })
+}
+
+/// The hash of everything the store holds, at its newest revision.
+pub(super) async fn hash(api: &Rc<Api>) -> Result<HashResponse, Status> {
+    let (header, result) = hash_at(api, 0).await?;
+    Ok(HashResponse {
+        header: Some(header),
+        hash: result.hash,
+    })
+}
+
+pub(super) async fn hash_kv(api: &Rc<Api>, body: Bytes) -> Result<HashKvResponse, Status> {
+    let request: HashKvRequest = decode(&body)?;
+    let (header, result) = hash_at(api, request.revision).await?;
+    Ok(HashKvResponse {
+        header: Some(header),
+        hash: result.hash,
+        compact_revision: result.compact_revision.0,
+        hash_revision: result.hash_revision.0,
+    })
+}
+
+/// Gathers the records on the engine's core and hashes them on a helper thread.
+async fn hash_at(
+    api: &Rc<Api>,
+    revision: i64,
+) -> Result<(keelson_proto::etcdserverpb::ResponseHeader, HashKvResult), Status> {
+    let Answer::Hash(header, scan) = api.ask_without_limit(Ask::Hash { revision }).await? else {
+        unreachable!("a hash is answered with the records to hash");
+    };
+    let result = runtime::spawn_blocking(move || scan.finish()).await;
+    Ok((header, result))
+}

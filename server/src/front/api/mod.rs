@@ -1,0 +1,245 @@
+//! The gRPC methods: decode, validate, ask the engine, encode.
+//!
+//! ```text
+//!   front (HTTP/2) --Call--> Api::serve --Ask--> engine ring ... Outbound ring --> pump
+//!                                 ^------------------- reply slot ----------------'  |
+//!   watch streams <---------------------- FanOut <----- batches, slices, marks ------'
+//! ```
+//!
+//! A handler is a request, a channel end and a reply slot; it keeps no state of its own. One [`Api`]
+//! per core, never shared with another.
+
+mod cluster;
+mod health;
+mod http_service;
+mod kv;
+mod lease;
+mod maintenance;
+mod pump;
+mod range_response;
+mod watch;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use keelson_proto::ApiError;
+use keelson_storage::state::{Request, RequestLimits, Response};
+use prost::Message;
+use tonic::{Code, Status};
+
+use crate::engine::client::EngineClient;
+use crate::engine::message::{Answer, Ask, StreamKey};
+use crate::fanout::FanOut;
+use crate::front::{self, Call, MethodTable, Observer, Service};
+use crate::observe::{ClientApiVersion, CoreMetrics, METHODS, Method, Registry};
+use crate::runtime::{Core, LocalEvent};
+
+pub use http_service::HttpApi;
+pub use pump::{progress_notifier, pump, sweeper};
+
+/// Metadata in which a client names the API level it speaks.
+const CLIENT_API_VERSION: &str = "client-api-version";
+
+static TABLE: LazyLock<MethodTable> = LazyLock::new(|| MethodTable::new(&METHODS));
+
+/// Asked-at time of questions that may take as long as they need.
+const NO_TIME_LIMIT: u64 = u64::MAX;
+
+/// What the handlers must know of the configuration.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// Cluster id in response headers.
+    pub cluster_id: u64,
+    /// Member id in response headers.
+    pub member_id: u64,
+    /// Largest request that may go into the log.
+    pub request_bytes_max: usize,
+    /// Limits that requests are validated against.
+    pub limits: RequestLimits,
+    /// Smallest lease TTL that is granted.
+    pub lease_ttl_seconds_min: i64,
+    /// Time after which a client is told that its request timed out.
+    pub request_timeout_ms: u64,
+    /// How often idle watchers that asked for it are told their progress.
+    pub progress_interval: std::time::Duration,
+}
+
+/// The handlers of one core.
+pub struct Api {
+    config: ApiConfig,
+    core: Core,
+    engine: EngineClient,
+    metrics: Arc<CoreMetrics>,
+    registry: Arc<Registry>,
+    fanout: RefCell<FanOut>,
+    /// Writers of watch streams, by stream, to wake when their queue has something.
+    writers: RefCell<HashMap<StreamKey, LocalEvent>>,
+    /// Watch questions for which the ring had no room.
+    unsent: RefCell<VecDeque<Ask>>,
+    lease_ids: Cell<u64>,
+}
+
+impl Api {
+    /// The handlers of `core`, talking to the engine through `engine`.
+    #[must_use]
+    pub fn new(
+        config: ApiConfig,
+        core: Core,
+        engine: EngineClient,
+        registry: Arc<Registry>,
+    ) -> Rc<Self> {
+        let fragment_bytes =
+            config.request_bytes_max + keelson_proto::limits::TRANSPORT_OVERHEAD_BYTES;
+        let fanout = FanOut::new(config.cluster_id, config.member_id, fragment_bytes);
+        Rc::new(Self {
+            metrics: registry.core(core.index()).clone(),
+            registry,
+            config,
+            core,
+            engine,
+            fanout: RefCell::new(fanout),
+            writers: RefCell::default(),
+            unsent: RefCell::default(),
+            lease_ids: Cell::new(RandomState::new().hash_one(std::process::id())),
+        })
+    }
+
+    async fn ask(&self, ask: Ask) -> Result<Answer, ApiError> {
+        self.engine.ask(ask, self.core.coarse_ms()).await
+    }
+
+    async fn ask_without_limit(&self, ask: Ask) -> Result<Answer, ApiError> {
+        self.engine.ask(ask, NO_TIME_LIMIT).await
+    }
+
+    /// Puts a validated write into the log and waits until it is applied.
+    async fn write(&self, request: Request, body: Bytes) -> Result<Response, ApiError> {
+        if body.len() > self.config.request_bytes_max {
+            return Err(ApiError::RequestTooLarge);
+        }
+        response(self.ask(Ask::Write { request, body }).await?)
+    }
+
+    async fn dispatch(self: Rc<Self>, method: Method, call: Call) {
+        match method {
+            Method::KvRange => kv::range(&self, call).await,
+            Method::KvRangeStream => kv::range_stream(&self, call).await,
+            Method::KvPut => unary(call, |body| kv::put(&self, body)).await,
+            Method::KvDeleteRange => unary(call, |body| kv::delete_range(&self, body)).await,
+            Method::KvTxn => unary(call, |body| kv::txn(&self, body)).await,
+            Method::KvCompact => unary(call, |body| kv::compact(&self, body)).await,
+            Method::WatchWatch => watch::serve(self, call).await,
+            Method::LeaseGrant => unary(call, |body| lease::grant(&self, body)).await,
+            Method::LeaseRevoke => unary(call, |body| lease::revoke(&self, body)).await,
+            Method::LeaseKeepAlive => lease::keep_alive(&self, call).await,
+            Method::LeaseTimeToLive => unary(call, |body| lease::time_to_live(&self, body)).await,
+            Method::LeaseLeases => unary(call, |_| lease::leases(&self)).await,
+            Method::ClusterMemberList => unary(call, |_| cluster::member_list(&self)).await,
+            Method::MaintenanceAlarm => unary(call, |body| maintenance::alarm(&self, body)).await,
+            Method::MaintenanceStatus => unary(call, |_| maintenance::status(&self)).await,
+            Method::MaintenanceDefragment => unary(call, |_| maintenance::defragment(&self)).await,
+            Method::MaintenanceHash => unary(call, |_| maintenance::hash(&self)).await,
+            Method::MaintenanceHashKv => {
+                unary(call, |body| maintenance::hash_kv(&self, body)).await;
+            }
+            Method::HealthCheck => unary(call, |body| health::check(&self, body)).await,
+            Method::HealthWatch => health::watch(call).await,
+            later => {
+                let text = format!(
+                    "{} is not served by this version of Keelson",
+                    later.row().path
+                );
+                call.reply.finish(Err(Status::unimplemented(text)));
+            }
+        }
+    }
+}
+
+impl Service for Api {
+    fn route(&self, path: &str) -> Option<&'static front::Method> {
+        TABLE.route(path)
+    }
+
+    fn has_service(&self, service: &str) -> bool {
+        TABLE.has_service(service)
+    }
+
+    fn serve(self: Rc<Self>, call: Call) -> impl Future<Output = ()> + 'static {
+        let version = ClientApiVersion::from_metadata(
+            call.headers
+                .get(CLIENT_API_VERSION)
+                .map(http::HeaderValue::as_bytes),
+        );
+        let method = Method::from_index(call.method.index);
+        self.metrics.rpc_started(method, version);
+        self.dispatch(method, call)
+    }
+}
+
+/// Carries the transport's events of a core into its metrics.
+pub struct RpcObserver(pub Arc<CoreMetrics>);
+
+impl Observer for RpcObserver {
+    fn connection_opened(&self) {
+        self.0.client.connections_accepted.increment();
+        self.0.client.connections.add(1);
+    }
+
+    fn connection_closed(&self) {
+        self.0.client.connections.subtract(1);
+    }
+
+    fn connection_refused(&self) {
+        self.0.client.connections_refused.increment();
+    }
+
+    fn bytes_received(&self, count: usize) {
+        self.0.client.received_bytes.add(count as u64);
+    }
+
+    fn bytes_sent(&self, count: usize) {
+        self.0.client.sent_bytes.add(count as u64);
+    }
+
+    fn call_handled(&self, method: &'static front::Method, code: Code) {
+        self.0.rpc_handled(Method::from_index(method.index), code);
+    }
+
+    fn message_received(&self, method: &'static front::Method) {
+        self.0.rpc_received(Method::from_index(method.index), 1);
+    }
+
+    fn message_sent(&self, method: &'static front::Method) {
+        self.0.rpc_sent(Method::from_index(method.index), 1);
+    }
+}
+
+/// Serves a method of one request and one response.
+async fn unary<M: Message, F: Future<Output = Result<M, Status>>>(
+    mut call: Call,
+    handle: impl FnOnce(Bytes) -> F,
+) {
+    let result = match call.messages.unary().await {
+        Ok(body) => handle(body).await,
+        Err(status) => Err(status),
+    };
+    call.reply.send_unary(result);
+}
+
+/// Decodes a request; the bytes fields of the result are slices of `body`.
+fn decode<M: Message + Default>(body: &Bytes) -> Result<M, Status> {
+    M::decode(body.clone())
+        .map_err(|error| Status::internal(format!("grpc: error unmarshalling request: {error}")))
+}
+
+/// The response of a command. The engine answers a write with nothing else.
+fn response(answer: Answer) -> Result<Response, ApiError> {
+    match answer {
+        Answer::Response(response) => Ok(response),
+        other => unreachable!("a write is answered with a response, not {other:?}"),
+    }
+}

@@ -1,0 +1,169 @@
+//! `RangeResponse` written straight from records, in slices.
+//!
+//! A record holds its key-value pair in wire form, so a response is a header, a run of copies, and two
+//! numbers. A large response is encoded one slice at a time as the client takes it: memory follows the
+//! slice, not the response. A test decodes every shape with the generated type.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use keelson_proto::etcdserverpb::{self as pb, ResponseHeader};
+use keelson_proto::limits::RESPONSE_BYTES_MAX;
+use keelson_proto::mvccpb::KeyValue;
+use keelson_storage::mvcc::{Record, Selection};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+
+use tonic::Status;
+
+use crate::front::{PREFIX_BYTES, Replies};
+
+/// Tag of `RangeResponse.kvs`.
+const KVS_TAG: u32 = 2;
+
+/// Responses above this size are encoded and sent in slices of it.
+const SLICE_BYTES: usize = 256 << 10;
+
+/// Keys in the first message of a streamed range, as in etcd.
+const STREAM_KEYS_FIRST: usize = 10;
+
+/// The result of a range on its way to the client.
+pub(super) struct RangeResponse {
+    header: ResponseHeader,
+    selection: Selection,
+}
+
+impl RangeResponse {
+    pub(super) fn new(header: ResponseHeader, selection: Selection) -> Self {
+        Self { header, selection }
+    }
+
+    /// Sends it as one message, a large one in slices of about [`SLICE_BYTES`].
+    pub(super) async fn send(self, mut reply: Replies) {
+        let head = self.head();
+        let kvs_bytes: usize = (0..self.selection.records.len())
+            .map(|at| kv_field_bytes(self.kv_bytes(at)))
+            .sum();
+        let total = head.encoded_len() + kvs_bytes;
+        if total > RESPONSE_BYTES_MAX {
+            return reply.finish(Err(Status::resource_exhausted(format!(
+                "grpc: trying to send message larger than max ({total} vs. {RESPONSE_BYTES_MAX})"
+            ))));
+        }
+        if total <= SLICE_BYTES {
+            let mut out = BytesMut::with_capacity(PREFIX_BYTES + total);
+            out.put_u8(0);
+            out.put_u32(total as u32);
+            self.put_kvs(0..self.selection.records.len(), &mut out);
+            put_message(&head, &mut out);
+            return reply.send_unary_encoded(out.freeze());
+        }
+        reply.begin(total as u64);
+        let mut next = 0;
+        while next < self.selection.records.len() {
+            let end = self.slice_end(next);
+            let mut out = BytesMut::with_capacity(SLICE_BYTES + self.kv_bytes(end - 1));
+            self.put_kvs(next..end, &mut out);
+            if reply.chunk(out.freeze()).await.is_err() {
+                return;
+            }
+            next = end;
+        }
+        if reply.chunk(Bytes::from(head.encode_to_vec())).await.is_ok() {
+            reply.finish(Ok(()));
+        }
+    }
+
+    /// Sends it as a stream of messages that merge to the same response: disjoint runs of pairs, and
+    /// header, `more` and `count` in the last one. The runs grow and shrink so that a message is about
+    /// `message_bytes`.
+    pub(super) async fn stream(self, mut reply: Replies, message_bytes: usize) {
+        let mut keys = STREAM_KEYS_FIRST;
+        let mut next = 0;
+        let count = self.selection.records.len();
+        loop {
+            let end = (next + keys).min(count);
+            let last = end == count;
+            let mut part = if last {
+                self.head()
+            } else {
+                pb::RangeResponse::default()
+            };
+            part.kvs = (next..end).map(|at| self.key_value(at)).collect();
+            let message = pb::RangeStreamResponse {
+                range_response: Some(part),
+            };
+            let bytes = message.encoded_len();
+            if reply.send(&message).await.is_err() {
+                return;
+            }
+            if last {
+                return reply.finish(Ok(()));
+            }
+            next = end;
+            if bytes * 2 <= message_bytes {
+                keys *= 2;
+            } else if bytes > message_bytes {
+                keys = (keys / 2).max(1);
+            }
+        }
+    }
+
+    /// Everything but the pairs.
+    fn head(&self) -> pb::RangeResponse {
+        pb::RangeResponse {
+            header: Some(self.header),
+            kvs: Vec::new(),
+            more: self.selection.more,
+            count: self.selection.count,
+        }
+    }
+
+    fn slice_end(&self, from: usize) -> usize {
+        let mut bytes = 0;
+        let mut end = from;
+        while end < self.selection.records.len() && bytes < SLICE_BYTES {
+            bytes += kv_field_bytes(self.kv_bytes(end));
+            end += 1;
+        }
+        end
+    }
+
+    fn put_kvs(&self, range: std::ops::Range<usize>, out: &mut BytesMut) {
+        for at in range {
+            encode_key(KVS_TAG, WireType::LengthDelimited, out);
+            encode_varint(self.kv_bytes(at) as u64, out);
+            if self.selection.keys_only {
+                put_message(&self.key_value(at), out);
+            } else {
+                out.put_slice(self.selection.records[at].encoded());
+            }
+        }
+    }
+
+    fn kv_bytes(&self, at: usize) -> usize {
+        if self.selection.keys_only {
+            self.key_value(at).encoded_len()
+        } else {
+            self.selection.records[at].encoded().len()
+        }
+    }
+
+    fn key_value(&self, at: usize) -> KeyValue {
+        let record: &Record = &self.selection.records[at];
+        let mut kv = record.key_value();
+        if self.selection.keys_only {
+            kv.value = Default::default();
+        }
+        kv
+    }
+}
+
+fn kv_field_bytes(kv_bytes: usize) -> usize {
+    key_len(KVS_TAG) + encoded_len_varint(kv_bytes as u64) + kv_bytes
+}
+
+/// Field order does not matter in protobuf, so the pairs may stand before the header.
+fn put_message(message: &impl Message, out: &mut BytesMut) {
+    message
+        .encode(out)
+        .expect("a BytesMut grows as needed, so encoding cannot run out of room");
+}

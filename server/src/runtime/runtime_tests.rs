@@ -1,0 +1,444 @@
+//! The cores with real executors: rings under load, wake-ups, stopping, and glommio's hang.
+
+use std::cell::Cell;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::*;
+use keelson_storage::ids::CoreId;
+
+fn config() -> RuntimeConfig {
+    RuntimeConfig {
+        pin: false,
+        ..RuntimeConfig::default()
+    }
+}
+
+/// Runs `main` on `count` unpinned cores until all have returned.
+fn run<F: Future<Output = ()> + 'static>(
+    count: u16,
+    config: &RuntimeConfig,
+    main: impl Fn(Core) -> F + Clone + Send + 'static,
+) {
+    let cores: Vec<CoreId> = (0..count).map(CoreId).collect();
+    let seats = |links: &[CoreLink]| links.iter().map(|_| ()).collect();
+    start(&cores, config, seats, move |core, ()| main(core))
+        .unwrap()
+        .join()
+        .unwrap();
+}
+
+#[test]
+fn cores_know_who_they_are_and_can_be_pinned() {
+    let available = available_cores().unwrap();
+    assert!(!available.is_empty());
+    let expected = available.clone();
+    let seats = |links: &[CoreLink]| links.iter().map(|_| ()).collect::<Vec<()>>();
+    let cores = start(
+        &available,
+        &RuntimeConfig::default(),
+        seats,
+        move |core, ()| {
+            let expected = expected.clone();
+            async move {
+                assert_eq!(core.id(), expected[core.index()]);
+                assert_eq!(core.links().len(), expected.len());
+                assert_eq!(this_core().index(), core.index());
+                // SAFETY: the call takes no arguments.
+                let cpu = unsafe { libc::sched_getcpu() };
+                assert_eq!(cpu, i32::from(core.id().0));
+            }
+        },
+    );
+    cores.unwrap().join().unwrap();
+    assert!(try_this_core().is_none());
+}
+
+#[test]
+fn a_core_that_does_not_exist_stops_the_start() {
+    let seats = |links: &[CoreLink]| links.iter().map(|_| ()).collect::<Vec<()>>();
+    let outcome = start(
+        &[CoreId(4000)],
+        &RuntimeConfig::default(),
+        seats,
+        |_, ()| async {},
+    );
+    assert!(matches!(
+        outcome.err(),
+        Some(RuntimeError::Start {
+            core: CoreId(4000),
+            ..
+        })
+    ));
+    let outcome = start(
+        &[],
+        &RuntimeConfig::default(),
+        |_| Vec::<()>::new(),
+        |_, ()| async {},
+    );
+    assert!(matches!(outcome.err(), Some(RuntimeError::NoCores)));
+}
+
+#[test]
+fn spawned_tasks_run_after_the_task_that_started_them() {
+    run(1, &config(), |_| async {
+        let ran = Rc::new(Cell::new(0));
+        for _ in 0..10 {
+            let ran = ran.clone();
+            spawn(async move { ran.set(ran.get() + 1) });
+        }
+        assert_eq!(ran.get(), 0);
+        yield_now().await;
+        yield_now().await;
+        assert_eq!(ran.get(), 10);
+    });
+}
+
+/// One side of the ring test: what a core sends and receives.
+struct RingSeat {
+    sender: Option<RingSender<u64>>,
+    receiver: Option<RingReceiver<u64>>,
+}
+
+#[test]
+fn a_ring_carries_everything_in_order_through_full_and_empty() {
+    const COUNT: u64 = 300_000;
+    let seats = |links: &[CoreLink]| {
+        let (sender, receiver) = ring::<u64>(8, &links[0], &links[1]);
+        vec![
+            RingSeat {
+                sender: Some(sender),
+                receiver: None,
+            },
+            RingSeat {
+                sender: None,
+                receiver: Some(receiver),
+            },
+        ]
+    };
+    let cores = start(
+        &[CoreId(0), CoreId(1)],
+        &config(),
+        seats,
+        |_, seat: RingSeat| async {
+            if let Some(sender) = seat.sender {
+                let mut outbox = sender.attach();
+                for value in 0..COUNT {
+                    if outbox.vacant_count() == 0 {
+                        outbox.vacant().await;
+                    }
+                    outbox.push(value).unwrap();
+                    if value % 3 == 0 {
+                        outbox.flush();
+                    }
+                }
+                outbox.flush();
+            }
+            if let Some(receiver) = seat.receiver {
+                let mut inbox = receiver.attach();
+                let mut expected = 0;
+                while expected < COUNT {
+                    inbox.ready().await;
+                    while let Some(value) = inbox.pop() {
+                        assert_eq!(value, expected);
+                        expected += 1;
+                    }
+                }
+            }
+        },
+    );
+    cores.unwrap().join().unwrap();
+}
+
+#[test]
+fn the_end_of_either_side_is_noticed_by_the_other() {
+    let seats = |links: &[CoreLink]| {
+        let (to_one, from_zero) = ring::<u64>(4, &links[0], &links[1]);
+        let (to_zero, from_one) = ring::<u64>(4, &links[1], &links[0]);
+        vec![
+            RingSeat {
+                sender: Some(to_one),
+                receiver: Some(from_one),
+            },
+            RingSeat {
+                sender: Some(to_zero),
+                receiver: Some(from_zero),
+            },
+        ]
+    };
+    let cores = start(
+        &[CoreId(0), CoreId(1)],
+        &config(),
+        seats,
+        |core, seat: RingSeat| async move {
+            let (mut outbox, mut inbox) = (
+                seat.sender.unwrap().attach(),
+                seat.receiver.unwrap().attach(),
+            );
+            if core.index() == 0 {
+                outbox.push(7).unwrap();
+                drop(outbox);
+                drop(inbox);
+                sleep(Duration::from_millis(50)).await;
+            } else {
+                inbox.ready().await;
+                assert_eq!(inbox.pop(), Some(7));
+                inbox.ready().await;
+                assert!(inbox.is_finished());
+                while outbox.push(1).is_ok() {}
+                outbox.vacant().await;
+                assert!(outbox.is_abandoned());
+            }
+        },
+    );
+    cores.unwrap().join().unwrap();
+}
+
+#[test]
+fn a_ring_within_one_core_needs_no_kernel() {
+    let seats = |links: &[CoreLink]| {
+        let (sender, receiver) = ring::<u64>(4, &links[0], &links[0]);
+        vec![RingSeat {
+            sender: Some(sender),
+            receiver: Some(receiver),
+        }]
+    };
+    let cores = start(
+        &[CoreId(0)],
+        &config(),
+        seats,
+        |core, seat: RingSeat| async move {
+            let (mut outbox, mut inbox) = (
+                seat.sender.unwrap().attach(),
+                seat.receiver.unwrap().attach(),
+            );
+            let sum = Rc::new(Cell::new(0));
+            let total = sum.clone();
+            spawn(async move {
+                while !inbox.is_finished() {
+                    inbox.ready().await;
+                    while let Some(value) = inbox.pop() {
+                        total.set(total.get() + value);
+                    }
+                }
+            });
+            for value in 0..1000 {
+                outbox.vacant().await;
+                outbox.push(value).unwrap();
+            }
+            outbox.flush();
+            for _ in 0..10 {
+                yield_now().await;
+            }
+            assert_eq!(sum.get(), 499_500);
+            assert_eq!(core.stats().wake_count, 0);
+        },
+    );
+    cores.unwrap().join().unwrap();
+}
+
+#[test]
+fn a_batch_costs_one_wake_and_a_sleeping_core_hears_it_soon() {
+    let wakes = Arc::new(AtomicU64::new(0));
+    let delays = Arc::new(Mutex::new(Vec::new()));
+    let seats = |links: &[CoreLink]| {
+        let (sender, receiver) = ring::<Instant>(64, &links[0], &links[1]);
+        vec![(Some(sender), None), (None, Some(receiver))]
+    };
+    let (wakes_out, delays_out) = (wakes.clone(), delays.clone());
+    let cores = start(
+        &[CoreId(0), CoreId(1)],
+        &config(),
+        seats,
+        move |core, (sender, receiver)| {
+            let (wakes, delays) = (wakes_out.clone(), delays_out.clone());
+            async move {
+                if let Some(sender) = sender {
+                    let mut outbox = RingSender::attach(sender);
+                    for _ in 0..20 {
+                        // Long enough for the other core to fall asleep.
+                        sleep(Duration::from_millis(3)).await;
+                        let now = Instant::now();
+                        for _ in 0..64 {
+                            outbox.push(now).unwrap();
+                        }
+                        outbox.flush();
+                        outbox.flush();
+                    }
+                }
+                if let Some(receiver) = receiver {
+                    let mut inbox = RingReceiver::attach(receiver);
+                    for _ in 0..20 {
+                        inbox.ready().await;
+                        let mut count = 0;
+                        while let Some(sent) = inbox.pop() {
+                            delays.lock().unwrap().push(sent.elapsed());
+                            count += 1;
+                        }
+                        assert_eq!(count, 64);
+                    }
+                    wakes.store(core.stats().wake_count, Ordering::Relaxed);
+                }
+            }
+        },
+    );
+    cores.unwrap().join().unwrap();
+    assert_eq!(wakes.load(Ordering::Relaxed), 20);
+    let mut delays = std::mem::take(&mut *delays.lock().unwrap());
+    delays.sort();
+    let median = delays[delays.len() / 2];
+    assert!(median < Duration::from_millis(3), "median delay {median:?}");
+}
+
+#[test]
+fn an_eventfd_of_another_thread_is_seen_and_counts_add_up() {
+    run(1, &config(), |_| async {
+        let fd = Arc::new(super::eventfd::create().unwrap());
+        let (seen, event) = (Rc::new(Cell::new(0)), LocalEvent::new());
+        let (total, notify) = (seen.clone(), event.clone());
+        let watch = move |count| {
+            total.set(total.get() + count);
+            notify.notify();
+            if total.get() == 100 {
+                Watch::Done
+            } else {
+                Watch::Continue
+            }
+        };
+        watch_eventfd(fd.as_fd(), watch).unwrap();
+        let writer = std::thread::spawn(move || {
+            for count in 0..100 {
+                super::eventfd::signal(&fd);
+                if count % 10 == 0 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        while seen.get() < 100 {
+            event.wait().await;
+        }
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_nonblocking_eventfd_is_watched_all_the_same() {
+    run(1, &config(), |_| async {
+        let fd = super::eventfd::create().unwrap();
+        // SAFETY: plain integers in and out.
+        unsafe {
+            libc::fcntl(
+                std::os::fd::AsRawFd::as_raw_fd(&fd),
+                libc::F_SETFL,
+                libc::O_NONBLOCK,
+            )
+        };
+        let event = LocalEvent::new();
+        let notify = event.clone();
+        watch_eventfd(fd.as_fd(), move |_| {
+            notify.notify();
+            Watch::Done
+        })
+        .unwrap();
+        sleep(Duration::from_millis(2)).await;
+        super::eventfd::signal(&fd);
+        event.wait().await;
+    });
+}
+
+#[test]
+fn stop_reaches_every_core() {
+    let cores: Vec<CoreId> = (0..2).map(CoreId).collect();
+    let seats = |links: &[CoreLink]| links.iter().map(|_| ()).collect::<Vec<()>>();
+    let main = |core: Core, ()| async move { core.stopping().wait().await };
+    let cores = start(&cores, &config(), seats, main).unwrap();
+    let stopper = cores.stopper();
+    std::thread::sleep(Duration::from_millis(20));
+    let started = Instant::now();
+    stopper.stop();
+    cores.join().unwrap();
+    assert!(started.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
+fn a_core_that_does_not_yield_is_reported_as_stalled() {
+    let stalls = Arc::new(AtomicU64::new(0));
+    let seen = stalls.clone();
+    let config = RuntimeConfig {
+        stall_after: Duration::from_millis(200),
+        ..config()
+    };
+    run(1, &config, move |core| {
+        let seen = seen.clone();
+        async move {
+            sleep(Duration::from_millis(20)).await;
+            std::thread::sleep(Duration::from_millis(600));
+            seen.store(core.stats().stall_count, Ordering::Relaxed);
+        }
+    });
+    assert_eq!(stalls.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn load_is_measured() {
+    run(1, &config(), |core| async move {
+        sleep(Duration::from_millis(400)).await;
+        let idle = core.stats().busy_permille;
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(1) {
+            let turn = Instant::now();
+            while turn.elapsed() < Duration::from_micros(200) {}
+            yield_now().await;
+        }
+        let busy = core.stats().busy_permille;
+        assert!(idle < 300 && busy > 600, "idle {idle}, busy {busy}");
+    });
+}
+
+/// Longest time between two polls of a task that is always runnable, on a core that is preempted so often that
+/// many turns end before their first task (fault 1 of the module story).
+fn longest_nap(preempt_after: Duration, heartbeat: Duration) -> Duration {
+    let longest = Arc::new(Mutex::new(Duration::ZERO));
+    let config = RuntimeConfig {
+        preempt_after,
+        heartbeat_busy: heartbeat,
+        heartbeat_idle: heartbeat,
+        ..config()
+    };
+    let out = longest.clone();
+    run(1, &config, move |core| {
+        let longest = out.clone();
+        async move {
+            let started = Instant::now();
+            let mut last = started;
+            let mut nap = Duration::ZERO;
+            let mut count = 0;
+            while started.elapsed() < Duration::from_secs(2) {
+                futures_lite::future::yield_now().await;
+                nap = nap.max(last.elapsed());
+                last = Instant::now();
+                count += 1;
+            }
+            eprintln!("{count} turns, {:?}", core.stats());
+            *longest.lock().unwrap() = nap;
+        }
+    });
+    let nap = *longest.lock().unwrap();
+    nap
+}
+
+#[test]
+fn the_heartbeat_bounds_glommios_sleep_on_runnable_tasks() {
+    for us in std::env::var("US")
+        .unwrap_or("40".into())
+        .split(",")
+        .map(|x| x.parse().unwrap())
+    {
+        let slow = longest_nap(Duration::from_micros(us), Duration::from_secs(1));
+        let fast = longest_nap(Duration::from_micros(us), Duration::from_millis(5));
+        eprintln!("{us} us: slow {slow:?} fast {fast:?}");
+    }
+}

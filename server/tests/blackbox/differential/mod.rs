@@ -1,0 +1,144 @@
+//! G-KV-11: the same random requests to real etcd and to the server under test; every answer and
+//! every watch event must be equal, but for the table in `normal.rs`.
+//!
+//! `KEELSON_DIFF_SEEDS=7,8` picks the seeds (a lone number is one seed), `KEELSON_DIFF_REQUESTS`
+//! the number of steps for each. A failure prints the one-line command that plays it again, and a
+//! short list of steps that still shows it.
+
+mod generate;
+mod normal;
+mod pair;
+mod step;
+mod watches;
+mod world;
+
+use generate::Generator;
+use pair::{Compared, Mismatch, Pair};
+use step::Step;
+
+use crate::harness::heavy;
+
+const SEEDS_DEFAULT: &[u64] = &[1, 2, 3, 4];
+const STEPS_DEFAULT: usize = 1_200;
+const SHRINK_RUNS_MAX: usize = 24;
+const SHRINK_STEPS_MIN: usize = 2;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g_kv_11_same_answers_as_etcd() {
+    let _alone = heavy().await;
+    println!("not compared exactly:");
+    for (what, why) in normal::EXCEPTIONS {
+        println!("  {what}: {why}");
+    }
+    let mut total = Compared::default();
+    for seed in seeds() {
+        let compared = run(seed, steps_per_seed()).await;
+        total.add(&compared);
+        println!(
+            "seed {seed}: {} responses and {} watch events equal",
+            compared.responses, compared.events
+        );
+    }
+    for (kind, count) in &total.kinds {
+        println!("  {count:6} {kind}");
+    }
+    println!(
+        "differential: {} responses and {} watch events compared, all equal",
+        total.responses, total.events
+    );
+}
+
+async fn run(seed: u64, count: usize) -> Compared {
+    let mut generator = Generator::new(seed);
+    let mut pair = Pair::start(&format!("differential-{seed}")).await;
+    let mut done = Vec::new();
+    for index in 0..count {
+        let step = match index + 1 == count {
+            true => Step::Barrier,
+            false => generator.next(&pair.world),
+        };
+        done.push(step);
+        let last = done.last().expect("just pushed");
+        if let Err(mismatch) = pair.perform(last).await {
+            drop(pair);
+            report(seed, &done, &mismatch).await;
+        }
+    }
+    pair.compared
+}
+
+async fn report(seed: u64, done: &[Step], mismatch: &Mismatch) -> ! {
+    println!("seed {seed}, step {}: {mismatch:#?}", done.len() - 1);
+    println!("shrinking:");
+    let (steps, mismatch) = shrink(done.to_vec(), mismatch.clone()).await;
+    for (index, step) in steps.iter().enumerate() {
+        println!("  {index}: {step:?}");
+    }
+    panic!(
+        "the answers differ at: {}\n  etcd:       {}\n  under test: {}\nplay it again: \
+         KEELSON_DIFF_SEEDS={seed} KEELSON_DIFF_REQUESTS={} \
+         cargo test -p keelson --test blackbox g_kv_11 -- --nocapture",
+        mismatch.what,
+        mismatch.reference,
+        mismatch.subject,
+        done.len() + 1,
+    );
+}
+
+/// Leaves out chunks of steps, ever smaller ones, as long as some difference remains.
+async fn shrink(mut steps: Vec<Step>, mut mismatch: Mismatch) -> (Vec<Step>, Mismatch) {
+    let mut chunk = steps.len() / 2;
+    let mut runs = 0;
+    while chunk >= 1 && steps.len() > SHRINK_STEPS_MIN {
+        let mut at = 0;
+        // The last step shows the difference and stays.
+        while at + 1 < steps.len() && runs < SHRINK_RUNS_MAX {
+            let end = (at + chunk).min(steps.len() - 1);
+            let mut fewer = steps.clone();
+            fewer.drain(at..end);
+            runs += 1;
+            match play(&fewer).await {
+                Some((length, found)) => {
+                    fewer.truncate(length);
+                    steps = fewer;
+                    mismatch = found;
+                }
+                None => at = end,
+            }
+        }
+        chunk /= 2;
+    }
+    (steps, mismatch)
+}
+
+/// Plays steps on fresh servers: how many it took to see a difference, and which.
+async fn play(steps: &[Step]) -> Option<(usize, Mismatch)> {
+    let mut pair = Pair::start("differential-shrink").await;
+    for (index, step) in steps.iter().enumerate() {
+        if let Err(mismatch) = pair.perform(step).await {
+            return Some((index + 1, mismatch));
+        }
+    }
+    None
+}
+
+fn seeds() -> Vec<u64> {
+    match std::env::var("KEELSON_DIFF_SEEDS") {
+        Ok(list) => list
+            .split(',')
+            .map(|seed| {
+                seed.trim()
+                    .parse()
+                    .expect("KEELSON_DIFF_SEEDS lists numbers")
+            })
+            .collect(),
+        Err(_) => SEEDS_DEFAULT.to_vec(),
+    }
+}
+
+fn steps_per_seed() -> usize {
+    match std::env::var("KEELSON_DIFF_REQUESTS") {
+        Ok(count) => count.parse().expect("KEELSON_DIFF_REQUESTS is a number"),
+        Err(_) => STEPS_DEFAULT,
+    }
+}

@@ -1,0 +1,566 @@
+//! The real Disk: files of one directory through an `io_uring` ring of their own.
+//!
+//! The lane hands it work; it hands back completions, and an eventfd by which an executor learns of them
+//! without polling. The ring is small (it must fit an 8 MB memlock limit beside the executors' own), and
+//! no thread is started. Everything that might block while the lane runs (create, allocate, unlink,
+//! directory sync) goes through the ring as well; [`create`](Disk::submit_create) and
+//! [`remove`](Disk::submit_remove) are short chains of ring operations driven by [`Disk::reap`].
+//!
+//! Invariants:
+//! 1. The memory of an operation (buffer, file name) is owned by its slot until its completion was
+//!    taken from the ring; dropping the disk waits for that.
+//! 2. In [`IoMode::Direct`] a durable write is one O_DIRECT write with RWF_DSYNC. In
+//!    [`IoMode::UnsafeBuffered`] nothing is ever synced.
+
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use io_uring::{IoUring, opcode, squeue, types};
+
+use super::probe::{PROBE_NAME, probe_direct};
+use super::{AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId};
+use crate::limits::{WAL_BLOCK_BYTES, WAL_RING_ENTRIES};
+
+/// How files are opened and synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoMode {
+    /// O_DIRECT and RWF_DSYNC: what is reported durable is durable.
+    Direct,
+    /// Page cache and no syncs (`--unsafe-no-fsync`): survives a crash of the process, not of the machine.
+    UnsafeBuffered,
+}
+
+/// Files of one directory behind an `io_uring` ring.
+pub struct UringDisk {
+    ring: IoUring,
+    event: OwnedFd,
+    directory: PathBuf,
+    location: String,
+    directory_file: File,
+    mode: IoMode,
+    files: Vec<OpenFile>,
+    slots: Vec<Option<Operation>>,
+    free_slots: Vec<usize>,
+    backlog: VecDeque<squeue::Entry>,
+    in_flight: usize,
+    done: Vec<Completion>,
+}
+
+impl UringDisk {
+    /// Opens `directory`, which must exist. In direct mode a probe write shows first that the filesystem
+    /// can do what the log needs; the error says what to change when it cannot.
+    pub fn open(directory: &Path, mode: IoMode) -> Result<Self, DiskError> {
+        let location = directory.display().to_string();
+        let fail = |operation: &'static str| {
+            move |e: std::io::Error| DiskError::from_io(operation, location.clone(), &e)
+        };
+        let location = directory.display().to_string();
+        let directory_file = File::open(directory).map_err(fail.clone()("open"))?;
+        if mode == IoMode::Direct {
+            probe_direct(directory, &directory_file)?;
+        }
+        let ring = IoUring::new(WAL_RING_ENTRIES).map_err(fail.clone()("io_uring set-up"))?;
+        // SAFETY: eventfd takes no pointers; a non-negative result is a fresh descriptor nobody else owns.
+        let event = unsafe {
+            let fd = libc::eventfd(0, libc::EFD_CLOEXEC);
+            if fd < 0 {
+                return Err(fail("eventfd")(std::io::Error::last_os_error()));
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        ring.submitter()
+            .register_eventfd(event.as_raw_fd())
+            .map_err(fail("eventfd registration"))?;
+        Ok(Self {
+            ring,
+            event,
+            directory: directory.to_path_buf(),
+            location,
+            directory_file,
+            mode,
+            files: Vec::new(),
+            slots: Vec::new(),
+            free_slots: Vec::new(),
+            backlog: VecDeque::new(),
+            in_flight: 0,
+            done: Vec::new(),
+        })
+    }
+
+    /// How files are opened and synced.
+    #[must_use]
+    pub fn mode(&self) -> IoMode {
+        self.mode
+    }
+
+    fn path_text(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
+
+    fn file(&self, file: FileId) -> &OpenFile {
+        &self.files[file.0 as usize]
+    }
+
+    fn raw_fd(&self, file: FileId) -> RawFd {
+        self.file(file)
+            .descriptor
+            .as_ref()
+            .expect("the file is open: its creation completed")
+            .as_raw_fd()
+    }
+
+    fn open_flags(&self) -> libc::c_int {
+        match self.mode {
+            IoMode::Direct => libc::O_DIRECT,
+            IoMode::UnsafeBuffered => 0,
+        }
+    }
+
+    fn start(&mut self, operation: Operation) {
+        let slot = self.free_slots.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.in_flight += 1;
+        self.slots[slot] = Some(operation);
+        self.queue_step(slot);
+    }
+
+    /// Queues the ring entry for the current step of a slot's operation.
+    fn queue_step(&mut self, slot: usize) {
+        let operation = self.slots[slot].as_ref().expect("the slot was just filled");
+        let directory_fd = types::Fd(self.directory_file.as_raw_fd());
+        let sync_all = |fd| opcode::Fsync::new(fd).build();
+        let entry = match &operation.step {
+            Step::Write {
+                offset,
+                durable,
+                buf,
+            } => {
+                let flags = if *durable && self.mode == IoMode::Direct {
+                    libc::RWF_DSYNC
+                } else {
+                    0
+                };
+                let fd = types::Fd(self.raw_fd(operation.file));
+                opcode::Write::new(
+                    fd,
+                    buf.as_ptr(),
+                    u32::try_from(buf.len()).expect("a group fits 32 bits"),
+                )
+                .offset(*offset)
+                .rw_flags(flags)
+                .build()
+            }
+            Step::Flush => opcode::Fsync::new(types::Fd(self.raw_fd(operation.file)))
+                .flags(types::FsyncFlags::DATASYNC)
+                .build(),
+            Step::CreateOpen { name, .. } => opcode::OpenAt::new(directory_fd, name.as_ptr())
+                .flags(
+                    libc::O_RDWR
+                        | libc::O_CREAT
+                        | libc::O_EXCL
+                        | libc::O_CLOEXEC
+                        | self.open_flags(),
+                )
+                .mode(0o600)
+                .build(),
+            Step::CreateAllocate { bytes } => {
+                opcode::Fallocate::new(types::Fd(self.raw_fd(operation.file)), *bytes).build()
+            }
+            Step::CreateSync => sync_all(types::Fd(self.raw_fd(operation.file))),
+            Step::RemoveUnlink { name } => {
+                opcode::UnlinkAt::new(directory_fd, name.as_ptr()).build()
+            }
+            Step::SyncDirectory { .. } => sync_all(directory_fd),
+        };
+        self.backlog.push_back(entry.user_data(slot as u64));
+    }
+
+    /// Moves what was queued into the submission ring, as far as it has room.
+    fn fill_ring(&mut self) {
+        let mut queue = self.ring.submission();
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: every pointer in the entry leads into the operation's slot, which lives until the
+            // completion is taken (invariant 1); heap memory does not move when the slot vector grows.
+            if unsafe { queue.push(entry) }.is_err() {
+                break;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    fn enter(&mut self, want: usize) -> Result<(), DiskError> {
+        self.fill_ring();
+        loop {
+            match self.ring.submit_and_wait(want) {
+                Ok(_) => return Ok(()),
+                Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
+                // The completion queue is full or memory is short: reap first, the entries stay queued.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN)) => {
+                    return Ok(());
+                }
+                Err(e) => {
+                    return Err(DiskError::from_io(
+                        "io_uring_enter",
+                        self.location.clone(),
+                        &e,
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Takes completions from the ring into `done` and queues the next step of chains; true when any was queued.
+    fn take_ring_completions(&mut self) -> bool {
+        let mut chained = false;
+        loop {
+            let Some((slot, result)) = self
+                .ring
+                .completion()
+                .next()
+                .map(|c| (c.user_data() as usize, c.result()))
+            else {
+                return chained;
+            };
+            let mut operation = self.slots[slot]
+                .take()
+                .expect("a completion belongs to a filled slot");
+            match self.on_step(&mut operation, result) {
+                Progress::Next(step) => {
+                    operation.step = step;
+                    self.slots[slot] = Some(operation);
+                    self.queue_step(slot);
+                    chained = true;
+                }
+                Progress::Done(result) => {
+                    let buf = match operation.step {
+                        Step::Write { buf, .. } => Some(buf),
+                        _ => None,
+                    };
+                    self.done.push(Completion {
+                        token: operation.token,
+                        result,
+                        buf,
+                    });
+                    self.free_slots.push(slot);
+                    self.in_flight -= 1;
+                }
+            }
+        }
+    }
+
+    fn on_step(&mut self, operation: &mut Operation, result: i32) -> Progress {
+        let unsynced = self.mode == IoMode::UnsafeBuffered;
+        let index = operation.file.0 as usize;
+        if result < 0 {
+            // A filesystem without fallocate still takes the zeros that follow.
+            let tolerated = matches!(operation.step, Step::CreateAllocate { .. })
+                && result == -libc::EOPNOTSUPP;
+            if !tolerated {
+                let path = self.path_text(&self.files[index].name);
+                return Progress::Done(Err(DiskError::from_errno(
+                    operation.step.verb(),
+                    path,
+                    -result,
+                )));
+            }
+        }
+        match &operation.step {
+            Step::Write { offset, buf, .. } => {
+                let (done, asked) = (result.unsigned_abs() as usize, buf.len());
+                Progress::Done(if done == asked {
+                    Ok(())
+                } else {
+                    let file = self.path_text(&self.files[index].name);
+                    Err(DiskError::Short {
+                        operation: "write",
+                        file,
+                        offset: *offset,
+                        done: done as u64,
+                        asked: asked as u64,
+                    })
+                })
+            }
+            Step::Flush => Progress::Done(Ok(())),
+            Step::CreateOpen { bytes, .. } => {
+                // SAFETY: a non-negative result of openat is a fresh descriptor nobody else owns.
+                let descriptor = unsafe { OwnedFd::from_raw_fd(result) };
+                self.files[index].descriptor = Some(File::from(descriptor));
+                Progress::Next(Step::CreateAllocate { bytes: *bytes })
+            }
+            Step::CreateAllocate { .. } if unsynced => Progress::Done(Ok(())),
+            Step::CreateAllocate { .. } => Progress::Next(Step::CreateSync),
+            Step::CreateSync => Progress::Next(Step::SyncDirectory { verb: "create" }),
+            Step::RemoveUnlink { .. } => {
+                self.files[index].descriptor = None;
+                if unsynced {
+                    Progress::Done(Ok(()))
+                } else {
+                    Progress::Next(Step::SyncDirectory { verb: "remove" })
+                }
+            }
+            Step::SyncDirectory { .. } => Progress::Done(Ok(())),
+        }
+    }
+}
+
+impl Disk for UringDisk {
+    fn location(&self) -> &str {
+        &self.location
+    }
+
+    fn list(&mut self) -> Result<Vec<FileEntry>, DiskError> {
+        let fail = |e: std::io::Error| DiskError::from_io("list", self.location.clone(), &e);
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(&self.directory).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            if entry.file_name() == PROBE_NAME {
+                continue;
+            }
+            let metadata = entry.metadata().map_err(fail)?;
+            entries.push(FileEntry {
+                name: entry.file_name().to_string_lossy().into_owned(),
+                bytes: metadata.len(),
+                is_file: metadata.is_file(),
+            });
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    fn open(&mut self, name: &str) -> Result<FileId, DiskError> {
+        let descriptor = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(self.open_flags())
+            .open(self.directory.join(name))
+            .map_err(|e| DiskError::from_io("open", self.path_text(name), &e))?;
+        self.files.push(OpenFile {
+            name: name.to_owned(),
+            descriptor: Some(descriptor),
+        });
+        Ok(FileId(
+            u32::try_from(self.files.len() - 1).expect("files are far fewer than 2^32"),
+        ))
+    }
+
+    fn read(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        bytes: usize,
+        buf: &mut AlignedBuf,
+    ) -> Result<(), DiskError> {
+        assert!(
+            (bytes as u64).is_multiple_of(WAL_BLOCK_BYTES)
+                && offset.is_multiple_of(WAL_BLOCK_BYTES),
+            "reads cover whole blocks"
+        );
+        buf.clear();
+        buf.reserve(bytes);
+        let open = self.file(file);
+        let descriptor = open
+            .descriptor
+            .as_ref()
+            .expect("the file is open: its creation completed");
+        let mut done = 0;
+        while done < bytes {
+            match descriptor.read_at(&mut buf.as_spare_mut()[done..bytes], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(DiskError::from_io("read", self.path_text(&open.name), &e)),
+            }
+            if !(done as u64).is_multiple_of(WAL_BLOCK_BYTES) {
+                break; // a direct read stops inside a block only at the end of the file
+            }
+        }
+        buf.set_filled(done);
+        Ok(())
+    }
+
+    fn entropy(&mut self) -> u64 {
+        let mut bytes = [0u8; 8];
+        // SAFETY: the pointer and length describe the whole of a live array.
+        let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        assert!(
+            count == 8,
+            "the kernel gives eight random bytes in one call, as getrandom(2) promises"
+        );
+        u64::from_le_bytes(bytes)
+    }
+
+    fn submit_create(&mut self, name: &str, bytes: u64, token: u64) -> FileId {
+        let file = FileId(u32::try_from(self.files.len()).expect("files are far fewer than 2^32"));
+        self.files.push(OpenFile {
+            name: name.to_owned(),
+            descriptor: None,
+        });
+        let name = CString::new(name).expect("file names are our own and hold no NUL");
+        self.start(Operation {
+            file,
+            token,
+            step: Step::CreateOpen { name, bytes },
+        });
+        file
+    }
+
+    fn submit_write(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        buf: AlignedBuf,
+        durable: bool,
+        token: u64,
+    ) {
+        assert!(!buf.is_empty(), "a write has content");
+        assert!(
+            (buf.len() as u64).is_multiple_of(WAL_BLOCK_BYTES),
+            "a write covers whole blocks: {}",
+            buf.len()
+        );
+        assert!(
+            offset.is_multiple_of(WAL_BLOCK_BYTES),
+            "a write starts on a block: {offset}"
+        );
+        self.start(Operation {
+            file,
+            token,
+            step: Step::Write {
+                offset,
+                durable,
+                buf,
+            },
+        });
+    }
+
+    fn submit_flush(&mut self, file: FileId, token: u64) {
+        match self.mode {
+            IoMode::Direct => self.start(Operation {
+                file,
+                token,
+                step: Step::Flush,
+            }),
+            IoMode::UnsafeBuffered => self.done.push(Completion {
+                token,
+                result: Ok(()),
+                buf: None,
+            }),
+        }
+    }
+
+    fn submit_remove(&mut self, file: FileId, token: u64) {
+        let name = CString::new(self.file(file).name.as_str())
+            .expect("file names are our own and hold no NUL");
+        self.start(Operation {
+            file,
+            token,
+            step: Step::RemoveUnlink { name },
+        });
+    }
+
+    fn kick(&mut self) -> Result<(), DiskError> {
+        self.fill_ring();
+        if self.ring.submission().is_empty() {
+            Ok(())
+        } else {
+            self.enter(0)
+        }
+    }
+
+    fn reap(&mut self, out: &mut Vec<Completion>) {
+        if self.take_ring_completions() {
+            self.fill_ring();
+            // A refusal shows again, with an error, at the next kick: the entries stay queued.
+            let _ = self.enter(0);
+        }
+        out.append(&mut self.done);
+    }
+
+    fn wait(&mut self) -> Result<(), DiskError> {
+        self.take_ring_completions();
+        while self.done.is_empty() && self.in_flight > 0 {
+            self.enter(1)?;
+            self.take_ring_completions();
+        }
+        self.kick()
+    }
+
+    fn event_fd(&self) -> Option<RawFd> {
+        Some(self.event.as_raw_fd())
+    }
+}
+
+impl Drop for UringDisk {
+    fn drop(&mut self) {
+        while self.in_flight > 0 {
+            if self.enter(1).is_err() {
+                // The kernel may still use the memory: leaking it is the only safe end.
+                std::mem::forget(std::mem::take(&mut self.slots));
+                return;
+            }
+            self.take_ring_completions();
+        }
+    }
+}
+
+struct OpenFile {
+    name: String,
+    descriptor: Option<File>,
+}
+
+struct Operation {
+    file: FileId,
+    token: u64,
+    step: Step,
+}
+
+enum Step {
+    Write {
+        offset: u64,
+        durable: bool,
+        buf: AlignedBuf,
+    },
+    Flush,
+    CreateOpen {
+        name: CString,
+        bytes: u64,
+    },
+    CreateAllocate {
+        bytes: u64,
+    },
+    CreateSync,
+    RemoveUnlink {
+        name: CString,
+    },
+    SyncDirectory {
+        verb: &'static str,
+    },
+}
+
+impl Step {
+    fn verb(&self) -> &'static str {
+        match self {
+            Step::Write { .. } => "write",
+            Step::Flush => "flush",
+            Step::CreateOpen { .. } => "create",
+            Step::CreateAllocate { .. } => "allocation",
+            Step::CreateSync => "sync after creation",
+            Step::RemoveUnlink { .. } => "removal",
+            Step::SyncDirectory { verb } => match *verb {
+                "remove" => "directory sync after removal",
+                _ => "directory sync after creation",
+            },
+        }
+    }
+}
+
+enum Progress {
+    Next(Step),
+    Done(Result<(), DiskError>),
+}

@@ -1,0 +1,209 @@
+//! The sorted keys of one tree node, searched without touching most of them.
+//!
+//! Keys of a node are near each other, so they share a prefix. Behind it, the next four bytes of every
+//! key stand in one dense array of hints: a search reads that array and then, almost always, a single
+//! key. That key also tells whether the prefix was shared at all: if not, the searched key is below or
+//! above all of the node.
+//!
+//! Invariants:
+//! 1. Keys are unique and ascending, and all of them begin with the first `shared` bytes of the first.
+//! 2. `hints[i]` is the big-endian number of the four bytes of `keys[i]` behind the shared ones, with
+//!    zeros behind its end. So hints ascend too, but not strictly.
+
+use std::cmp::Ordering;
+use std::ops::Index;
+
+/// A sorted set of keys with room for a node's worth of them.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    shared: usize,
+    hints: Vec<u32>,
+    keys: Vec<Box<[u8]>>,
+}
+
+impl Keys {
+    pub(super) fn with_capacity(capacity: usize) -> Self {
+        Self {
+            shared: 0,
+            hints: Vec::with_capacity(capacity),
+            keys: Vec::with_capacity(capacity),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn get(&self, index: usize) -> Option<&[u8]> {
+        self.keys.get(index).map(|key| &**key)
+    }
+
+    pub(super) fn last(&self) -> Option<&[u8]> {
+        self.keys.last().map(|key| &**key)
+    }
+
+    /// The index of a key, or the index it would be inserted at.
+    pub(super) fn search(&self, key: &[u8]) -> Result<usize, usize> {
+        let hint = hint(key, self.shared);
+        let index = self
+            .hints
+            .iter()
+            .map(|&other| usize::from(other < hint))
+            .sum::<usize>();
+        if index == self.keys.len() {
+            // Above all of them, if the prefix is shared.
+            let Some(last) = self.last() else {
+                return Err(0);
+            };
+            let below_all = common_bytes(key, last) < self.shared && key < last;
+            return Err(if below_all { 0 } else { index });
+        }
+        let other = &self[index];
+        let common = common_bytes(key, other);
+        let ordering = key[common..].cmp(&other[common..]);
+        if common < self.shared {
+            return Err(if ordering.is_lt() { 0 } else { self.keys.len() });
+        }
+        match ordering {
+            Ordering::Less => Err(index),
+            Ordering::Equal => Ok(index),
+            Ordering::Greater => {
+                // Only keys with the same hint can still be below or equal.
+                let start = index + 1;
+                let run = self.hints[start..]
+                    .iter()
+                    .take_while(|&&other| other == hint)
+                    .count();
+                let run = &self.keys[start..start + run];
+                let found = run.binary_search_by(|probe| (**probe).cmp(key));
+                found
+                    .map(|index| start + index)
+                    .map_err(|index| start + index)
+            }
+        }
+    }
+
+    pub(super) fn insert(&mut self, index: usize, key: Box<[u8]>) {
+        // Any key tells what is shared; the search that found the place has just read this one.
+        match self.keys.get(index).or(self.keys.last()) {
+            None => self.shared = key.len(),
+            Some(neighbour) => {
+                let common = common_bytes(&key, neighbour);
+                if common < self.shared {
+                    self.share(common);
+                }
+            }
+        }
+        self.hints.insert(index, hint(&key, self.shared));
+        self.keys.insert(index, key);
+    }
+
+    pub(super) fn remove(&mut self, index: usize) -> Box<[u8]> {
+        self.hints.remove(index);
+        self.keys.remove(index)
+    }
+
+    pub(super) fn push(&mut self, key: Box<[u8]>) {
+        self.insert(self.keys.len(), key);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Box<[u8]>> {
+        self.hints.pop();
+        self.keys.pop()
+    }
+
+    /// Moves the keys from an index on into a set of their own.
+    pub(super) fn split_off(&mut self, index: usize, capacity: usize) -> Self {
+        let mut right = Self::with_capacity(capacity);
+        right.keys.extend(self.keys.drain(index..));
+        self.hints.truncate(index);
+        right.share_again();
+        self.share_again();
+        right
+    }
+
+    /// Moves all keys of a set that is above this one into this one.
+    pub(super) fn append(&mut self, mut right: Self) {
+        self.keys.append(&mut right.keys);
+        self.share_again();
+    }
+
+    /// Finds out how much is shared.
+    fn share_again(&mut self) {
+        if let (Some(first), Some(last)) = (self.keys.first(), self.keys.last()) {
+            self.share(common_bytes(first, last));
+        }
+    }
+
+    fn share(&mut self, shared: usize) {
+        self.shared = shared;
+        self.hints.clear();
+        self.hints
+            .extend(self.keys.iter().map(|key| hint(key, shared)));
+    }
+
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.keys.iter().map(|key| &**key)
+    }
+
+    #[cfg(test)]
+    pub(super) fn check_invariants(&self) {
+        assert_eq!(self.hints.len(), self.keys.len(), "one hint per key");
+        assert!(
+            self.keys.is_sorted_by(|left, right| left < right),
+            "ascending keys"
+        );
+        for (key, &found) in self.keys.iter().zip(&self.hints) {
+            assert!(
+                common_bytes(key, &self.keys[0]) >= self.shared,
+                "the prefix is shared"
+            );
+            assert_eq!(found, hint(key, self.shared), "the hint is the key's");
+        }
+    }
+}
+
+impl Index<usize> for Keys {
+    type Output = [u8];
+
+    fn index(&self, index: usize) -> &[u8] {
+        &self.keys[index]
+    }
+}
+
+fn common_bytes(left: &[u8], right: &[u8]) -> usize {
+    let length = left.len().min(right.len());
+    let mut chunks = left.chunks_exact(8).zip(right.chunks_exact(8));
+    let mut common = 0;
+    for (left, right) in &mut chunks {
+        if left != right {
+            break;
+        }
+        common += 8;
+    }
+    common
+        + left[common..length]
+            .iter()
+            .zip(&right[common..length])
+            .take_while(|(a, b)| a == b)
+            .count()
+}
+
+/// The four bytes behind the first `shared`.
+fn hint(key: &[u8], shared: usize) -> u32 {
+    let rest = key.get(shared..).unwrap_or_default();
+    match rest.first_chunk::<4>() {
+        Some(bytes) => u32::from_be_bytes(*bytes),
+        None => {
+            let mut bytes = [0; 4];
+            bytes[..rest.len()].copy_from_slice(rest);
+            u32::from_be_bytes(bytes)
+        }
+    }
+}

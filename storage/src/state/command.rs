@@ -1,0 +1,307 @@
+//! Commands: what the log carries.
+//!
+//! The engine wraps a validated request into a [`Command`] and writes a batch of them as one log
+//! entry; replay and the other members read them back. A body is the client's own protobuf, byte for
+//! byte, so a write is encoded once, by the client; decoding an entry slices the buffer it was read
+//! into and copies nothing.
+//!
+//! ```text
+//!   entry   = lease_time u64 | command_count u32 | command*
+//!   command = body_bytes u32 | kind u8 | user_bytes u8 | zero u16 | request_id u64 |
+//!             auth_revision u64 | user | body                                     little-endian
+//! ```
+//!
+//! Decoding is total: any bytes give commands or an error, and it never reserves more memory than the
+//! input's own length justifies. A kind's number and the meaning of its body never change.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use keelson_proto::etcdserverpb::{
+    AlarmRequest, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest,
+    LeaseRevokeRequest, PutRequest, TxnRequest,
+};
+use prost::Message;
+
+use crate::ids::LeaseTime;
+use crate::state::members::{ClusterInit, MemberPublish};
+
+/// Bytes before the commands of an entry.
+const ENTRY_HEADER_BYTES: usize = 8 + 4;
+/// Bytes of a command beside its user and its body.
+const COMMAND_HEADER_BYTES: usize = 4 + 1 + 1 + 2 + 8 + 8;
+
+/// What a command asks for. The numbers are on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum CommandKind {
+    /// `PutRequest`.
+    Put = 1,
+    /// `DeleteRangeRequest`.
+    DeleteRange = 2,
+    /// `TxnRequest`.
+    Txn = 3,
+    /// `CompactionRequest`.
+    Compact = 4,
+    /// `LeaseGrantRequest` with the id and the TTL that the proposer chose.
+    LeaseGrant = 5,
+    /// `LeaseRevokeRequest`.
+    LeaseRevoke = 6,
+    /// `LeaseKeepAliveRequest`.
+    LeaseRenew = 7,
+    /// `LeaseRevokeRequest` of a lease whose deadline has passed.
+    LeaseExpire = 8,
+    /// `AlarmRequest`.
+    Alarm = 9,
+    /// Nothing; the entry moves the lease clock.
+    Tick = 10,
+    /// [`ClusterInit`].
+    ClusterInit = 11,
+    /// [`MemberPublish`].
+    MemberPublish = 12,
+}
+
+impl CommandKind {
+    /// All kinds, in the order of their numbers from 1.
+    pub const ALL: [Self; 12] = [
+        Self::Put,
+        Self::DeleteRange,
+        Self::Txn,
+        Self::Compact,
+        Self::LeaseGrant,
+        Self::LeaseRevoke,
+        Self::LeaseRenew,
+        Self::LeaseExpire,
+        Self::Alarm,
+        Self::Tick,
+        Self::ClusterInit,
+        Self::MemberPublish,
+    ];
+
+    /// The kind with this number.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownKind`] if a newer version wrote it.
+    pub fn from_number(number: u8) -> Result<Self, CommandError> {
+        let index = usize::from(number).wrapping_sub(1);
+        Self::ALL
+            .get(index)
+            .copied()
+            .ok_or(CommandError::UnknownKind(number))
+    }
+}
+
+/// A decoded command body.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the kinds are documented at CommandKind")]
+pub enum Request {
+    Put(PutRequest),
+    DeleteRange(DeleteRangeRequest),
+    Txn(TxnRequest),
+    Compact(CompactionRequest),
+    LeaseGrant(LeaseGrantRequest),
+    LeaseRevoke(LeaseRevokeRequest),
+    LeaseRenew(LeaseKeepAliveRequest),
+    LeaseExpire(LeaseRevokeRequest),
+    Alarm(AlarmRequest),
+    Tick,
+    ClusterInit(ClusterInit),
+    MemberPublish(MemberPublish),
+}
+
+impl Request {
+    /// The kind its command has.
+    #[must_use]
+    pub fn kind(&self) -> CommandKind {
+        match self {
+            Self::Put(_) => CommandKind::Put,
+            Self::DeleteRange(_) => CommandKind::DeleteRange,
+            Self::Txn(_) => CommandKind::Txn,
+            Self::Compact(_) => CommandKind::Compact,
+            Self::LeaseGrant(_) => CommandKind::LeaseGrant,
+            Self::LeaseRevoke(_) => CommandKind::LeaseRevoke,
+            Self::LeaseRenew(_) => CommandKind::LeaseRenew,
+            Self::LeaseExpire(_) => CommandKind::LeaseExpire,
+            Self::Alarm(_) => CommandKind::Alarm,
+            Self::Tick => CommandKind::Tick,
+            Self::ClusterInit(_) => CommandKind::ClusterInit,
+            Self::MemberPublish(_) => CommandKind::MemberPublish,
+        }
+    }
+
+    /// Reads a body. Keys and values are slices of it.
+    ///
+    /// # Errors
+    /// [`CommandError::Body`] if it is not the kind's protobuf.
+    pub fn decode(kind: CommandKind, body: &Bytes) -> Result<Self, CommandError> {
+        fn message<M: Message + Default>(body: &Bytes) -> Result<M, CommandError> {
+            Ok(M::decode(body.clone())?)
+        }
+        Ok(match kind {
+            CommandKind::Put => Self::Put(message(body)?),
+            CommandKind::DeleteRange => Self::DeleteRange(message(body)?),
+            CommandKind::Txn => Self::Txn(message(body)?),
+            CommandKind::Compact => Self::Compact(message(body)?),
+            CommandKind::LeaseGrant => Self::LeaseGrant(message(body)?),
+            CommandKind::LeaseRevoke => Self::LeaseRevoke(message(body)?),
+            CommandKind::LeaseRenew => Self::LeaseRenew(message(body)?),
+            CommandKind::LeaseExpire => Self::LeaseExpire(message(body)?),
+            CommandKind::Alarm => Self::Alarm(message(body)?),
+            CommandKind::Tick => Self::Tick,
+            CommandKind::ClusterInit => Self::ClusterInit(message(body)?),
+            CommandKind::MemberPublish => Self::MemberPublish(message(body)?),
+        })
+    }
+
+    /// The body of a request that did not come as bytes.
+    #[must_use]
+    pub fn encode_body(&self) -> Bytes {
+        Bytes::from(match self {
+            Self::Put(message) => message.encode_to_vec(),
+            Self::DeleteRange(message) => message.encode_to_vec(),
+            Self::Txn(message) => message.encode_to_vec(),
+            Self::Compact(message) => message.encode_to_vec(),
+            Self::LeaseGrant(message) => message.encode_to_vec(),
+            Self::LeaseRevoke(message) | Self::LeaseExpire(message) => message.encode_to_vec(),
+            Self::LeaseRenew(message) => message.encode_to_vec(),
+            Self::Alarm(message) => message.encode_to_vec(),
+            Self::Tick => Vec::new(),
+            Self::ClusterInit(message) => message.encode_to_vec(),
+            Self::MemberPublish(message) => message.encode_to_vec(),
+        })
+    }
+}
+
+/// The envelope of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// What the body is.
+    pub kind: CommandKind,
+    /// Names the waiting client on the member that proposed it; 0 for nobody.
+    pub request_id: u64,
+    /// Who asked; empty for nobody in particular. At most 255 bytes.
+    pub user: Bytes,
+    /// The revision of the auth store that the user was checked against.
+    pub auth_revision: u64,
+    /// The request's protobuf.
+    pub body: Bytes,
+}
+
+impl Command {
+    /// The longest user name a command can carry.
+    pub const USER_BYTES_MAX: usize = u8::MAX as usize;
+
+    /// A command of no user.
+    #[must_use]
+    pub fn new(kind: CommandKind, request_id: u64, body: Bytes) -> Self {
+        Self {
+            kind,
+            request_id,
+            user: Bytes::new(),
+            auth_revision: 0,
+            body,
+        }
+    }
+
+    /// Bytes it takes in an entry.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        COMMAND_HEADER_BYTES + self.user.len() + self.body.len()
+    }
+
+    /// Decodes the body.
+    ///
+    /// # Errors
+    /// [`CommandError::Body`] if it is not the kind's protobuf.
+    pub fn request(&self) -> Result<Request, CommandError> {
+        Request::decode(self.kind, &self.body)
+    }
+}
+
+/// Why bytes are not an entry. All of it means damage or a log written by a newer version: the member
+/// must stop, for skipping a committed command would make it differ from the others.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// The entry ends before its commands do, or after them, or a reserved byte is set.
+    #[error("the entry's framing is damaged")]
+    Framing,
+    /// The kind is not one this version knows.
+    #[error("command kind {0} is not known to this version")]
+    UnknownKind(u8),
+    /// The body is not what the kind says.
+    #[error("the command's body cannot be decoded: {0}")]
+    Body(#[from] prost::DecodeError),
+}
+
+/// Appends the payload of one entry.
+pub fn encode_entry(lease_time: LeaseTime, commands: &[Command], out: &mut BytesMut) {
+    out.reserve(ENTRY_HEADER_BYTES + commands.iter().map(Command::encoded_len).sum::<usize>());
+    out.put_u64_le(lease_time.0);
+    out.put_u32_le(
+        u32::try_from(commands.len()).expect("a batch is bounded far below 2^32 commands"),
+    );
+    for command in commands {
+        let body_bytes = u32::try_from(command.body.len()).expect("a request is far below 4 GiB");
+        let user_bytes =
+            u8::try_from(command.user.len()).expect("a user name has 255 bytes or less");
+        out.put_u32_le(body_bytes);
+        out.put_u8(command.kind as u8);
+        out.put_u8(user_bytes);
+        out.put_u16_le(0);
+        out.put_u64_le(command.request_id);
+        out.put_u64_le(command.auth_revision);
+        out.put_slice(&command.user);
+        out.put_slice(&command.body);
+    }
+}
+
+/// Reads the payload of one entry. Users and bodies are slices of it.
+///
+/// # Errors
+/// [`CommandError`] for any bytes that [`encode_entry`] does not write. Bodies are not looked at.
+pub fn decode_entry(payload: &Bytes) -> Result<(LeaseTime, Vec<Command>), CommandError> {
+    let mut rest = payload.clone();
+    if rest.len() < ENTRY_HEADER_BYTES {
+        return Err(CommandError::Framing);
+    }
+    let lease_time = LeaseTime(rest.get_u64_le());
+    let count = rest.get_u32_le() as usize;
+    if count > rest.len() / COMMAND_HEADER_BYTES {
+        return Err(CommandError::Framing);
+    }
+    let mut commands = Vec::with_capacity(count);
+    for _ in 0..count {
+        commands.push(decode_command(&mut rest)?);
+    }
+    if rest.is_empty() {
+        Ok((lease_time, commands))
+    } else {
+        Err(CommandError::Framing)
+    }
+}
+
+fn decode_command(rest: &mut Bytes) -> Result<Command, CommandError> {
+    if rest.len() < COMMAND_HEADER_BYTES {
+        return Err(CommandError::Framing);
+    }
+    let body_bytes = rest.get_u32_le() as usize;
+    let kind = CommandKind::from_number(rest.get_u8())?;
+    let user_bytes = usize::from(rest.get_u8());
+    let zero = rest.get_u16_le();
+    let request_id = rest.get_u64_le();
+    let auth_revision = rest.get_u64_le();
+    if zero != 0 || rest.len() < user_bytes || rest.len() - user_bytes < body_bytes {
+        return Err(CommandError::Framing);
+    }
+    let user = rest.split_to(user_bytes);
+    let body = rest.split_to(body_bytes);
+    Ok(Command {
+        kind,
+        request_id,
+        user,
+        auth_revision,
+        body,
+    })
+}
+
+#[cfg(test)]
+#[path = "command_tests.rs"]
+mod tests;

@@ -1,0 +1,143 @@
+//! The entry codec: round trips, fixed bytes, hostile bytes.
+
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn command() -> impl Strategy<Value = Command> {
+    let bytes = |max| proptest::collection::vec(any::<u8>(), 0..max).prop_map(Bytes::from);
+    (
+        0..CommandKind::ALL.len(),
+        any::<u64>(),
+        bytes(256),
+        any::<u64>(),
+        bytes(400),
+    )
+        .prop_map(|(kind, request_id, user, auth_revision, body)| Command {
+            kind: CommandKind::ALL[kind],
+            request_id,
+            user,
+            auth_revision,
+            body,
+        })
+}
+
+proptest! {
+    #[test]
+    fn decode_is_the_inverse_of_encode(
+        lease_time in any::<u64>(),
+        commands in proptest::collection::vec(command(), 0..12),
+    ) {
+        let mut out = BytesMut::new();
+        encode_entry(LeaseTime(lease_time), &commands, &mut out);
+        let payload = out.freeze();
+        let (time, decoded) = decode_entry(&payload).unwrap();
+        prop_assert_eq!(time, LeaseTime(lease_time));
+        // Bodies are slices of the payload.
+        for command in decoded.iter().filter(|command| !command.body.is_empty()) {
+            prop_assert!(payload.as_ptr_range().contains(&command.body.as_ptr()));
+        }
+        prop_assert_eq!(decoded, commands);
+    }
+
+    /// Every shorter, longer or bent entry is an error or something else, never a panic.
+    #[test]
+    fn hostile_bytes_do_no_harm(
+        commands in proptest::collection::vec(command(), 0..5),
+        cut in any::<proptest::sample::Index>(),
+        bent in any::<proptest::sample::Index>(),
+        bits in 1u8..,
+        noise in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let mut out = BytesMut::new();
+        encode_entry(LeaseTime(7), &commands, &mut out);
+        let payload = out.freeze();
+        prop_assert_eq!(decode_entry(&payload.slice(..cut.index(payload.len()))), Err(CommandError::Framing));
+        let mut longer = payload.to_vec();
+        longer.push(bits);
+        prop_assert_eq!(decode_entry(&Bytes::from(longer)), Err(CommandError::Framing));
+        let mut changed = payload.to_vec();
+        changed[bent.index(payload.len())] ^= bits;
+        for payload in [Bytes::from(changed), Bytes::from(noise)] {
+            if let Ok((time, commands)) = decode_entry(&payload) {
+                let mut again = BytesMut::new();
+                encode_entry(time, &commands, &mut again);
+                prop_assert_eq!(again.freeze(), payload);
+                let requests: Vec<_> = commands.iter().map(Command::request).collect();
+                drop(requests);
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_bodies_do_no_harm(
+        kind in 0..CommandKind::ALL.len(),
+        body in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
+        if let Ok(request) = Request::decode(CommandKind::ALL[kind], &Bytes::from(body)) {
+            prop_assert_eq!(request.kind(), CommandKind::ALL[kind]);
+            let again = Request::decode(request.kind(), &request.encode_body()).unwrap();
+            prop_assert_eq!(again, request);
+        }
+    }
+}
+
+/// These bytes are on disk: a change of them is a change of the format.
+#[test]
+fn golden_bytes() {
+    let put = PutRequest {
+        key: Bytes::from_static(b"k"),
+        value: Bytes::from_static(b"v"),
+        ..PutRequest::default()
+    };
+    let put = Request::Put(put);
+    let commands = [
+        Command {
+            kind: CommandKind::Put,
+            request_id: 0x0102_0304_0506_0708,
+            user: Bytes::from_static(b"root"),
+            auth_revision: 9,
+            body: put.encode_body(),
+        },
+        Command::new(CommandKind::Tick, 0, Request::Tick.encode_body()),
+    ];
+    let mut out = BytesMut::new();
+    encode_entry(LeaseTime(0x1122), &commands, &mut out);
+    #[rustfmt::skip]
+    let golden = [
+        0x22, 0x11, 0, 0, 0, 0, 0, 0,   2, 0, 0, 0,
+        6, 0, 0, 0,   1,   4,   0, 0,   8, 7, 6, 5, 4, 3, 2, 1,   9, 0, 0, 0, 0, 0, 0, 0,
+        b'r', b'o', b'o', b't',   0x0a, 1, b'k', 0x12, 1, b'v',
+        0, 0, 0, 0,   10,   0,   0, 0,   0, 0, 0, 0, 0, 0, 0, 0,   0, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    assert_eq!(out[..], golden);
+    assert_eq!(commands[0].request(), Ok(put));
+}
+
+#[test]
+fn kinds_have_their_numbers() {
+    for (index, kind) in CommandKind::ALL.into_iter().enumerate() {
+        assert_eq!(kind as usize, index + 1);
+        assert_eq!(CommandKind::from_number(kind as u8), Ok(kind));
+    }
+    for number in [0, 13, 255] {
+        assert_eq!(
+            CommandKind::from_number(number),
+            Err(CommandError::UnknownKind(number))
+        );
+    }
+}
+
+/// A count of four billion commands in a short entry reserves nothing.
+#[test]
+fn a_count_is_not_believed() {
+    let mut payload = vec![0; 8];
+    payload.extend([0xff; 4]);
+    payload.extend([0; COMMAND_HEADER_BYTES]);
+    assert_eq!(
+        decode_entry(&Bytes::from(payload)),
+        Err(CommandError::Framing)
+    );
+}

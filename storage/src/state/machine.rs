@@ -1,0 +1,394 @@
+//! The state machine itself: one owner, commands in, responses and changes out.
+//!
+//! The engine calls [`State::on_entry`] once per committed entry and [`State::apply`] for each command
+//! in it, reads with the select and hash functions between them, and gives spare time to
+//! [`State::scrub`].
+//!
+//! Invariants:
+//! 1. `apply` is total: any decoded request gives a response or an [`ApiError`], and an error leaves
+//!    no trace.
+//! 2. It is deterministic: the same commands at the same positions give the same responses, changes
+//!    and [`State::digest`], whatever was read or scrubbed in between.
+//! 3. The lease clock never goes back.
+
+use keelson_proto::ApiError;
+use keelson_proto::etcdserverpb::{
+    AlarmMember, AlarmRequest, AlarmResponse, CompactionRequest, CompactionResponse,
+    DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
+    LeaseKeepAliveResponse, LeaseRevokeResponse, PutResponse, RangeRequest, ResponseHeader,
+    TxnRequest, TxnResponse,
+};
+
+use crate::ids::{LeaseId, LeaseTime, RaftIndex, Revision, Term};
+use crate::mvcc::{ChangeLog, Digest, HashScan, Select, Selection, Store};
+use crate::state::alarms::Alarms;
+use crate::state::command::Request;
+use crate::state::kv::Keyspace;
+use crate::state::leases::Lease;
+use crate::state::members::Cluster;
+use crate::state::txn;
+
+/// Where in the log a command stands, and what the lease clock says there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Index of the entry.
+    pub index: RaftIndex,
+    /// Term of the entry.
+    pub term: Term,
+    /// The lease time the entry carries.
+    pub lease_time: LeaseTime,
+}
+
+/// What a command answers. Headers carry the revision that etcd sets and nothing else; the server
+/// adds cluster, member and term.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "each holds the message it is named after")]
+pub enum Response {
+    Put(PutResponse),
+    DeleteRange(DeleteRangeResponse),
+    Txn(TxnResponse),
+    Compact(CompactionResponse),
+    LeaseGrant(LeaseGrantResponse),
+    LeaseRevoke(LeaseRevokeResponse),
+    LeaseKeepAlive(LeaseKeepAliveResponse),
+    Alarm(AlarmResponse),
+    /// To commands no client waits for.
+    Empty,
+}
+
+impl Response {
+    /// The header of the message.
+    pub fn header_mut(&mut self) -> Option<&mut ResponseHeader> {
+        match self {
+            Self::Put(response) => response.header.as_mut(),
+            Self::DeleteRange(response) => response.header.as_mut(),
+            Self::Txn(response) => response.header.as_mut(),
+            Self::Compact(response) => response.header.as_mut(),
+            Self::LeaseGrant(response) => response.header.as_mut(),
+            Self::LeaseRevoke(response) => response.header.as_mut(),
+            Self::LeaseKeepAlive(response) => response.header.as_mut(),
+            Self::Alarm(response) => response.header.as_mut(),
+            Self::Empty => None,
+        }
+    }
+}
+
+/// Everything that is replicated.
+#[derive(Debug)]
+pub struct State {
+    keyspace: Keyspace,
+    alarms: Alarms,
+    cluster: Cluster,
+    /// The last entry, and in `lease_time` the highest lease time seen.
+    applied: Position,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl State {
+    /// The state before the first entry.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            keyspace: Keyspace::new(),
+            alarms: Alarms::default(),
+            cluster: Cluster::default(),
+            applied: Position::default(),
+        }
+    }
+
+    /// Moves to an entry: once per entry, before its commands.
+    pub fn on_entry(&mut self, at: Position) {
+        let lease_time = self.applied.lease_time.max(at.lease_time);
+        self.applied = Position { lease_time, ..at };
+    }
+
+    /// Executes a command. The quota is not looked at, but an alarm is obeyed.
+    ///
+    /// # Errors
+    /// What etcd answers to the request; the state is unchanged then.
+    pub fn apply(&mut self, at: Position, request: &Request) -> Result<Response, ApiError> {
+        self.alarms.admit(request)?;
+        let now = self.applied.lease_time.max(at.lease_time);
+        Ok(match request {
+            Request::Put(put) => Response::Put(self.keyspace.apply_put(put)?),
+            Request::DeleteRange(delete) => {
+                Response::DeleteRange(self.keyspace.apply_delete_range(delete))
+            }
+            Request::Txn(txn) => Response::Txn(txn::apply(&mut self.keyspace, txn)?),
+            Request::Compact(compaction) => Response::Compact(self.compact(compaction)?),
+            Request::LeaseGrant(grant) => Response::LeaseGrant(self.grant(grant, now)?),
+            Request::LeaseRevoke(revoke) => {
+                self.keyspace.apply_revoke(LeaseId(revoke.id))?;
+                Response::LeaseRevoke(LeaseRevokeResponse {
+                    header: self.header(),
+                })
+            }
+            Request::LeaseRenew(renew) => Response::LeaseKeepAlive(self.renew(renew, now)),
+            Request::LeaseExpire(expire) => self.expire(LeaseId(expire.id), now)?,
+            Request::Alarm(alarm) => Response::Alarm(self.alarm(alarm)),
+            Request::Tick => Response::Empty,
+            Request::ClusterInit(init) => {
+                self.cluster.init(init);
+                Response::Empty
+            }
+            Request::MemberPublish(publish) => {
+                self.cluster.publish(publish);
+                Response::Empty
+            }
+        })
+    }
+
+    /// The last entry that [`State::on_entry`] was told of; its lease time is the lease clock.
+    #[must_use]
+    pub fn applied(&self) -> Position {
+        self.applied
+    }
+
+    /// The revision of the newest change; 1 before the first.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.store().revision()
+    }
+
+    /// The revision of the last compaction; -1 before the first, as HashKV reports it.
+    #[must_use]
+    pub fn compact_revision(&self) -> Revision {
+        self.store().compact_revision()
+    }
+
+    /// Answers a Range in one go.
+    ///
+    /// # Errors
+    /// [`ApiError::FutureRev`], [`ApiError::Compacted`].
+    pub fn select(&self, range: &RangeRequest) -> Result<Selection, ApiError> {
+        self.store().select(range)
+    }
+
+    /// Starts to answer a Range in steps. What it reads is safe from [`State::scrub`] until it is
+    /// complete, aborted or dropped; changes and compactions in between do not show.
+    ///
+    /// # Errors
+    /// [`ApiError::FutureRev`], [`ApiError::Compacted`].
+    pub fn select_begin(&mut self, range: &RangeRequest) -> Result<Select, ApiError> {
+        self.keyspace.store.select_begin(range)
+    }
+
+    /// Visits at most `key_budget` keys more; the answer once there are no more to visit. After that
+    /// the select is spent.
+    pub fn select_step(&mut self, select: &mut Select, key_budget: usize) -> Option<Selection> {
+        select.step(&self.keyspace.store, key_budget)
+    }
+
+    /// Gives a select up. Dropping it does the same.
+    pub fn select_abort(&mut self, select: Select) {
+        drop(select);
+    }
+
+    /// Answers a transaction for which [`crate::state::is_read_only`] holds, without the log.
+    ///
+    /// # Errors
+    /// [`ApiError::FutureRev`], [`ApiError::Compacted`].
+    pub fn txn_read(&self, txn: &TxnRequest) -> Result<TxnResponse, ApiError> {
+        txn::read(self.store(), txn)
+    }
+
+    /// Every change with a revision at or above the compact revision, and perhaps older ones that
+    /// are not scrubbed yet.
+    #[must_use]
+    pub fn changes(&self) -> &ChangeLog {
+        self.store().changes()
+    }
+
+    /// Frees what compactions made unreachable, about `budget` versions of it. True if there is more
+    /// to do right now; false also while a running select or hash keeps the rest, so call again as
+    /// long as [`State::scrubbed_revision`] is behind [`State::compact_revision`].
+    pub fn scrub(&mut self, budget: usize) -> bool {
+        self.keyspace.store.scrub(budget)
+    }
+
+    /// The compact revision up to which everything unreachable was freed.
+    #[must_use]
+    pub fn scrubbed_revision(&self) -> Revision {
+        self.store().scrubbed_revision()
+    }
+
+    /// A lease.
+    #[must_use]
+    pub fn lease(&self, id: LeaseId) -> Option<&Lease> {
+        self.keyspace.leases.get(id)
+    }
+
+    /// All leases in the order of their deadlines, as etcd lists them.
+    pub fn lease_ids(&self) -> impl ExactSizeIterator<Item = LeaseId> {
+        self.keyspace.leases.by_deadline().map(|(_, id)| id)
+    }
+
+    /// At most `max` leases that a LeaseExpire at `now` would remove, longest due first.
+    #[must_use]
+    pub fn lease_expired(&self, now: LeaseTime, max: usize) -> Vec<LeaseId> {
+        self.keyspace.leases.due(now, max)
+    }
+
+    /// When the next lease is due.
+    #[must_use]
+    pub fn lease_next_deadline(&self) -> Option<LeaseTime> {
+        self.keyspace
+            .leases
+            .by_deadline()
+            .next()
+            .map(|(deadline, _)| deadline)
+    }
+
+    /// The active alarms, by type and member.
+    #[must_use]
+    pub fn alarms(&self) -> Vec<AlarmMember> {
+        self.alarms.all()
+    }
+
+    /// The cluster and its members.
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Memory that keys, versions and changes occupy: what the quota is compared with and what Status
+    /// reports as `dbSize`.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.store().size_bytes()
+    }
+
+    /// What Status reports as `dbSizeInUse`: the same, as freed memory is no part of either.
+    #[must_use]
+    pub fn size_in_use_bytes(&self) -> u64 {
+        self.size_bytes()
+    }
+
+    /// The number of keys at the newest revision.
+    #[must_use]
+    pub fn key_count(&self) -> u64 {
+        self.store().key_count()
+    }
+
+    /// Starts to compute HashKV at a revision; 0 means the newest. What it reads is safe from
+    /// [`State::scrub`] until it is finished or dropped.
+    ///
+    /// # Errors
+    /// [`ApiError::Compacted`], [`ApiError::FutureRev`].
+    pub fn hash_begin(&mut self, revision: i64) -> Result<HashScan, ApiError> {
+        HashScan::begin(&mut self.keyspace.store, revision)
+    }
+
+    /// Visits at most `budget` keys or changes more; true when it is ready to be finished.
+    pub fn hash_step(&self, scan: &mut HashScan, budget: usize) -> bool {
+        scan.step(self.store(), budget)
+    }
+
+    /// A number that is equal for equal states, also if they were scrubbed differently. It visits
+    /// everything.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let mut digest = Digest::new();
+        digest.number(self.applied.index.0);
+        digest.number(self.applied.term.0);
+        digest.number(self.applied.lease_time.0);
+        self.store().digest(&mut digest);
+        for lease in self.keyspace.leases.iter() {
+            digest.signed(lease.id.0);
+            digest.signed(lease.granted_ttl_seconds);
+            digest.number(lease.deadline.0);
+            digest.number(lease.keys.len() as u64);
+            lease.keys.iter().for_each(|key| digest.bytes(key));
+        }
+        for alarm in self.alarms() {
+            digest.signed(i64::from(alarm.alarm));
+            digest.number(alarm.member_id);
+        }
+        digest.number(self.cluster.cluster_id.0);
+        for member in self.cluster.members.values() {
+            digest.bytes(&prost::Message::encode_to_vec(member));
+        }
+        digest.finish()
+    }
+
+    /// Checks the invariants of the store; a test's tool.
+    #[cfg(test)]
+    pub(crate) fn check_invariants(&self) {
+        self.store().check_invariants();
+    }
+
+    fn compact(&mut self, compaction: &CompactionRequest) -> Result<CompactionResponse, ApiError> {
+        self.keyspace.store.compact(Revision(compaction.revision))?;
+        Ok(CompactionResponse {
+            header: self.header(),
+        })
+    }
+
+    fn grant(
+        &mut self,
+        grant: &LeaseGrantRequest,
+        now: LeaseTime,
+    ) -> Result<LeaseGrantResponse, ApiError> {
+        let ttl = self
+            .keyspace
+            .leases
+            .grant(LeaseId(grant.id), grant.ttl, now)?;
+        Ok(LeaseGrantResponse {
+            header: self.header(),
+            id: grant.id,
+            ttl,
+            error: String::new(),
+        })
+    }
+
+    /// An unknown lease answers a TTL of 0.
+    fn renew(&mut self, renew: &LeaseKeepAliveRequest, now: LeaseTime) -> LeaseKeepAliveResponse {
+        let ttl = self
+            .keyspace
+            .leases
+            .renew(LeaseId(renew.id), now)
+            .unwrap_or(0);
+        LeaseKeepAliveResponse {
+            header: self.header(),
+            id: renew.id,
+            ttl,
+        }
+    }
+
+    /// Removes a lease that is due. One that was renewed or revoked in the meantime is left alone.
+    fn expire(&mut self, id: LeaseId, now: LeaseTime) -> Result<Response, ApiError> {
+        let is_due = self.lease(id).is_some_and(|lease| lease.deadline <= now);
+        if is_due {
+            self.keyspace.apply_revoke(id)?;
+        }
+        Ok(Response::Empty)
+    }
+
+    fn alarm(&mut self, request: &AlarmRequest) -> AlarmResponse {
+        let alarms = self.alarms.apply(request);
+        AlarmResponse {
+            header: self.header(),
+            alarms,
+        }
+    }
+
+    fn header(&self) -> Option<ResponseHeader> {
+        Some(ResponseHeader {
+            revision: self.revision().0,
+            ..ResponseHeader::default()
+        })
+    }
+
+    fn store(&self) -> &Store {
+        &self.keyspace.store
+    }
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;
