@@ -9,17 +9,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
-use keelson_proto::etcdserverpb::{RequestOp, TxnRequest, TxnResponse, request_op};
 use serde::Serialize;
+
+use keelson_proto::etcdserverpb::{RequestOp, TxnRequest, TxnResponse, request_op};
 
 use crate::cli::{Against, CompareOptions, OutputFormat};
 use crate::grpc::Channel;
-use crate::load::{self, Extent, Job, Load, Op};
+use crate::load::{Extent, Job, Load, Op};
 use crate::machine::Machine;
 use crate::procfs::{Usage, own_cpu_seconds};
 use crate::report::{
     PROGRESS_INTERVAL, Table, fail_on_errors, number, print_json, progress, spread,
 };
+use crate::request;
 use crate::scrape;
 use crate::server::{Home, Launch, Server};
 use crate::stats::{Errors, Latency, Spread};
@@ -261,11 +263,11 @@ async fn snapshot(server: &mut Server, at: Instant, bar: &ProgressBar) -> Result
 /// Writes every key once, many to a transaction.
 async fn fill(server: &Server, job: &Job) -> Result<()> {
     let mut channel = Channel::connect(server.address()).await?;
-    let value = load::value(job);
+    let value = request::value(job);
     for first in (0..job.key_count).step_by(FILL_BATCH as usize) {
         let keys = first..(first + FILL_BATCH).min(job.key_count);
         let success = keys.map(|key| RequestOp {
-            request: Some(request_op::Request::RequestPut(load::put(key, &value))),
+            request: Some(request_op::Request::RequestPut(request::put(key, &value))),
         });
         let request = TxnRequest {
             success: success.collect(),

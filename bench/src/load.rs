@@ -20,31 +20,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
-use keelson_proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
-    PutRequest, RangeRequest,
-};
 use prost::Message;
 use rand::rngs::SmallRng;
-use rand::{Rng, RngCore, SeedableRng};
+use rand::{Rng, SeedableRng};
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
-use crate::grpc::{Call, Channel, Duplex, Failure, PREFIX_BYTES, frame};
-use crate::stats::{Errors, latency_histogram};
+use keelson_proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+};
 
-/// All keys start with this; ten decimal digits follow.
-const KEY_PREFIX: &[u8] = b"bench/";
-const KEY_DIGITS: usize = 10;
-const KEY_BYTES: usize = KEY_PREFIX.len() + KEY_DIGITS;
-/// Where the key starts in a framed message: it is the first field of Put and of Range, behind one
-/// byte of tag and one of length.
-const KEY_OFFSET: usize = PREFIX_BYTES + 2;
-const _: () = assert!(KEY_BYTES < 128, "the key's length takes one byte");
+use crate::grpc::{Call, Channel, Duplex, Failure, frame};
+use crate::request::{KEY_BYTES, Template};
+use crate::stats::{Errors, latency_histogram};
 
 /// Leases outlive any run.
 const LEASE_TTL_SECONDS: i64 = 3_600;
@@ -473,74 +465,6 @@ impl Shift {
     }
 }
 
-/// A framed message in which only the digits of the key differ from one request to the next.
-struct Template(Vec<u8>);
-
-impl Template {
-    fn new(job: &Job) -> Self {
-        let framed = match job.op {
-            Op::Put => frame(&put(0, &value(job))),
-            Op::Range | Op::Keepalive => frame(&RangeRequest {
-                key: key(0),
-                ..Default::default()
-            }),
-        };
-        assert_eq!(
-            framed[KEY_OFFSET..][..KEY_BYTES],
-            key(0),
-            "the key is where it is patched"
-        );
-        Self(framed.to_vec())
-    }
-
-    fn message(&self, key: u64) -> Bytes {
-        let mut message = BytesMut::with_capacity(self.0.len());
-        message.extend_from_slice(&self.0);
-        write_digits(
-            &mut message[KEY_OFFSET + KEY_PREFIX.len()..][..KEY_DIGITS],
-            key,
-        );
-        message.freeze()
-    }
-}
-
-/// The put that a job's clients send for a key; random bytes, which no layer can compress.
-pub fn put(index: u64, value: &Bytes) -> PutRequest {
-    PutRequest {
-        key: key(index),
-        value: value.clone(),
-        ..Default::default()
-    }
-}
-
-/// The value that a job writes.
-pub fn value(job: &Job) -> Bytes {
-    let mut value = vec![0; job.value_bytes];
-    SmallRng::seed_from_u64(job.seed).fill_bytes(&mut value);
-    value.into()
-}
-
-/// The half-open range that holds all keys of a job.
-pub fn key_range() -> (Bytes, Bytes) {
-    let mut end = KEY_PREFIX.to_vec();
-    *end.last_mut().expect("the prefix is not empty") += 1;
-    (Bytes::from_static(KEY_PREFIX), end.into())
-}
-
-fn key(index: u64) -> Bytes {
-    let mut key = KEY_PREFIX.to_vec();
-    key.resize(KEY_BYTES, b'0');
-    write_digits(&mut key[KEY_PREFIX.len()..], index);
-    key.into()
-}
-
-fn write_digits(digits: &mut [u8], mut number: u64) {
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -556,18 +480,6 @@ mod tests {
             extent,
             seed: 1,
         }
-    }
-
-    #[test]
-    fn a_patched_message_is_the_request_with_that_key() {
-        let job = job(Op::Put, Extent::Counted(1));
-        let message = Template::new(&job).message(1_234_567_890);
-        let request = PutRequest::decode(message.slice(PREFIX_BYTES..)).unwrap();
-        assert_eq!(request, put(1_234_567_890, &value(&job)));
-        assert_eq!(&request.key[..], b"bench/1234567890");
-        assert_eq!(request.value.len(), 300);
-        let (from, to) = key_range();
-        assert!(request.key >= from && request.key < to);
     }
 
     #[test]

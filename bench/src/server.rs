@@ -14,9 +14,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use keelson_proto::etcdserverpb::{RangeRequest, RangeResponse};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use keelson_proto::etcdserverpb::{RangeRequest, RangeResponse};
 
 use crate::grpc::{Channel, Failure};
 use crate::procfs::Usage;
