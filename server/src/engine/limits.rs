@@ -1,4 +1,6 @@
 //! Every bound of the engine.
+//!
+//! Unit tests run with much smaller slices, so that what is rare in production happens all the time.
 
 use keelson_storage::limits::{WAL_PENDING_BYTES_MAX, WAL_RECORD_PAYLOAD_BYTES_MAX};
 use keelson_storage::state::{Command, ENTRY_HEADER_BYTES};
@@ -28,28 +30,28 @@ pub const QUEUED_BYTES_MAX: usize = 256 << 20;
 pub const PENDING_BYTES_MAX: u64 = WAL_PENDING_BYTES_MAX - 2 * WAL_RECORD_PAYLOAD_BYTES_MAX;
 
 /// Keys looked at in one step of a large range read.
-pub const SELECT_KEYS_PER_STEP: usize = 1000;
+pub const SELECT_KEYS_PER_STEP: usize = if cfg!(test) { 3 } else { 1000 };
 
 /// Range reads advanced in one turn.
 pub const SELECTS_PER_TURN_MAX: usize = 4;
 
 /// Changes looked at for one catch-up slice.
-pub const CATCH_UP_CHANGES_MAX: usize = 4096;
+pub const CATCH_UP_CHANGES_MAX: usize = if cfg!(test) { 5 } else { 4096 };
 
 /// Bytes of matching changes in one catch-up slice, after which it ends with the revision at hand.
-pub const CATCH_UP_BYTES_MAX: usize = 512 << 10;
+pub const CATCH_UP_BYTES_MAX: usize = if cfg!(test) { 200 } else { 512 << 10 };
 
 /// Catch-up slices made in one turn.
 pub const CATCH_UPS_PER_TURN_MAX: usize = 8;
 
 /// Changes published to a core in one batch.
-pub const PUBLISH_CHANGES_MAX: usize = 4096;
+pub const PUBLISH_CHANGES_MAX: usize = if cfg!(test) { 4 } else { 4096 };
 
 /// Versions looked at in one slice of physical compaction.
-pub const SCRUB_PER_TURN: usize = 512;
+pub const SCRUB_PER_TURN: usize = if cfg!(test) { 3 } else { 512 };
 
 /// Records gathered for a hash in one turn.
-pub const HASH_RECORDS_PER_TURN: usize = 4096;
+pub const HASH_RECORDS_PER_TURN: usize = if cfg!(test) { 3 } else { 4096 };
 
 /// How often leases are checked for expiry, in microseconds. etcd checks as often.
 pub const LEASE_CHECK_INTERVAL_US: u64 = 500_000;

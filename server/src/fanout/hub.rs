@@ -10,7 +10,7 @@ use keelson_storage::mvcc::Change;
 
 use super::encode::{self, Head, Shape};
 use super::intervals::Intervals;
-use super::limits::RESPONSE_BYTES_TARGET;
+use super::limits::{ENDED_PER_STREAM_MAX, RESPONSE_BYTES_TARGET, WATCHERS_PER_CORE_MAX};
 use super::slots::Slots;
 use super::stream::Stream;
 use super::watcher::{Phase, WatchSpec, Watcher};
@@ -141,10 +141,11 @@ impl FanOut {
         let Some(held) = self.streams.get_mut(stream.0) else {
             return;
         };
-        let Some(watcher) = held.watchers.remove(&id) else {
+        if let Some(watcher) = held.watchers.remove(&id) {
+            self.remove_watcher(watcher);
+        } else if !held.ended.remove(&id) {
             return;
-        };
-        self.remove_watcher(watcher);
+        }
         let shape = Shape {
             watch_id: id,
             canceled: true,
@@ -295,6 +296,13 @@ impl FanOut {
         }
         if spec.is_empty_range() {
             return self.refuse(stream, EMPTY_RANGE);
+        }
+        let ended = self
+            .streams
+            .get(stream.0)
+            .map_or(0, |held| held.ended.len());
+        if self.watchers.len() >= WATCHERS_PER_CORE_MAX || ended >= ENDED_PER_STREAM_MAX {
+            return self.refuse(stream, ApiError::TooManyRequests.message());
         }
         let id = self
             .streams
@@ -543,6 +551,9 @@ impl FanOut {
     }
 
     fn cancel_compacted(&mut self, stream: StreamKey, watch_id: i64, compacted: Revision) {
+        if let Some(held) = self.streams.get_mut(stream.0) {
+            held.ended.insert(watch_id);
+        }
         let shape = Shape {
             watch_id,
             canceled: true,

@@ -27,7 +27,7 @@ use super::call::{Call, Service, read_timeout};
 use super::connection::{Connection, Order, Phase};
 use super::limits::{self, CALL_COUNT_PER_CORE_MAX};
 use super::messages::{Assembler, Messages, PartialBudget, not_installed};
-use super::replies::{CallRecord, Payload, Replies, UnsentGauge, refuse};
+use super::replies::{CallRecord, Payload, Replies, UnsentGauge, refuse, trailers};
 use super::server::FrontShared;
 use super::socket::{FlushMode, Socket, SocketHandle};
 use crate::runtime::spawn;
@@ -253,8 +253,7 @@ fn is_grpc(content_type: &[u8]) -> bool {
 fn refuse_http(mut respond: SendResponse<Payload>, (code, status): (StatusCode, Status)) {
     let mut response = Response::new(());
     *response.status_mut() = code;
-    // A message that cannot be a header leaves the code alone.
-    let _ = status.add_header(response.headers_mut());
+    *response.headers_mut() = trailers(&status);
     // The client may have gone away already.
     let _ = respond.send_response(response, true);
 }

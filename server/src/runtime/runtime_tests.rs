@@ -398,47 +398,70 @@ fn load_is_measured() {
     });
 }
 
+/// How the nap test keeps the core awake.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cure {
+    None,
+    Heartbeat,
+    /// The heartbeat is slow and its stamp old: as after a beat whose own turn was preempted.
+    Watchdog,
+}
+
 /// Longest time between two polls of a task that is always runnable, on a core that is preempted so often that
-/// many turns end before their first task (fault 1 of the module story).
-fn longest_nap(preempt_after: Duration, heartbeat: Duration) -> Duration {
-    let longest = Arc::new(Mutex::new(Duration::ZERO));
+/// some turns end before their first task (fault 1 of the module story).
+fn longest_nap(preempt_after: Duration, cure: Cure) -> Duration {
+    let heartbeat = Duration::from_millis(if cure == Cure::Heartbeat { 5 } else { 1000 });
     let config = RuntimeConfig {
         preempt_after,
         heartbeat_busy: heartbeat,
         heartbeat_idle: heartbeat,
+        stall_after: Duration::from_secs(30),
         ..config()
     };
-    let out = longest.clone();
-    run(1, &config, move |core| {
-        let longest = out.clone();
+    let (result, napped) = std::sync::mpsc::channel();
+    let main = move |core: Core| {
+        let result = result.clone();
         async move {
             let started = Instant::now();
-            let mut last = started;
-            let mut nap = Duration::ZERO;
-            let mut count = 0;
-            while started.elapsed() < Duration::from_secs(2) {
+            let (mut last, mut nap) = (started, Duration::ZERO);
+            let mut stamped = started;
+            while started.elapsed() < Duration::from_secs(3) {
+                // Not the runtime's own yield, which waits for a timer and so is no runnable task.
                 futures_lite::future::yield_now().await;
                 nap = nap.max(last.elapsed());
                 last = Instant::now();
-                count += 1;
+                if cure == Cure::Watchdog && stamped.elapsed() > Duration::from_millis(1) {
+                    stamped = last;
+                    core.link()
+                        .stamp_heartbeat(monotonic_ms(), Duration::from_millis(1));
+                }
             }
-            eprintln!("{count} turns, {:?}", core.stats());
-            *longest.lock().unwrap() = nap;
+            assert!(cure != Cure::Watchdog || core.stats().poke_count > 0);
+            result.send(nap).unwrap();
         }
-    });
-    let nap = *longest.lock().unwrap();
-    nap
+    };
+    std::thread::spawn(move || run(1, &config, main));
+    napped
+        .recv_timeout(Duration::from_secs(30))
+        .expect("the core sleeps for good")
 }
 
 #[test]
 fn the_heartbeat_bounds_glommios_sleep_on_runnable_tasks() {
-    for us in std::env::var("US")
-        .unwrap_or("40".into())
-        .split(",")
-        .map(|x| x.parse().unwrap())
-    {
-        let slow = longest_nap(Duration::from_micros(us), Duration::from_secs(1));
-        let fast = longest_nap(Duration::from_micros(us), Duration::from_millis(5));
-        eprintln!("{us} us: slow {slow:?} fast {fast:?}");
-    }
+    // Which timer hits the gap between arming it and the first task depends on the machine.
+    let provoking = [80, 40, 20]
+        .map(Duration::from_micros)
+        .into_iter()
+        .find(|&preempt_after| longest_nap(preempt_after, Cure::None) > Duration::from_millis(700));
+    let preempt_after = provoking.expect("without a cure the core sleeps on a runnable task");
+    let nap = longest_nap(preempt_after, Cure::Heartbeat);
+    assert!(
+        nap < Duration::from_millis(300),
+        "a nap lasted {nap:?} with a heartbeat of 5 ms"
+    );
+    let nap = longest_nap(preempt_after, Cure::Watchdog);
+    assert!(
+        nap < Duration::from_millis(600),
+        "a nap lasted {nap:?} with the watchdog"
+    );
 }

@@ -92,10 +92,36 @@ async fn put_and_get() {
     }
 }
 
+/// Flags of get, and the keys that come back, for keys created in the order d a c b of which a was
+/// changed twice more.
+const GET_CASES: &[(&str, &str)] = &[
+    ("r/ --prefix", "a b c d"),
+    ("r/b r/d", "b c"),
+    ("r/c --from-key", "c d"),
+    ("r/ --prefix --limit=2", "a b"),
+    ("r/ --prefix --order=DESCEND", "d c b a"),
+    ("r/ --prefix --sort-by=CREATE", "d a c b"),
+    ("r/ --prefix --sort-by=CREATE --order=DESCEND", "b c a d"),
+    ("r/ --prefix --sort-by=MODIFY", "d c b a"),
+    ("r/ --prefix --sort-by=VALUE", "a d c b"),
+    ("r/ --prefix --sort-by=VALUE --order=DESCEND", "b c d a"),
+    (
+        "r/ --prefix --sort-by=VERSION --order=DESCEND --limit=1",
+        "a",
+    ),
+    (
+        "r/ --prefix --sort-by=CREATE --order=ASCEND --limit=2",
+        "d a",
+    ),
+    // Without an order the limit comes first: one key more than the limit is sorted.
+    ("r/ --prefix --sort-by=CREATE --limit=2", "a c"),
+    ("r/ --prefix --rev=4", "a c d"),
+    ("r/ --prefix --consistency=s", "a b c d"),
+];
+
 #[tokio::test]
 async fn get_with_every_flag() {
     let (_server, ctl) = start("ctl-get-flags").await;
-    // Created in the order d a c b, revisions 2 to 5; a is changed twice more.
     for (key, value) in [
         ("d", "v1"),
         ("a", "x"),
@@ -106,50 +132,9 @@ async fn get_with_every_flag() {
     ] {
         ctl.ok(&["put", &format!("r/{key}"), value]).await;
     }
-    let cases: &[(&[&str], &str)] = &[
-        (&["r/", "--prefix"], "a b c d"),
-        (&["r/b", "r/d"], "b c"),
-        (&["r/c", "--from-key"], "c d"),
-        (&["r/", "--prefix", "--limit=2"], "a b"),
-        (&["r/", "--prefix", "--order=DESCEND"], "d c b a"),
-        (&["r/", "--prefix", "--sort-by=CREATE"], "d a c b"),
-        (
-            &["r/", "--prefix", "--sort-by=CREATE", "--order=DESCEND"],
-            "b c a d",
-        ),
-        (&["r/", "--prefix", "--sort-by=MODIFY"], "d c b a"),
-        (&["r/", "--prefix", "--sort-by=VALUE"], "a d c b"),
-        (
-            &["r/", "--prefix", "--sort-by=VALUE", "--order=DESCEND"],
-            "b c d a",
-        ),
-        (
-            &[
-                "r/",
-                "--prefix",
-                "--sort-by=VERSION",
-                "--order=DESCEND",
-                "--limit=1",
-            ],
-            "a",
-        ),
-        (
-            &[
-                "r/",
-                "--prefix",
-                "--sort-by=CREATE",
-                "--order=ASCEND",
-                "--limit=2",
-            ],
-            "d a",
-        ),
-        // Without an order the limit comes first: one key more than the limit is sorted.
-        (&["r/", "--prefix", "--sort-by=CREATE", "--limit=2"], "a c"),
-        (&["r/", "--prefix", "--rev=4"], "a c d"),
-        (&["r/", "--prefix", "--consistency=s"], "a b c d"),
-    ];
-    for (arguments, wanted) in cases {
-        let arguments = [&["get", "--keys-only"], *arguments].concat();
+    for (arguments, wanted) in GET_CASES {
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        let arguments = [&["get", "--keys-only"], &arguments[..]].concat();
         let out = ctl.ok(&arguments).await;
         let keys: Vec<&str> = out
             .lines()

@@ -212,7 +212,6 @@ async fn g_w_12_a_watcher_overtaken_by_compaction_is_told() {
             .expect("goes on");
         if response.canceled {
             assert_eq!(response.compact_revision, last);
-            assert!(revision_of(&response.header) >= last);
             return;
         }
         for event in response.events {

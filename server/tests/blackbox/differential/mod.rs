@@ -20,6 +20,7 @@ use crate::harness::heavy;
 
 const SEEDS_DEFAULT: &[u64] = &[1, 2, 3, 4];
 const STEPS_DEFAULT: usize = 1_200;
+const STEPS_SHOWN: usize = 8;
 const SHRINK_RUNS_MAX: usize = 24;
 const SHRINK_STEPS_MIN: usize = 2;
 
@@ -51,37 +52,58 @@ async fn g_kv_11_same_answers_as_etcd() {
 async fn run(seed: u64, count: usize) -> Compared {
     let mut generator = Generator::new(seed);
     let mut pair = Pair::start(&format!("differential-{seed}")).await;
-    let mut done = Vec::new();
+    let mut trace = Trace {
+        seed,
+        steps: Vec::new(),
+    };
     for index in 0..count {
-        let step = match index + 1 == count {
+        trace.steps.push(match index + 1 == count {
             true => Step::Barrier,
             false => generator.next(&pair.world),
-        };
-        done.push(step);
-        let last = done.last().expect("just pushed");
-        if let Err(mismatch) = pair.perform(last).await {
+        });
+        if let Err(mismatch) = pair.perform(&trace.steps[index]).await {
             drop(pair);
-            report(seed, &done, &mismatch).await;
+            report(&trace, &mismatch).await;
         }
     }
     pair.compared
 }
 
-async fn report(seed: u64, done: &[Step], mismatch: &Mismatch) -> ! {
-    println!("seed {seed}, step {}: {mismatch:#?}", done.len() - 1);
+/// What was done so far; says how to do it again when a test panics, for whatever reason.
+struct Trace {
+    seed: u64,
+    steps: Vec<Step>,
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let shown = self.steps.len().saturating_sub(STEPS_SHOWN);
+        println!("seed {}, the last steps:", self.seed);
+        for (index, step) in self.steps.iter().enumerate().skip(shown) {
+            println!("  {index}: {step:?}");
+        }
+        println!(
+            "play it again: KEELSON_DIFF_SEEDS={} KEELSON_DIFF_REQUESTS={} \
+             cargo test -p keelson --test blackbox g_kv_11 -- --nocapture",
+            self.seed,
+            self.steps.len() + 1,
+        );
+    }
+}
+
+async fn report(trace: &Trace, mismatch: &Mismatch) -> ! {
+    println!("step {}: {mismatch:#?}", trace.steps.len() - 1);
     println!("shrinking:");
-    let (steps, mismatch) = shrink(done.to_vec(), mismatch.clone()).await;
+    let (steps, mismatch) = shrink(trace.steps.clone(), mismatch.clone()).await;
     for (index, step) in steps.iter().enumerate() {
         println!("  {index}: {step:?}");
     }
     panic!(
-        "the answers differ at: {}\n  etcd:       {}\n  under test: {}\nplay it again: \
-         KEELSON_DIFF_SEEDS={seed} KEELSON_DIFF_REQUESTS={} \
-         cargo test -p keelson --test blackbox g_kv_11 -- --nocapture",
-        mismatch.what,
-        mismatch.reference,
-        mismatch.subject,
-        done.len() + 1,
+        "the answers differ at: {}\n  etcd:       {}\n  under test: {}",
+        mismatch.what, mismatch.reference, mismatch.subject,
     );
 }
 

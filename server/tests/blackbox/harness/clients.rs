@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use futures_util::stream;
 use keelson_proto::etcdserverpb as pb;
-use keelson_proto::etcdserverpb::auth_client::AuthClient;
 use keelson_proto::etcdserverpb::cluster_client::ClusterClient;
 use keelson_proto::etcdserverpb::kv_client::KvClient;
 use keelson_proto::etcdserverpb::lease_client::LeaseClient;
@@ -30,8 +29,6 @@ pub struct Clients {
     pub cluster: ClusterClient<Channel>,
     /// Maintenance.
     pub maintenance: MaintenanceClient<Channel>,
-    /// Auth.
-    pub auth: AuthClient<Channel>,
     /// The connection under them.
     pub channel: Channel,
 }
@@ -51,7 +48,6 @@ impl Clients {
             lease: LeaseClient::new(channel.clone()),
             cluster: ClusterClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
-            auth: AuthClient::new(channel.clone()),
             channel,
         }
     }
@@ -134,7 +130,7 @@ impl Clients {
 }
 
 /// A connection to `http://host:port`.
-pub async fn connect(endpoint: &str) -> Channel {
+async fn connect(endpoint: &str) -> Channel {
     Endpoint::from_shared(endpoint.to_owned())
         .expect("an endpoint is a URL")
         .connect_timeout(Duration::from_secs(20))

@@ -1,7 +1,6 @@
 //! etcdctl 3.5.1 as a child process.
 
 use std::process::Stdio;
-use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -137,12 +136,5 @@ impl Following {
             .write_all(text.as_bytes())
             .await
             .expect("etcdctl reads its input");
-    }
-
-    /// Waits until it ends by itself.
-    pub async fn ended(mut self, patience: Duration) -> bool {
-        tokio::time::timeout(patience, self.child.wait())
-            .await
-            .is_ok()
     }
 }

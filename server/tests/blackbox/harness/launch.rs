@@ -6,7 +6,7 @@
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
-use std::sync::{Mutex, MutexGuard, OnceLock, mpsc};
+use std::sync::{Mutex, OnceLock, mpsc};
 
 type Order = (Command, mpsc::Sender<io::Result<Child>>);
 
@@ -70,9 +70,4 @@ pub fn raise_open_files(wanted: u64) -> u64 {
         assert_eq!(set, 0, "setrlimit: {}", io::Error::last_os_error());
     }
     limit.rlim_cur
-}
-
-/// A process-wide guard for blocking code (the fetch of etcd).
-pub fn exclusive(lock: &'static Mutex<()>) -> MutexGuard<'static, ()> {
-    lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

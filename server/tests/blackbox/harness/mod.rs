@@ -13,9 +13,9 @@ mod server;
 mod wait;
 mod watch_session;
 
-pub use clients::{Clients, Failure, accepted, connect, failure, refused, revision_of};
+pub use clients::{Clients, Failure, accepted, failure, refused, revision_of};
 pub use etcd::etcd_binaries;
-pub use etcdctl::{Etcdctl, Following};
+pub use etcdctl::Etcdctl;
 pub use launch::{heavy, raise_open_files};
 pub use server::{Server, ServerKind, ServerOptions};
 pub use wait::{DEADLINE, eventually};

@@ -101,13 +101,13 @@ impl ServerOptions {
         self.flag(flag)
     }
 
-    /// One more environment variable, with the same placeholders.
+    /// One more environment variable, filled in likewise.
     pub fn environment(mut self, name: &str, value: &str) -> ServerOptions {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// A configuration file in place of all flags, with the same placeholders.
+    /// A configuration file in place of all flags, filled in likewise.
     pub fn config_file(mut self, text: &str) -> ServerOptions {
         self.config_file = Some(text.to_owned());
         self.only_own_flags()
@@ -355,7 +355,7 @@ impl Server {
         all.map(|flag| self.fill_in(flag)).collect()
     }
 
-    /// Puts this server's URLs and directories in place of the placeholders.
+    /// Puts this server's URLs and directories in place of the names in braces.
     pub fn fill_in(&self, text: &str) -> String {
         text.replace("{client}", &self.endpoint())
             .replace("{peer}", &self.peer_url())
