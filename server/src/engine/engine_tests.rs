@@ -221,7 +221,10 @@ impl World {
 
 impl StreamModel {
     fn on_response(&mut self, response: WatchResponse, history: &[Seen]) {
-        let revision = response.header.expect("every response has a header").revision;
+        let revision = response
+            .header
+            .expect("every response has a header")
+            .revision;
         if response.created {
             let spec = self.asked.pop_front().expect("one answer per request");
             assert!(!response.canceled, "nothing is refused here");
@@ -268,7 +271,10 @@ impl StreamModel {
         for event in response.events {
             let tombstone = event.r#type == 1;
             let kv = event.kv.expect("an event has its key");
-            assert!(kv.mod_revision <= revision, "an event newer than its header");
+            assert!(
+                kv.mod_revision <= revision,
+                "an event newer than its header"
+            );
             watch.seen.push(Seen {
                 revision: kv.mod_revision,
                 key: kv.key,
@@ -601,7 +607,10 @@ fn g_l_3_leases_keep_their_remaining_time_over_a_crash() {
     clock.advance_us(60_000_000);
     engine.step(&clock).expect("the disk works");
     let engine = open(engine.wal.into_disk().crash(), &clock);
-    assert!(engine.state().lease(LeaseId(7)).is_some(), "renewed in time");
+    assert!(
+        engine.state().lease(LeaseId(7)).is_some(),
+        "renewed in time"
+    );
 }
 
 #[test]
@@ -642,6 +651,9 @@ fn a_directory_of_another_cluster_is_refused() {
     };
     let refused = Engine::open(disk, wal, other, Member::default(), &clock);
     let message = refused.err().expect("another cluster's data").to_string();
-    assert!(message.contains("belongs to member b of cluster 16"), "{message}");
+    assert!(
+        message.contains("belongs to member b of cluster 16"),
+        "{message}"
+    );
     assert!(clock.now_us() < 1_000_000);
 }
