@@ -48,15 +48,16 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     raise_limits();
     check_cluster_state(config)?;
     let dir = DataDir::open(&config.data_dir)?;
-    let identity = Identity::of(config);
     let online: Vec<u32> = runtime::available_cores()?
         .into_iter()
         .map(|core| u32::from(core.0))
         .collect();
     let cores = config.cores.resolve(&online)?;
+    let founding = Identity::of(config);
+    let (engine, report) = open_engine(config, &dir, &founding, cores.len())?;
+    let identity = founding.as_found_by(&engine);
     let facts = Facts::new(config, identity.member.0);
     let registry = Arc::new(Registry::new(&cores, facts));
-    let (engine, report) = open_engine(config, &dir, &identity, cores.len())?;
     log_opened(config, &dir, &identity, &report, started.elapsed());
     let listeners = bind(config)?;
     let stop = StopSignals::watch()?;
@@ -102,6 +103,18 @@ impl Identity {
                 is_learner: false,
             },
         }
+    }
+
+    /// The identity that counts: that of the data directory, if it had one.
+    fn as_found_by(mut self, engine: &Engine<UringDisk>) -> Self {
+        let (member, cluster) = engine.identity();
+        if (member, cluster) != (self.member, self.cluster) {
+            tracing::info!(
+                "the data directory holds a member already; the --initial-* flags are not looked at"
+            );
+        }
+        (self.member, self.cluster) = (member, cluster);
+        self
     }
 }
 

@@ -23,7 +23,7 @@ use super::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, StreamKey, Token,
 use super::{Engine, EngineConfig};
 use crate::config::AutoCompaction;
 use crate::fanout::{FanOut, OpenedAt, WatchSpec};
-use crate::runtime::{Clock, ManualClock};
+use crate::runtime::ManualClock;
 
 const CORES: usize = 2;
 
@@ -637,7 +637,7 @@ fn g_l_1_a_lease_that_ran_out_takes_its_keys_with_it_in_one_revision() {
 }
 
 #[test]
-fn a_directory_of_another_cluster_is_refused() {
+fn a_data_directory_keeps_its_identity() {
     let clock = ManualClock::default();
     let engine = open(SimDisk::new(7), &clock);
     let other = EngineConfig {
@@ -649,11 +649,14 @@ fn a_directory_of_another_cluster_is_refused() {
         segment_bytes: 256 << 10,
         ..WalConfig::default()
     };
-    let refused = Engine::open(disk, wal, other, Member::default(), &clock);
-    let message = refused.err().expect("another cluster's data").to_string();
-    assert!(
-        message.contains("belongs to member b of cluster 16"),
-        "{message}"
-    );
-    assert!(clock.now_us() < 1_000_000);
+    let member = Member {
+        id: 99,
+        name: "renamed".to_owned(),
+        ..Member::default()
+    };
+    let engine = Engine::open(disk, wal, other, member, &clock);
+    let engine = engine.expect("founding flags do not matter any more").0;
+    assert_eq!(engine.identity(), (MemberId(11), ClusterId(22)));
+    let members = &engine.state().cluster().members;
+    assert_eq!(members[&MemberId(11)].name, "renamed");
 }
