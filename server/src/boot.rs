@@ -55,7 +55,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let cores = config.cores.resolve(&online)?;
     let founding = Identity::of(config);
     let (engine, report) = open_engine(config, &dir, &founding, cores.len())?;
-    let identity = founding.as_found_by(&engine);
+    let identity = founding.found_in(&engine);
     let facts = Facts::new(config, identity.member.0);
     let registry = Arc::new(Registry::new(&cores, facts));
     log_opened(config, &dir, &identity, &report, started.elapsed());
@@ -106,7 +106,7 @@ impl Identity {
     }
 
     /// The identity that counts: that of the data directory, if it had one.
-    fn as_found_by(mut self, engine: &Engine<UringDisk>) -> Self {
+    fn found_in(mut self, engine: &Engine<UringDisk>) -> Self {
         let (member, cluster) = engine.identity();
         if (member, cluster) != (self.member, self.cluster) {
             tracing::info!(

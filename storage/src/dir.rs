@@ -137,8 +137,8 @@ pub enum DirError {
     },
     /// etcd's own data.
     #[error(
-        "{path} is the data directory of an etcd member, which Keelson does not read: choose another --data-dir, and \
-         bring the data over with a snapshot taken by etcdctl"
+        "{path} is the data directory of an etcd member, which Keelson does not read: choose another --data-dir. The \
+         keys have to be copied by a client, from etcd to Keelson"
     )]
     Etcd {
         /// The directory.
