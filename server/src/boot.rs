@@ -21,7 +21,7 @@ use keelson_storage::recovery::RecoveryReport;
 use keelson_storage::state::{Member, RequestLimits};
 use keelson_storage::wal::WalConfig;
 
-use crate::config::{Config, HttpUrl, version};
+use crate::config::{ClusterState, Config, HttpUrl, version};
 use crate::engine::client::EngineClient;
 use crate::engine::driver::{self, PortRings};
 use crate::engine::limits::{INBOUND_RING_SLOTS, OUTBOUND_RING_SLOTS};
@@ -39,10 +39,14 @@ use crate::runtime::{
 /// The core that runs the engine, by index.
 const ENGINE_CORE: usize = 0;
 
+/// Longer than any process runs.
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// Serves until the process is told to stop, or fails.
 pub fn serve(config: &Config) -> anyhow::Result<()> {
     let started = Instant::now();
     raise_limits();
+    check_cluster_state(config)?;
     let dir = DataDir::open(&config.data_dir)?;
     let online: Vec<u32> = runtime::available_cores()?
         .into_iter()
@@ -51,7 +55,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let cores = config.cores.resolve(&online)?;
     let founding = Identity::of(config);
     let (engine, report) = open_engine(config, &dir, &founding, cores.len())?;
-    let identity = founding.as_found_by(&engine);
+    let identity = founding.found_in(&engine);
     let facts = Facts::new(config, identity.member.0);
     let registry = Arc::new(Registry::new(&cores, facts));
     log_opened(config, &dir, &identity, &report, started.elapsed());
@@ -102,7 +106,7 @@ impl Identity {
     }
 
     /// The identity that counts: that of the data directory, if it had one.
-    fn as_found_by(mut self, engine: &Engine<UringDisk>) -> Self {
+    fn found_in(mut self, engine: &Engine<UringDisk>) -> Self {
         let (member, cluster) = engine.identity();
         if (member, cluster) != (self.member, self.cluster) {
             tracing::info!(
@@ -119,6 +123,20 @@ fn raise_limits() {
         Ok(limit) => tracing::debug!(limit, "open files"),
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
+}
+
+/// A member that is said to exist must be in its data directory. Looked at before anything is created,
+/// so a refused start leaves nothing behind.
+fn check_cluster_state(config: &Config) -> anyhow::Result<()> {
+    let must_exist = config.initial_cluster_state == ClusterState::Existing;
+    if must_exist && !DataDir::is_created(&config.data_dir)? {
+        anyhow::bail!(
+            "--initial-cluster-state is existing, but there is no member in {}: name the data directory of the \
+             member with --data-dir, or set --initial-cluster-state=new to found a cluster",
+            absolute(&config.data_dir)
+        );
+    }
+    Ok(())
 }
 
 fn open_engine(
@@ -225,9 +243,7 @@ fn start_cores(
             message_bytes_max: config.max_receive_bytes() as usize,
             max_concurrent_streams: config.max_concurrent_streams,
             keepalive_interval: config.grpc_keepalive_interval.unwrap_or_default(),
-            keepalive_timeout: config
-                .grpc_keepalive_timeout
-                .unwrap_or(FrontConfig::default().keepalive_timeout),
+            keepalive_timeout: config.grpc_keepalive_timeout.unwrap_or(FOREVER),
         },
         drain_limit: Duration::from_millis(config.tuning.runtime.drain_ms),
         slow_apply: config.warning_apply_duration,
