@@ -5,14 +5,8 @@
 //! byte, so a write is encoded once, by the client; decoding an entry slices the buffer it was read
 //! into and copies nothing.
 //!
-//! ```text
-//!   entry   = lease_time u64 | command_count u32 | command*
-//!   command = body_bytes u32 | kind u8 | user_bytes u8 | zero u16 | request_id u64 |
-//!             auth_revision u64 | user | body                                     little-endian
-//! ```
-//!
-//! Decoding is total: any bytes give commands or an error, and it never reserves more memory than the
-//! input's own length justifies. A kind's number and the meaning of its body never change.
+//! The layout is in `storage/FORMAT.md`, section 5. Decoding is total: any bytes give commands or an
+//! error, and it never reserves more memory than the input's own length justifies.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use keelson_proto::etcdserverpb::{
