@@ -9,7 +9,7 @@ use keelson_proto::etcdserverpb::RangeRequest;
 use keelson_proto::etcdserverpb::kv_client::KvClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::echo_harness::*;
+use super::echo_harness_tests::*;
 use super::*;
 
 #[test]

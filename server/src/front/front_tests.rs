@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-use super::echo_harness::*;
+use super::echo_harness_tests::*;
 use super::*;
 
 #[test]

@@ -29,7 +29,7 @@ pub mod api;
 mod call;
 mod connection;
 #[cfg(test)]
-mod echo_harness;
+mod echo_harness_tests;
 #[cfg(test)]
 mod front_hostile_tests;
 #[cfg(test)]

@@ -155,19 +155,8 @@ where
         starters.push(starter);
     }
     drop(made);
-    for _ in 0..threads.len() {
-        match outcomes.recv() {
-            Ok((_, Ok(()))) => {}
-            // Dropping the starters ends the threads that wait for their signal.
-            Ok((index, Err(reason))) => {
-                return Err(RuntimeError::Start {
-                    core: cores[index],
-                    reason,
-                });
-            }
-            Err(mpsc::RecvError) => return Err(RuntimeError::Panicked(cores[0])),
-        }
-    }
+    // When this fails, dropping the starters ends the threads that wait for their signal.
+    await_executors(cores, &outcomes)?;
     for starter in starters {
         // A thread that is gone has panicked; `join` reports it.
         let _ = starter.send(());
@@ -178,6 +167,26 @@ where
         threads,
         watchdog,
     })
+}
+
+/// Waits until every core has its executor.
+fn await_executors(
+    cores: &[CoreId],
+    outcomes: &mpsc::Receiver<(usize, Result<(), String>)>,
+) -> Result<(), RuntimeError> {
+    for _ in cores {
+        match outcomes.recv() {
+            Ok((_, Ok(()))) => {}
+            Ok((index, Err(reason))) => {
+                return Err(RuntimeError::Start {
+                    core: cores[index],
+                    reason,
+                });
+            }
+            Err(mpsc::RecvError) => return Err(RuntimeError::Panicked(cores[0])),
+        }
+    }
+    Ok(())
 }
 
 fn make_executor(link: &CoreLink, config: &RuntimeConfig) -> Result<LocalExecutor, String> {
