@@ -59,10 +59,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
 /// path).
 const LOCK_FILES: &[(&str, &str)] = &[
     (
-        "server/src/front/echo_harness_tests.rs",
-        "a test harness counts across threads",
-    ),
-    (
         "server/src/runtime/cores.rs",
         "one wake-up per batch between cores, and counters of rare events",
     ),
