@@ -5,7 +5,7 @@ use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::alarm_request::AlarmAction;
 use keelson_proto::etcdserverpb::request_op::Request as Op;
 use keelson_proto::etcdserverpb::{AlarmRequest, AlarmType, RequestOp, TxnRequest};
-use keelson_storage::io::Disk;
+use keelson_storage::io::{Disk, DiskError};
 use keelson_storage::state::Request;
 
 use super::limits::QUEUED_BYTES_MAX;
@@ -54,13 +54,23 @@ impl<D: Disk> Engine<D> {
         if self.queued_bytes + body.len() > QUEUED_BYTES_MAX {
             return Some(ApiError::TooManyRequests);
         }
-        let quota = self.config.quota_bytes?;
         let cost = cost_bytes(request);
-        if cost == 0 || self.state.size_bytes() + cost <= quota {
+        if cost == 0 || !self.is_short_of_space(cost) {
             return None;
         }
         self.raise_nospace();
         Some(ApiError::NoSpace)
+    }
+
+    /// Whether `cost` more bytes pass the quota, or the disk had no room for the lane's next segment: then
+    /// what is left of the present one is kept for deletes and compactions.
+    fn is_short_of_space(&self, cost: u64) -> bool {
+        let over_quota = self
+            .config
+            .quota_bytes
+            .is_some_and(|quota| self.state.size_bytes() + cost > quota);
+        let disk_full = matches!(self.wal.prepare_failure(), Some(DiskError::NoSpace { .. }));
+        over_quota || disk_full
     }
 
     /// Proposes the NOSPACE alarm, once until it is applied.
