@@ -9,10 +9,10 @@
 
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use keelson_consensus::bootstrap;
 use keelson_storage::dir::DataDir;
 use keelson_storage::ids::{CoreId, LaneId, ShardId};
@@ -61,7 +61,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     log_opened(config, &dir, &identity, &report, started.elapsed());
     let listeners = bind(config)?;
     let stop = StopSignals::watch()?;
-    let failure = Arc::new(Mutex::new(None));
+    let failure = Arc::new(OnceLock::new());
     let running = start_cores(
         config, &identity, &cores, registry, engine, listeners, &failure,
     )?;
@@ -69,14 +69,11 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     log_serving(config);
     running.join()?;
     drop(dir);
-    let failure = failure.lock().map_or(None, |mut failure| failure.take());
-    match failure {
-        None => {
-            tracing::info!("stopped");
-            Ok(())
-        }
-        Some(error) => Err(error).context("the engine stopped, nothing more was acknowledged"),
+    if let Some(error) = failure.get() {
+        bail!("the engine stopped, nothing more was acknowledged: {error}");
     }
+    tracing::info!("stopped");
+    Ok(())
 }
 
 /// Who this member is, by its flags.
@@ -224,7 +221,7 @@ struct CorePlan {
     drain_limit: Duration,
     slow_apply: Duration,
     registry: Arc<Registry>,
-    failure: Arc<Mutex<Option<EngineError>>>,
+    failure: Arc<OnceLock<EngineError>>,
 }
 
 fn start_cores(
@@ -234,7 +231,7 @@ fn start_cores(
     registry: Arc<Registry>,
     engine: Engine<UringDisk>,
     listeners: Vec<Listener>,
-    failure: &Arc<Mutex<Option<EngineError>>>,
+    failure: &Arc<OnceLock<EngineError>>,
 ) -> anyhow::Result<Cores> {
     let core_ids: Vec<CoreId> = cores.iter().map(|core| CoreId(*core as u16)).collect();
     let plan = CorePlan {
@@ -388,9 +385,9 @@ impl EngineRun {
         );
         if let Err(error) = ended.await {
             tracing::error!(%error, "the engine failed; the process ends");
-            if let Ok(mut failure) = plan.failure.lock() {
-                *failure = Some(error);
-            }
+            plan.failure
+                .set(error)
+                .expect("the engine runs, and fails, once");
             core.stop_all();
         }
         self.ended.set();

@@ -69,6 +69,7 @@ const LOCK_WORDS: &[&str] = &[
     ".fetch_max(",
     ".fetch_min(",
     ".fetch_update(",
+    ".swap(",
     ".compare_exchange(",
     ".compare_exchange_weak(",
 ];
@@ -315,6 +316,7 @@ fn locks_are_only_where_they_are_allowed() {
         let allowed = LOCK_FILES.iter().any(|(path, _)| *path == source.path);
         for (line, code) in source.production_lines() {
             let names = |word: &&&str| match word.strip_prefix('.') {
+                Some("swap(") => code.contains(**word) && code.contains("Ordering::"),
                 Some(_) => code.contains(**word),
                 None => has_word(&code, word),
             };

@@ -5,9 +5,7 @@ use keelson_proto::mvccpb::KeyValue;
 use tonic::Code;
 
 use super::{a_moment, serves_others};
-use crate::harness::{
-    Clients, Server, ServerKind, WatchSession, accepted, heavy, revision_of, shapes,
-};
+use crate::harness::{Clients, Server, ServerKind, WatchSession, accepted, heavy, shapes};
 
 const MIB: u64 = 1 << 20;
 

@@ -119,7 +119,10 @@ async fn shrink(mut steps: Vec<Step>, mut mismatch: Mismatch) -> (Vec<Step>, Mis
             let mut fewer = steps.clone();
             fewer.drain(at..end);
             runs += 1;
-            match play(&fewer).await {
+            // Fewer steps may hang or panic where all of them did not: then they show something
+            // else.
+            let played = tokio::spawn(play(fewer.clone())).await;
+            match played.unwrap_or_default() {
                 Some((length, found)) => {
                     fewer.truncate(length);
                     steps = fewer;
@@ -134,7 +137,7 @@ async fn shrink(mut steps: Vec<Step>, mut mismatch: Mismatch) -> (Vec<Step>, Mis
 }
 
 /// Plays steps on fresh servers: how many it took to see a difference, and which.
-async fn play(steps: &[Step]) -> Option<(usize, Mismatch)> {
+async fn play(steps: Vec<Step>) -> Option<(usize, Mismatch)> {
     let mut pair = Pair::start("differential-shrink").await;
     for (index, step) in steps.iter().enumerate() {
         if let Err(mismatch) = pair.perform(step).await {

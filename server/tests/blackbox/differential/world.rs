@@ -74,6 +74,12 @@ impl World {
 
     /// Whether a progress request on this stream is due an answer soon.
     pub fn can_report_progress(&self, stream: usize) -> bool {
-        self.watches.iter().any(|watch| watch.at.stream == stream)
+        let mut here = self
+            .watches
+            .iter()
+            .filter(|watch| watch.at.stream == stream)
+            .peekable();
+        let is_used = here.peek().is_some();
+        is_used && here.all(|watch| watch.request.start_revision <= self.revision)
     }
 }
