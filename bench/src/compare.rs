@@ -9,17 +9,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
-use keelson_proto::etcdserverpb::{RequestOp, TxnRequest, TxnResponse, request_op};
 use serde::Serialize;
+
+use keelson_proto::etcdserverpb::{RequestOp, TxnRequest, TxnResponse, request_op};
 
 use crate::cli::{Against, CompareOptions, OutputFormat};
 use crate::grpc::Channel;
-use crate::load::{self, Extent, Job, Load, Op};
+use crate::load::{Extent, Job, Load, Op};
 use crate::machine::Machine;
 use crate::procfs::{Usage, own_cpu_seconds};
 use crate::report::{
     PROGRESS_INTERVAL, Table, fail_on_errors, number, print_json, progress, spread,
 };
+use crate::request;
 use crate::scrape;
 use crate::server::{Home, Launch, Server};
 use crate::stats::{Errors, Latency, Spread};
@@ -146,7 +148,7 @@ pub async fn run(options: &CompareOptions) -> Result<()> {
             let mut server = launch.start(&home)?;
             server.ready(READY_TIMEOUT).await?;
             versions[index] = scrape::version(server.address()).await?;
-            rounds[index].push(measure(&server, &job, &bar).await?);
+            rounds[index].push(measure(&mut server, &job, &bar).await?);
             server.stop().await?;
         }
     }
@@ -195,8 +197,8 @@ fn job(options: &CompareOptions) -> Job {
         key_count: options.key_count,
         value_bytes: options.load.value_bytes,
         extent: Extent::Timed {
-            ramp: Duration::from_secs(options.ramp_seconds),
-            window: Duration::from_secs(options.seconds),
+            ramp_seconds: options.ramp_seconds,
+            seconds: options.seconds,
         },
         seed: options.load.seed,
     }
@@ -204,7 +206,7 @@ fn job(options: &CompareOptions) -> Job {
 
 /// Puts one server under the load. What /proc tells is taken at the borders of the window; the
 /// flush counter, whose page costs the server some CPU, outside the whole load.
-async fn measure(server: &Server, job: &Job, bar: &ProgressBar) -> Result<Round> {
+async fn measure(server: &mut Server, job: &Job, bar: &ProgressBar) -> Result<Round> {
     if job.op == Op::Range {
         fill(server, job).await?;
     }
@@ -246,7 +248,7 @@ async fn measure(server: &Server, job: &Job, bar: &ProgressBar) -> Result<Round>
 }
 
 /// What the server and this process have used at a point in time.
-async fn snapshot(server: &Server, at: Instant, bar: &ProgressBar) -> Result<(Usage, f64)> {
+async fn snapshot(server: &mut Server, at: Instant, bar: &ProgressBar) -> Result<(Usage, f64)> {
     loop {
         let now = Instant::now();
         if now >= at {
@@ -261,11 +263,11 @@ async fn snapshot(server: &Server, at: Instant, bar: &ProgressBar) -> Result<(Us
 /// Writes every key once, many to a transaction.
 async fn fill(server: &Server, job: &Job) -> Result<()> {
     let mut channel = Channel::connect(server.address()).await?;
-    let value = load::value(job);
+    let value = request::value(job);
     for first in (0..job.key_count).step_by(FILL_BATCH as usize) {
         let keys = first..(first + FILL_BATCH).min(job.key_count);
         let success = keys.map(|key| RequestOp {
-            request: Some(request_op::Request::RequestPut(load::put(key, &value))),
+            request: Some(request_op::Request::RequestPut(request::put(key, &value))),
         });
         let request = TxnRequest {
             success: success.collect(),

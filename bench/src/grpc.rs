@@ -16,6 +16,8 @@ use prost::Message;
 use tokio::net::TcpStream;
 use tonic::Code;
 
+use crate::coalesce::{Socket, drive};
+
 /// Compression flag (always 0 here) and length, in front of every message.
 pub const PREFIX_BYTES: usize = 5;
 /// Receive windows large enough to never hold a server back.
@@ -71,16 +73,17 @@ pub struct Call(Request<()>);
 impl Channel {
     /// Connects and starts the connection's driver on the current local set.
     pub async fn connect(address: SocketAddr) -> Result<Self, Failure> {
-        let socket = TcpStream::connect(address).await?;
-        socket.set_nodelay(true)?;
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let socket = Socket::new(stream);
         let (send, connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .handshake(socket)
+            .handshake(socket.clone())
             .await?;
         // An error of the connection reaches every stream that is open on it.
-        tokio::task::spawn_local(connection);
+        tokio::task::spawn_local(drive(connection, socket));
         Ok(Self { send, address })
     }
 

@@ -20,31 +20,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
-use keelson_proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
-    PutRequest, RangeRequest,
-};
 use prost::Message;
 use rand::rngs::SmallRng;
-use rand::{Rng, RngCore, SeedableRng};
+use rand::{Rng, SeedableRng};
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
-use crate::grpc::{Call, Channel, Duplex, Failure, PREFIX_BYTES, frame};
-use crate::stats::{Errors, latency_histogram};
+use keelson_proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+};
 
-/// All keys start with this; ten decimal digits follow.
-const KEY_PREFIX: &[u8] = b"bench/";
-const KEY_DIGITS: usize = 10;
-const KEY_BYTES: usize = KEY_PREFIX.len() + KEY_DIGITS;
-/// Where the key starts in a framed message: it is the first field of Put and of Range, behind one
-/// byte of tag and one of length.
-const KEY_OFFSET: usize = PREFIX_BYTES + 2;
-const _: () = assert!(KEY_BYTES < 128, "the key's length takes one byte");
+use crate::grpc::{Call, Channel, Duplex, Failure, frame};
+use crate::request::{KEY_BYTES, Template};
+use crate::stats::{Errors, latency_histogram};
 
 /// Leases outlive any run.
 const LEASE_TTL_SECONDS: i64 = 3_600;
@@ -84,7 +76,7 @@ pub struct Job {
 #[serde(rename_all = "snake_case")]
 pub enum Extent {
     /// Random keys until the measured time is over.
-    Timed { ramp: Duration, window: Duration },
+    Timed { ramp_seconds: u64, seconds: u64 },
     /// This many operations, keys in turn.
     Counted(u64),
 }
@@ -187,7 +179,13 @@ impl Load {
     pub fn begin(&mut self) -> Range<Instant> {
         let now = Instant::now();
         let window = match self.extent {
-            Extent::Timed { ramp, window } => now + ramp..now + ramp + window,
+            Extent::Timed {
+                ramp_seconds,
+                seconds,
+            } => {
+                let start = now + Duration::from_secs(ramp_seconds);
+                start..start + Duration::from_secs(seconds)
+            }
             Extent::Counted(_) => now..now + Duration::from_secs(365 * 24 * 3_600),
         };
         for worker in &mut self.workers {
@@ -467,74 +465,6 @@ impl Shift {
     }
 }
 
-/// A framed message in which only the digits of the key differ from one request to the next.
-struct Template(Vec<u8>);
-
-impl Template {
-    fn new(job: &Job) -> Self {
-        let framed = match job.op {
-            Op::Put => frame(&put(0, &value(job))),
-            Op::Range | Op::Keepalive => frame(&RangeRequest {
-                key: key(0),
-                ..Default::default()
-            }),
-        };
-        assert_eq!(
-            framed[KEY_OFFSET..][..KEY_BYTES],
-            key(0),
-            "the key is where it is patched"
-        );
-        Self(framed.to_vec())
-    }
-
-    fn message(&self, key: u64) -> Bytes {
-        let mut message = BytesMut::with_capacity(self.0.len());
-        message.extend_from_slice(&self.0);
-        write_digits(
-            &mut message[KEY_OFFSET + KEY_PREFIX.len()..][..KEY_DIGITS],
-            key,
-        );
-        message.freeze()
-    }
-}
-
-/// The put that a job's clients send for a key; random bytes, which no layer can compress.
-pub fn put(index: u64, value: &Bytes) -> PutRequest {
-    PutRequest {
-        key: key(index),
-        value: value.clone(),
-        ..Default::default()
-    }
-}
-
-/// The value that a job writes.
-pub fn value(job: &Job) -> Bytes {
-    let mut value = vec![0; job.value_bytes];
-    SmallRng::seed_from_u64(job.seed).fill_bytes(&mut value);
-    value.into()
-}
-
-/// The half-open range that holds all keys of a job.
-pub fn key_range() -> (Bytes, Bytes) {
-    let mut end = KEY_PREFIX.to_vec();
-    *end.last_mut().expect("the prefix is not empty") += 1;
-    (Bytes::from_static(KEY_PREFIX), end.into())
-}
-
-fn key(index: u64) -> Bytes {
-    let mut key = KEY_PREFIX.to_vec();
-    key.resize(KEY_BYTES, b'0');
-    write_digits(&mut key[KEY_PREFIX.len()..], index);
-    key.into()
-}
-
-fn write_digits(digits: &mut [u8], mut number: u64) {
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -550,18 +480,6 @@ mod tests {
             extent,
             seed: 1,
         }
-    }
-
-    #[test]
-    fn a_patched_message_is_the_request_with_that_key() {
-        let job = job(Op::Put, Extent::Counted(1));
-        let message = Template::new(&job).message(1_234_567_890);
-        let request = PutRequest::decode(message.slice(PREFIX_BYTES..)).unwrap();
-        assert_eq!(request, put(1_234_567_890, &value(&job)));
-        assert_eq!(&request.key[..], b"bench/1234567890");
-        assert_eq!(request.value.len(), 300);
-        let (from, to) = key_range();
-        assert!(request.key >= from && request.key < to);
     }
 
     #[test]
@@ -583,8 +501,8 @@ mod tests {
     #[test]
     fn only_the_window_counts() {
         let extent = Extent::Timed {
-            ramp: Duration::ZERO,
-            window: Duration::from_secs(1),
+            ramp_seconds: 0,
+            seconds: 1,
         };
         let mut shift = Shift::new(&job(Op::Range, extent), 0, Arc::default());
         let start = Instant::now();

@@ -5,7 +5,9 @@
 //!        |         |
 //!      load      server  fetch       the closed-loop generator; child processes; etcd by pip
 //!        |         |
-//!      grpc   procfs  scrape         one RPC on HTTP/2; /proc/PID; /metrics
+//!   request    procfs  scrape        what is sent; /proc/PID; /metrics
+//!        |
+//!   grpc, coalesce                   one RPC on HTTP/2; one system call for many of them
 //!
 //!   stats, report, machine           medians and ratios; tables and progress; what it ran on
 //! ```
@@ -15,6 +17,7 @@
 //! part of every result. Any error an answer brings is shown by its code and makes the run fail.
 
 mod cli;
+mod coalesce;
 mod compare;
 mod fetch;
 mod grpc;
@@ -24,6 +27,7 @@ mod machine;
 mod procfs;
 mod replay;
 mod report;
+mod request;
 mod scrape;
 mod server;
 mod stats;

@@ -8,14 +8,16 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use keelson_proto::etcdserverpb::{RangeRequest, RangeResponse};
 use serde::Serialize;
+
+use keelson_proto::etcdserverpb::{RangeRequest, RangeResponse};
 
 use crate::cli::{Against, OutputFormat, ReplayOptions};
 use crate::grpc::Channel;
-use crate::load::{Extent, Job, Load, Op, key_range};
+use crate::load::{Extent, Job, Load, Op};
 use crate::machine::Machine;
 use crate::report::{PROGRESS_INTERVAL, Table, fail_on_errors, number, print_json, progress};
+use crate::request::key_range;
 use crate::scrape;
 use crate::server::{Home, Launch, Server};
 

@@ -14,9 +14,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use keelson_proto::etcdserverpb::{RangeRequest, RangeResponse};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use keelson_proto::etcdserverpb::{RangeRequest, RangeResponse};
 
 use crate::grpc::{Channel, Failure};
 use crate::procfs::Usage;
@@ -41,8 +42,13 @@ pub struct Launch {
     pub flags: Vec<String>,
 }
 
-/// The folder of one server: its data directory and its log. Removed when dropped.
-pub struct Home(TempDir);
+/// What one server keeps over a restart: a folder for its data directory and its log, removed when
+/// dropped, and its ports, which its members know each other by.
+pub struct Home {
+    folder: TempDir,
+    /// For clients and for peers.
+    ports: [u16; 2],
+}
 
 /// A running server.
 pub struct Server {
@@ -55,19 +61,21 @@ pub struct Server {
 }
 
 impl Home {
-    /// A fresh folder inside the given one.
+    /// A fresh folder inside the given one, and free ports.
     pub fn create(parent: &Path) -> Result<Self> {
         let builder = tempfile::Builder::new()
             .prefix("keelson-bench-")
             .tempdir_in(parent);
-        Ok(Self(builder.with_context(|| {
-            format!("cannot use {}", parent.display())
-        })?))
+        let folder = builder.with_context(|| format!("cannot use {}", parent.display()))?;
+        Ok(Self {
+            folder,
+            ports: free_ports()?,
+        })
     }
 
     /// Where the server keeps its files.
     pub fn data_dir(&self) -> PathBuf {
-        self.0.path().join("data")
+        self.folder.path().join("data")
     }
 
     /// Sum of the lengths of the files in the data directory.
@@ -90,11 +98,10 @@ impl Home {
 }
 
 impl Launch {
-    /// Starts the server on free ports.
+    /// Starts the server on its home. Settings in the environment are for other servers.
     pub fn start(&self, home: &Home) -> Result<Server> {
-        let ports = free_ports()?;
-        let [client, peer] = ports.map(|port| format!("http://127.0.0.1:{port}"));
-        let log_path = home.0.path().join("server.log");
+        let [client, peer] = home.ports.map(|port| format!("http://127.0.0.1:{port}"));
+        let log_path = home.folder.path().join("server.log");
         let log = File::options().create(true).append(true).open(&log_path)?;
         let mut command = Command::new(&self.binary);
         command
@@ -118,16 +125,17 @@ impl Launch {
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0);
-        for (name, _) in
-            env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"ETCD_"))
-        {
-            command.env_remove(name);
+        for (name, _) in env::vars_os() {
+            let bytes = name.as_encoded_bytes();
+            if bytes.starts_with(b"ETCD_") || bytes.starts_with(b"KEELSON_") {
+                command.env_remove(name);
+            }
         }
         let started = Instant::now();
         let child = command
             .spawn()
             .with_context(|| format!("cannot start {} ({})", self.name, self.binary.display()))?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports[0]));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, home.ports[0]));
         Ok(Server {
             name: self.name.clone(),
             child,
@@ -144,9 +152,10 @@ impl Server {
         self.address
     }
 
-    /// What the process has used so far.
-    pub fn usage(&self) -> Result<Usage> {
-        Usage::of(self.child.id()).with_context(|| format!("{} is not running", self.name))
+    /// What the process has used so far; an error if it is gone.
+    pub fn usage(&mut self) -> Result<Usage> {
+        self.check_running()?;
+        Usage::of(self.child.id())
     }
 
     /// Waits until the server answers a linearizable Range, and tells how long after its start.
@@ -158,13 +167,7 @@ impl Server {
                 Ok(Err(failure)) => last = failure.to_string(),
                 Err(_) => {}
             }
-            if let Some(status) = self.child.try_wait()? {
-                bail!(
-                    "{} ended with {status} before it was ready\n{}",
-                    self.name,
-                    self.log_tail()
-                );
-            }
+            self.check_running()?;
             if self.started.elapsed() > timeout {
                 let waited = timeout.as_secs();
                 bail!(
@@ -179,13 +182,7 @@ impl Server {
 
     /// Stops the server with SIGTERM and waits until it has ended well.
     pub async fn stop(mut self) -> Result<()> {
-        if let Some(status) = self.child.try_wait()? {
-            bail!(
-                "{} ended by itself with {status}\n{}",
-                self.name,
-                self.log_tail()
-            );
-        }
+        self.check_running()?;
         self.signal(Signal::TERM);
         let deadline = Instant::now() + STOP_TIMEOUT;
         while Instant::now() < deadline {
@@ -206,6 +203,17 @@ impl Server {
             self.name,
             self.log_tail()
         )
+    }
+
+    fn check_running(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!(
+                "{} ended by itself: {status}\n{}",
+                self.name,
+                self.log_tail()
+            ),
+            None => Ok(()),
+        }
     }
 
     fn signal(&self, signal: Signal) {

@@ -9,10 +9,10 @@
 
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use keelson_consensus::bootstrap;
 use keelson_storage::dir::DataDir;
 use keelson_storage::ids::{CoreId, LaneId, ShardId};
@@ -21,7 +21,7 @@ use keelson_storage::recovery::RecoveryReport;
 use keelson_storage::state::{Member, RequestLimits};
 use keelson_storage::wal::WalConfig;
 
-use crate::config::{Config, HttpUrl, version};
+use crate::config::{ClusterState, Config, HttpUrl, version};
 use crate::engine::client::EngineClient;
 use crate::engine::driver::{self, PortRings};
 use crate::engine::limits::{INBOUND_RING_SLOTS, OUTBOUND_RING_SLOTS};
@@ -39,24 +39,29 @@ use crate::runtime::{
 /// The core that runs the engine, by index.
 const ENGINE_CORE: usize = 0;
 
+/// Longer than any process runs.
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// Serves until the process is told to stop, or fails.
 pub fn serve(config: &Config) -> anyhow::Result<()> {
     let started = Instant::now();
     raise_limits();
+    check_cluster_state(config)?;
     let dir = DataDir::open(&config.data_dir)?;
-    let identity = Identity::of(config);
     let online: Vec<u32> = runtime::available_cores()?
         .into_iter()
         .map(|core| u32::from(core.0))
         .collect();
     let cores = config.cores.resolve(&online)?;
+    let founding = Identity::of(config);
+    let (engine, report) = open_engine(config, &dir, &founding, cores.len())?;
+    let identity = founding.found_in(&engine);
     let facts = Facts::new(config, identity.member.0);
     let registry = Arc::new(Registry::new(&cores, facts));
-    let (engine, report) = open_engine(config, &dir, &identity, cores.len())?;
     log_opened(config, &dir, &identity, &report, started.elapsed());
     let listeners = bind(config)?;
     let stop = StopSignals::watch()?;
-    let failure = Arc::new(Mutex::new(None));
+    let failure = Arc::new(OnceLock::new());
     let running = start_cores(
         config, &identity, &cores, registry, engine, listeners, &failure,
     )?;
@@ -64,14 +69,11 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     log_serving(config);
     running.join()?;
     drop(dir);
-    let failure = failure.lock().map_or(None, |mut failure| failure.take());
-    match failure {
-        None => {
-            tracing::info!("stopped");
-            Ok(())
-        }
-        Some(error) => Err(error).context("the engine stopped, nothing more was acknowledged"),
+    if let Some(error) = failure.get() {
+        bail!("the engine stopped, nothing more was acknowledged: {error}");
     }
+    tracing::info!("stopped");
+    Ok(())
 }
 
 /// Who this member is, by its flags.
@@ -99,6 +101,18 @@ impl Identity {
             },
         }
     }
+
+    /// The identity that counts: that of the data directory, if it had one.
+    fn found_in(mut self, engine: &Engine<UringDisk>) -> Self {
+        let (member, cluster) = engine.identity();
+        if (member, cluster) != (self.member, self.cluster) {
+            tracing::info!(
+                "the data directory holds a member already; the --initial-* flags are not looked at"
+            );
+        }
+        (self.member, self.cluster) = (member, cluster);
+        self
+    }
 }
 
 fn raise_limits() {
@@ -106,6 +120,20 @@ fn raise_limits() {
         Ok(limit) => tracing::debug!(limit, "open files"),
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
+}
+
+/// A member that is said to exist must be in its data directory. Looked at before anything is created,
+/// so a refused start leaves nothing behind.
+fn check_cluster_state(config: &Config) -> anyhow::Result<()> {
+    let must_exist = config.initial_cluster_state == ClusterState::Existing;
+    if must_exist && !DataDir::is_created(&config.data_dir)? {
+        anyhow::bail!(
+            "--initial-cluster-state is existing, but there is no member in {}: name the data directory of the \
+             member with --data-dir, or set --initial-cluster-state=new to found a cluster",
+            absolute(&config.data_dir)
+        );
+    }
+    Ok(())
 }
 
 fn open_engine(
@@ -193,7 +221,7 @@ struct CorePlan {
     drain_limit: Duration,
     slow_apply: Duration,
     registry: Arc<Registry>,
-    failure: Arc<Mutex<Option<EngineError>>>,
+    failure: Arc<OnceLock<EngineError>>,
 }
 
 fn start_cores(
@@ -203,7 +231,7 @@ fn start_cores(
     registry: Arc<Registry>,
     engine: Engine<UringDisk>,
     listeners: Vec<Listener>,
-    failure: &Arc<Mutex<Option<EngineError>>>,
+    failure: &Arc<OnceLock<EngineError>>,
 ) -> anyhow::Result<Cores> {
     let core_ids: Vec<CoreId> = cores.iter().map(|core| CoreId(*core as u16)).collect();
     let plan = CorePlan {
@@ -212,9 +240,7 @@ fn start_cores(
             message_bytes_max: config.max_receive_bytes() as usize,
             max_concurrent_streams: config.max_concurrent_streams,
             keepalive_interval: config.grpc_keepalive_interval.unwrap_or_default(),
-            keepalive_timeout: config
-                .grpc_keepalive_timeout
-                .unwrap_or(FrontConfig::default().keepalive_timeout),
+            keepalive_timeout: config.grpc_keepalive_timeout.unwrap_or(FOREVER),
         },
         drain_limit: Duration::from_millis(config.tuning.runtime.drain_ms),
         slow_apply: config.warning_apply_duration,
@@ -359,9 +385,9 @@ impl EngineRun {
         );
         if let Err(error) = ended.await {
             tracing::error!(%error, "the engine failed; the process ends");
-            if let Ok(mut failure) = plan.failure.lock() {
-                *failure = Some(error);
-            }
+            plan.failure
+                .set(error)
+                .expect("the engine runs, and fails, once");
             core.stop_all();
         }
         self.ended.set();

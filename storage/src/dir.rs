@@ -44,6 +44,16 @@ pub struct DataDir {
 }
 
 impl DataDir {
+    /// Whether `path` is a data directory that was created before. Creates and locks nothing.
+    pub fn is_created(path: &Path) -> Result<bool, DirError> {
+        if !path.is_dir() {
+            return Ok(false);
+        }
+        let names = list_names(path)?;
+        judge(path, &names)?;
+        Ok(names.iter().any(|name| name == FORMAT_NAME))
+    }
+
     /// Opens a data directory, creating it if it does not exist or is empty, and locks it.
     pub fn open(path: &Path) -> Result<Self, DirError> {
         create_private(path)?;
@@ -127,8 +137,8 @@ pub enum DirError {
     },
     /// etcd's own data.
     #[error(
-        "{path} is the data directory of an etcd member, which Keelson does not read: choose another --data-dir, and \
-         bring the data over with a snapshot taken by etcdctl"
+        "{path} is the data directory of an etcd member, which Keelson does not read: choose another --data-dir. The \
+         keys have to be copied by a client, from etcd to Keelson"
     )]
     Etcd {
         /// The directory.
@@ -332,6 +342,8 @@ mod tests {
     fn g_d_8_a_new_directory_is_private_and_opens_again() {
         let scratch = scratch();
         let path = scratch.path().join("a/b.keelson");
+        assert!(!DataDir::is_created(&path).unwrap());
+        assert_eq!(list_names(scratch.path()).unwrap(), [""; 0]);
         {
             let dir = DataDir::open(&path).unwrap();
             assert!(dir.is_new());
@@ -345,6 +357,7 @@ mod tests {
                 );
             }
         }
+        assert!(DataDir::is_created(&path).unwrap());
         let dir = DataDir::open(&path).unwrap();
         assert!(!dir.is_new());
         assert_eq!(dir.lanes().unwrap(), [LaneId(1)]);
@@ -373,6 +386,8 @@ mod tests {
         std::fs::create_dir_all(scratch.path().join("member/snap")).unwrap();
         std::fs::write(scratch.path().join("member/snap/db"), b"bolt").unwrap();
         let error = DataDir::open(scratch.path()).unwrap_err();
+        assert!(matches!(error, DirError::Etcd { .. }), "{error}");
+        let error = DataDir::is_created(scratch.path()).unwrap_err();
         assert!(matches!(error, DirError::Etcd { .. }), "{error}");
         assert_eq!(list_names(scratch.path()).unwrap(), ["member"]);
     }

@@ -76,34 +76,24 @@ impl Tuning {
     }
 
     fn check_shapes(&self) -> Result<(), TuningError> {
-        for (name, value) in [("wal.segment_bytes", self.wal.segment_bytes)] {
-            if !value.is_multiple_of(WAL_BLOCK_BYTES) {
-                return Err(TuningError::NotMultiple {
-                    name,
-                    value,
-                    multiple: WAL_BLOCK_BYTES,
-                });
-            }
+        let value = self.wal.segment_bytes;
+        if !value.is_multiple_of(WAL_BLOCK_BYTES) {
+            return Err(TuningError::NotMultiple {
+                name: "wal.segment_bytes",
+                value,
+                multiple: WAL_BLOCK_BYTES,
+            });
         }
-        for (name, value) in [
-            ("runtime.ring_slots", self.runtime.ring_slots),
-            ("runtime.uring_entries", self.runtime.uring_entries),
-        ] {
-            if !value.is_power_of_two() {
-                return Err(TuningError::NotPowerOfTwo { name, value });
-            }
+        let value = self.runtime.uring_entries;
+        if !value.is_power_of_two() {
+            let name = "runtime.uring_entries";
+            return Err(TuningError::NotPowerOfTwo { name, value });
         }
         Ok(())
     }
 
     fn check_relations(&self) -> Result<(), TuningError> {
         let relations = [
-            (
-                "wal.group_bytes_max",
-                self.wal.group_bytes_max,
-                "engine.uncommitted_bytes_max",
-                self.engine.uncommitted_bytes_max,
-            ),
             (
                 "runtime.heartbeat_busy_ms",
                 self.runtime.heartbeat_busy_ms,
@@ -197,9 +187,9 @@ mod tests {
             ),
             (
                 "runtime",
-                "ring-slots",
+                "uring-entries",
                 1000,
-                "runtime.ring_slots is 1000, but must be a power of two",
+                "runtime.uring_entries is 1000, but must be a power of two",
             ),
             ("wal", "segment-bytes", 8 * 1024 * 1024, ""),
             (
@@ -217,12 +207,5 @@ mod tests {
                 .map_or_else(|error| error.to_string(), |()| String::new());
             assert_eq!(found, *message, "{section}.{key}");
         }
-        let mut tuning = Tuning::default();
-        tuning.engine.uncommitted_bytes_max = 4 * 1024 * 1024;
-        tuning.wal.group_bytes_max = 8 * 1024 * 1024;
-        assert_eq!(
-            tuning.check().unwrap_err().to_string(),
-            "wal.group_bytes_max is 8388608, but may be at most engine.uncommitted_bytes_max (4194304)"
-        );
     }
 }

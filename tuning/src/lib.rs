@@ -28,6 +28,4 @@ mod settings;
 
 pub use check::TuningError;
 pub use section::Setting;
-pub use settings::{
-    EngineTuning, RuntimeTuning, SETTINGS, Tuning, WAL_BLOCK_BYTES, WalTuning, setting,
-};
+pub use settings::{RuntimeTuning, SETTINGS, Tuning, WAL_BLOCK_BYTES, WalTuning, setting};

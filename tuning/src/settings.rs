@@ -30,7 +30,7 @@ section! {
 }
 
 section! {
-    /// The executors, one per core, and the rings between them.
+    /// The executors, one per core, and how they stop.
     RuntimeTuning as runtime, rows RUNTIME_ROWS {
         heartbeat_busy_ms = 5, from 1, to 50,
             "Milliseconds between heartbeats of a core that has work; bounds how long a lost wake-up \
@@ -46,48 +46,25 @@ section! {
         io_memory_bytes = 64 * KIB, from 64 * KIB, to 64 * MIB,
             "Memory that each core registers for file I/O. Counts against RLIMIT_MEMLOCK, three \
              times over.";
-        ring_slots = 1_024, from 64, to 65_536,
-            "Places in each ring between two cores; a power of two. A full ring pushes back to the \
-             client.";
         drain_ms = 2_000, from 0, to 60_000,
             "Milliseconds that a stopping member grants its clients to finish what is proposed.";
     }
 }
 
-section! {
-    /// The engine: what may wait, and how long its turns of upkeep may be.
-    EngineTuning as engine, rows ENGINE_ROWS {
-        requests_waiting_max = 65_536, from 64, to 1_048_576,
-            "Requests of one shard that may wait for the log or for a read; beyond them a client gets \
-             too many requests.";
-        uncommitted_bytes_max = 64 * MIB, from 4 * MIB, to 1024 * MIB,
-            "Bytes of proposed commands of one shard that are not durable yet.";
-        entry_commands_max = 1_024, from 1, to 65_536,
-            "Commands that one log entry carries at most.";
-        select_keys_per_turn = 2_048, from 64, to 1_048_576,
-            "Keys that one range request may walk before other requests get a turn.";
-        scrub_keys_per_turn = 1_024, from 64, to 1_048_576,
-            "Keys that physical compaction visits before requests get a turn.";
-        watch_events_per_turn = 4_096, from 64, to 1_048_576,
-            "Past events that one watcher catches up on before others get a turn.";
-    }
-}
-
 const _: () = assert!(WAL_BLOCK_BYTES.is_power_of_two());
+
 /// Everything that can be tuned, by section.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tuning {
     /// The write-ahead log.
     pub wal: WalTuning,
-    /// Executors and rings.
+    /// The executors.
     pub runtime: RuntimeTuning,
-    /// The engine.
-    pub engine: EngineTuning,
 }
 
 /// The sections in the order of the documentation, each with its settings.
-pub const SETTINGS: &[&[Setting]] = &[WAL_ROWS, RUNTIME_ROWS, ENGINE_ROWS];
+pub const SETTINGS: &[&[Setting]] = &[WAL_ROWS, RUNTIME_ROWS];
 
 /// Finds a setting by section and key; the key may be written with dashes.
 pub fn setting(section: &str, key: &str) -> Option<&'static Setting> {

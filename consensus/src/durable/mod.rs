@@ -2,7 +2,7 @@
 //!
 //! Written: hard state and entries as records of their own kind. Read back after a restart: the newest
 //! hard state counts; entries must continue each other without a gap. A crash leaves a prefix of what
-//! was appended (the lane guarantees that), so there is nothing to repair here.
+//! was appended (the lane guarantees that), so there is nothing to repair here. Layout: `storage/FORMAT.md`.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use keelson_storage::ids::{MemberId, RaftIndex, Term};

@@ -97,7 +97,6 @@ fn without_anything_the_defaults_of_etcd_hold() {
     assert_eq!(config.max_request_bytes, 1_572_864);
     assert_eq!(config.max_receive_bytes(), 1_572_864 + 524_288);
     assert_eq!(config.max_concurrent_streams, u32::MAX);
-    assert_eq!(config.grpc_keepalive_min_time, Duration::from_secs(5));
     assert_eq!(
         config.grpc_keepalive_interval,
         Some(Duration::from_secs(7200))
@@ -149,7 +148,6 @@ fn the_manifest_of_kubeadm_without_tls_starts() {
                 config.watch_progress_notify_interval,
                 Duration::from_secs(5)
             );
-            assert_eq!(config.snapshot_count, 10_000);
             assert!(config.feature_gates.enabled("InitialCorruptCheck"));
         }
     }
@@ -194,10 +192,6 @@ fn every_used_flag_changes_its_setting() {
         (&["--initial-cluster-token=t"], |c| {
             c.initial_cluster_token = "t".into()
         }),
-        (&["--strict-reconfig-check=false"], |c| {
-            c.strict_reconfig_check = false
-        }),
-        (&["--pre-vote=F"], |c| c.pre_vote = false),
         (
             &["--heartbeat-interval=50", "--election-timeout", "250"],
             |c| {
@@ -205,7 +199,6 @@ fn every_used_flag_changes_its_setting() {
                 c.election_timeout = Duration::from_millis(250);
             },
         ),
-        (&["--snapshot-count=5"], |c| c.snapshot_count = 5),
         (&["--quota-backend-bytes", "-1"], |c| {
             c.quota_backend_bytes = None
         }),
@@ -218,9 +211,6 @@ fn every_used_flag_changes_its_setting() {
         }),
         (&["--max-concurrent-streams=7"], |c| {
             c.max_concurrent_streams = 7
-        }),
-        (&["--grpc-keepalive-min-time=1s"], |c| {
-            c.grpc_keepalive_min_time = Duration::from_secs(1)
         }),
         (&["--grpc-keepalive-interval=0"], |c| {
             c.grpc_keepalive_interval = None
@@ -247,9 +237,6 @@ fn every_used_flag_changes_its_setting() {
         ),
         (&["--warning-apply-duration=1s"], |c| {
             c.warning_apply_duration = Duration::from_secs(1)
-        }),
-        (&["--experimental-warning-unary-request-duration=1s"], |c| {
-            c.warning_unary_request_duration = Duration::from_secs(1);
         }),
         (
             &[
@@ -374,7 +361,7 @@ fn what_must_be_mended_is_said_in_one_sentence() {
         ),
         (
             &["--wal-segment-bytes=65536"],
-            "--max-request-bytes=1572864 needs 2162688 bytes of room, but wal.segment_bytes is 65536",
+            "wal.segment_bytes is 65536, which leaves 57176 bytes for one log entry, but with --max-request-bytes=1572864 an entry may take 1573155; make the segments larger",
         ),
         (
             &["--pre-vote=maybe"],
@@ -519,7 +506,7 @@ fn idle_flags_are_accepted_with_a_reason() {
         texts(&serve),
         [
             "--corrupt-check-time=1h changes nothing: a cluster of one member has no other data to compare with",
-            "--max-wals=0 changes nothing: log segments are recycled as soon as they are not needed",
+            "--max-wals=0 changes nothing: the log keeps the segments it needs, and no others",
             "--vv is ignored, as etcd does",
         ]
     );
@@ -555,7 +542,7 @@ fn variables_come_after_flags() {
     let environment = [
         ("ETCD_NAME", "from-env"),
         ("ETCD_MAX_TXN_OPS", "9"),
-        ("ETCD_PRE_VOTE", "false"),
+        ("ETCD_UNSAFE_NO_FSYNC", "true"),
         ("ETCD_DATA_DIR", ""),
         ("KEELSON_CORES", "1"),
         ("KEELSON_WAL_DEPTH", "3"),
@@ -567,7 +554,7 @@ fn variables_come_after_flags() {
     assert_eq!(serve.config.name, "from-flag");
     assert_eq!(serve.config.data_dir, PathBuf::from("from-flag.keelson"));
     assert_eq!(serve.config.max_txn_ops, 9);
-    assert!(!serve.config.pre_vote);
+    assert!(serve.config.unsafe_no_fsync);
     assert_eq!(serve.config.cores, CoreSelection::Count(1));
     assert_eq!(serve.config.tuning.wal.depth, 3);
     assert_eq!(
@@ -577,7 +564,7 @@ fn variables_come_after_flags() {
             "environment variable ETCD_WAL_DEPTH is not known and is left aside",
             "ETCD_NAME is left aside, because --name is given",
             "ETCD_MAX_TXN_OPS=9 is used",
-            "ETCD_PRE_VOTE=false is used",
+            "ETCD_UNSAFE_NO_FSYNC=true is used",
             "KEELSON_CORES=1 is used",
             "KEELSON_WAL_DEPTH=3 is used",
         ]
@@ -639,7 +626,6 @@ wal:
     assert_eq!(config.quota_backend_bytes, Some(1_000_000));
     assert_eq!(config.listen_client_urls.len(), 2);
     assert_eq!(config.advertise_client_urls, urls("http://localhost:2379"));
-    assert!(!config.strict_reconfig_check);
     assert_eq!(
         config.watch_progress_notify_interval,
         Duration::from_secs(5)
@@ -659,6 +645,7 @@ wal:
         texts(&serve),
         [
             "the configuration comes from k.yml",
+            "strict-reconfig-check in k.yml=false changes nothing: a cluster of one member has no quorum to lose",
             "cipher-suites in k.yml=A,B changes nothing: TLS is not in use",
             "feature gate InitialCorruptCheck=true changes nothing: every record of the log is verified at every start",
         ]

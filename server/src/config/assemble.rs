@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use keelson_storage::wal::WalConfig;
 use keelson_tuning::Tuning;
 
 use super::cluster::{ClusterState, check_cluster, parse_cluster};
@@ -19,11 +20,12 @@ use super::flags::{Flag, Kind, Standing, flag};
 use super::given::{Given, Source};
 use super::settings::{
     Config, ELECTION_TIMEOUT_MS_MAX, LogConfig, LogFormat, LogLevel, LogOutput,
-    PROGRESS_INTERVAL_MIN, QUOTA_BYTES_DEFAULT, QUOTA_BYTES_SENSIBLE, RECORD_OVERHEAD_BYTES,
-    REQUEST_BYTES_MAX, REQUEST_BYTES_SENSIBLE,
+    PROGRESS_INTERVAL_MIN, QUOTA_BYTES_DEFAULT, QUOTA_BYTES_SENSIBLE, REQUEST_BYTES_MAX,
+    REQUEST_BYTES_SENSIBLE,
 };
 use super::spelling::{format_duration, parse_bool, parse_duration};
 use super::url::HttpUrl;
+use crate::engine::limits::entry_payload_bytes_max;
 
 /// How important a notice is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,23 +180,18 @@ impl Values {
             initial_advertise_peer_urls,
             initial_cluster_state: self.cluster_state()?,
             initial_cluster_token: self.text("initial-cluster-token").to_owned(),
-            strict_reconfig_check: self.bool("strict-reconfig-check"),
-            pre_vote: self.bool("pre-vote"),
             heartbeat_interval: Duration::from_millis(heartbeat_ms),
             election_timeout: Duration::from_millis(election_ms),
-            snapshot_count: self.uint("snapshot-count", u64::MAX)?,
             quota_backend_bytes: self.quota()?,
             max_txn_ops: self.uint("max-txn-ops", u64::from(u32::MAX))? as u32,
             max_request_bytes: self.max_request_bytes()?,
             max_concurrent_streams: self.uint("max-concurrent-streams", u64::from(u32::MAX))?
                 as u32,
-            grpc_keepalive_min_time: self.duration("grpc-keepalive-min-time"),
             grpc_keepalive_interval: non_zero(self.duration("grpc-keepalive-interval")),
             grpc_keepalive_timeout: non_zero(self.duration("grpc-keepalive-timeout")),
             watch_progress_notify_interval: self.progress_interval(),
             auto_compaction: self.auto_compaction()?,
             warning_apply_duration: self.duration("warning-apply-duration"),
-            warning_unary_request_duration: self.duration("warning-unary-request-duration"),
             feature_gates: self.gates.clone(),
             log: self.log()?,
             unsafe_no_fsync: self.bool("unsafe-no-fsync"),
@@ -408,22 +405,20 @@ impl Values {
 
     fn check_tuning(&self, config: &Config) -> Result<(), ConfigError> {
         config.tuning.check()?;
-        let needed = u64::from(config.max_receive_bytes()) + RECORD_OVERHEAD_BYTES;
-        for (setting, room) in [
-            (
-                "engine.uncommitted_bytes_max",
-                config.tuning.engine.uncommitted_bytes_max,
-            ),
-            ("wal.segment_bytes", config.tuning.wal.segment_bytes),
-        ] {
-            if needed > room {
-                return Err(ConfigError::Unfit(format!(
-                    "--max-request-bytes={} needs {needed} bytes of room, but {setting} is {room}",
-                    config.max_request_bytes
-                )));
-            }
+        let wal = WalConfig {
+            segment_bytes: config.tuning.wal.segment_bytes,
+            ..WalConfig::default()
+        };
+        let needed = entry_payload_bytes_max(config.max_request_bytes as usize) as u64;
+        let room = wal.payload_bytes_max();
+        if needed <= room {
+            return Ok(());
         }
-        Ok(())
+        Err(ConfigError::Unfit(format!(
+            "wal.segment_bytes is {}, which leaves {room} bytes for one log entry, but with \
+             --max-request-bytes={} an entry may take {needed}; make the segments larger",
+            wal.segment_bytes, config.max_request_bytes
+        )))
     }
 
     /// The text given for a flag, if any and not empty.

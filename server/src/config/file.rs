@@ -19,7 +19,7 @@ const NESTED: [(&str, &str); 4] = [
 ];
 
 /// Keelson's tuning sections; a key in one of them makes the flag `section-key`.
-const SECTIONS: [&str; 3] = ["wal", "runtime", "engine"];
+const SECTIONS: [&str; 2] = ["wal", "runtime"];
 
 /// Keys of the two security maps that differ from their flag's name.
 const ODD_KEYS: [(&str, &str); 2] = [

@@ -31,7 +31,7 @@ pub mod version;
 pub use assemble::{Assembled, Notice, NoticeLevel, assemble};
 pub use cluster::{ClusterMember, ClusterState};
 pub use compaction::AutoCompaction;
-pub use cores::{CoreSelection, online_cores};
+pub use cores::CoreSelection;
 pub use error::ConfigError;
 pub use features::{Effect, FEATURES, Feature, FeatureGates};
 pub(crate) use file::nearest;

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keelson_consensus::limits::ENTRY_PAYLOAD_BYTES_MAX;
+use keelson_storage::limits::WAL_RECORD_PAYLOAD_BYTES_MAX;
 use keelson_tuning::Tuning;
 
 use super::cluster::{ClusterMember, ClusterState};
@@ -11,6 +13,7 @@ use super::compaction::AutoCompaction;
 use super::cores::CoreSelection;
 use super::features::FeatureGates;
 use super::url::HttpUrl;
+use crate::engine::limits::entry_payload_bytes_max;
 
 /// The quota when `--quota-backend-bytes` is 0.
 pub(super) const QUOTA_BYTES_DEFAULT: u64 = 2 << 30;
@@ -20,10 +23,8 @@ pub(super) const QUOTA_BYTES_SENSIBLE: u64 = 8 << 30;
 pub(super) const REQUEST_BYTES_SENSIBLE: u64 = 10 << 20;
 /// What a message may hold on top of the largest request.
 pub(super) const REQUEST_OVERHEAD_BYTES: u64 = 512 << 10;
-/// The largest request that fits, with its envelope, into one record of the log.
+/// The largest request that may be configured: with its envelope it fits into one record of the log.
 pub(super) const REQUEST_BYTES_MAX: u64 = 15 << 20;
-/// What the log adds to a message at most: envelope, headers, padding.
-pub(super) const RECORD_OVERHEAD_BYTES: u64 = 64 << 10;
 /// The longest election timeout.
 pub(super) const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
 /// The shortest interval of watch progress notifications.
@@ -32,6 +33,11 @@ pub(super) const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const _: () = assert!(QUOTA_BYTES_DEFAULT < QUOTA_BYTES_SENSIBLE);
 const _: () = assert!(REQUEST_BYTES_SENSIBLE < REQUEST_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX + REQUEST_OVERHEAD_BYTES <= u32::MAX as u64);
+const _: () = assert!(
+    entry_payload_bytes_max(REQUEST_BYTES_MAX as usize) as u64 <= WAL_RECORD_PAYLOAD_BYTES_MAX
+);
+const _: () =
+    assert!(entry_payload_bytes_max(REQUEST_BYTES_MAX as usize) <= ENTRY_PAYLOAD_BYTES_MAX);
 
 /// Everything a member is told at its start. Built by [`super::assemble`], which checks it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,21 +59,15 @@ pub struct Config {
     pub initial_advertise_peer_urls: Vec<HttpUrl>,
     /// `--initial-cluster`: exactly this member, with the URLs above.
     pub initial_cluster: Vec<ClusterMember>,
-    /// `--initial-cluster-state`. `Existing` with an empty data directory is for the start-up to
-    /// refuse, which alone knows the directory.
+    /// `--initial-cluster-state`. Start-up, which alone knows the directory, refuses `Existing` when
+    /// that is empty.
     pub initial_cluster_state: ClusterState,
     /// `--initial-cluster-token`: goes into the ids.
     pub initial_cluster_token: String,
-    /// `--strict-reconfig-check`.
-    pub strict_reconfig_check: bool,
-    /// `--pre-vote`.
-    pub pre_vote: bool,
-    /// `--heartbeat-interval`.
+    /// `--heartbeat-interval`; bounds the election timeout.
     pub heartbeat_interval: Duration,
     /// `--election-timeout`; at least five heartbeats, at most 50 s.
     pub election_timeout: Duration,
-    /// `--snapshot-count`: accepted, as kubeadm sets it.
-    pub snapshot_count: u64,
     /// `--quota-backend-bytes`; `None` when switched off.
     pub quota_backend_bytes: Option<u64>,
     /// `--max-txn-ops`.
@@ -76,8 +76,6 @@ pub struct Config {
     pub max_request_bytes: u32,
     /// `--max-concurrent-streams`, per connection.
     pub max_concurrent_streams: u32,
-    /// `--grpc-keepalive-min-time`.
-    pub grpc_keepalive_min_time: Duration,
     /// `--grpc-keepalive-interval`; `None` never pings.
     pub grpc_keepalive_interval: Option<Duration>,
     /// `--grpc-keepalive-timeout`; `None` waits for ever.
@@ -88,15 +86,13 @@ pub struct Config {
     pub auto_compaction: AutoCompaction,
     /// `--warning-apply-duration`.
     pub warning_apply_duration: Duration,
-    /// `--warning-unary-request-duration`.
-    pub warning_unary_request_duration: Duration,
     /// `--feature-gates`.
     pub feature_gates: FeatureGates,
     /// `--log-level`, `--log-format`, `--log-outputs`.
     pub log: LogConfig,
     /// `--unsafe-no-fsync`.
     pub unsafe_no_fsync: bool,
-    /// `--cores`; resolve it against [`super::online_cores`].
+    /// `--cores`; resolve it against [`crate::runtime::available_cores`].
     pub cores: CoreSelection,
     /// The tuning sections; they pass their own check.
     pub tuning: Tuning,

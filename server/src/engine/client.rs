@@ -77,7 +77,12 @@ impl EngineClient {
         .await
     }
 
-    /// Sends a question that is not answered by a reply. False if the ring is full: ask again later.
+    /// Sends a question that is not answered by a reply.
+    ///
+    /// # Errors
+    /// The question itself if the ring is full: send it again later.
+    // It goes back into the queue it came from; a box per refusal would cost more.
+    #[allow(clippy::result_large_err)]
     pub fn tell(&self, ask: Ask) -> Result<(), Ask> {
         let mut ring = self.ring.borrow_mut();
         let told = ring.push(Inbound {

@@ -99,11 +99,10 @@ impl<D: Disk> Engine<D> {
             slice.compacted = Some(self.state.compact_revision());
             return slice;
         }
-        let mut seen = 0;
         let mut bytes = 0;
         let mut last = ask.from;
         slice.next = current.next().max(ask.from);
-        for change in self.state.changes().from(ask.from) {
+        for (seen, change) in self.state.changes().from(ask.from).enumerate() {
             let revision = change.record.revision;
             let full = seen >= CATCH_UP_CHANGES_MAX || bytes >= CATCH_UP_BYTES_MAX;
             if full && revision > last {
@@ -111,7 +110,6 @@ impl<D: Disk> Engine<D> {
                 break;
             }
             last = revision;
-            seen += 1;
             if key_in_range(change.record.key(), &ask.key, &ask.range_end) {
                 bytes += change.record.encoded().len();
                 slice.changes.push(change.clone());

@@ -1,4 +1,9 @@
 //! Every bound of the engine.
+//!
+//! Unit tests run with much smaller slices, so that what is rare in production happens all the time.
+
+use keelson_storage::limits::{WAL_PENDING_BYTES_MAX, WAL_RECORD_PAYLOAD_BYTES_MAX};
+use keelson_storage::state::{Command, ENTRY_HEADER_BYTES};
 
 /// Requests of one front core that the engine holds at once; the front answers "too many requests"
 /// beyond it. Rings are sized from it, so they cannot overflow.
@@ -13,35 +18,40 @@ pub const OUTBOUND_RING_SLOTS: usize = REQUESTS_PER_CORE_MAX * 2;
 /// Messages taken from one port in a turn, so that one busy core cannot starve the others.
 pub const INBOUND_PER_TURN_MAX: usize = 1024;
 
-/// Command bytes gathered into one entry before it is sealed.
+/// Bytes of one entry's payload after which no further command joins it. A single larger command
+/// travels alone.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// Command bytes waiting for a batch; proposals beyond it get "too many requests".
 pub const QUEUED_BYTES_MAX: usize = 256 << 20;
 
+/// Bytes of entries in the lane and not yet durable beyond which no further entry is sealed: with the
+/// largest entry on top, the lane still takes it.
+pub const PENDING_BYTES_MAX: u64 = WAL_PENDING_BYTES_MAX - 2 * WAL_RECORD_PAYLOAD_BYTES_MAX;
+
 /// Keys looked at in one step of a large range read.
-pub const SELECT_KEYS_PER_STEP: usize = 1000;
+pub const SELECT_KEYS_PER_STEP: usize = if cfg!(test) { 3 } else { 1000 };
 
 /// Range reads advanced in one turn.
 pub const SELECTS_PER_TURN_MAX: usize = 4;
 
 /// Changes looked at for one catch-up slice.
-pub const CATCH_UP_CHANGES_MAX: usize = 4096;
+pub const CATCH_UP_CHANGES_MAX: usize = if cfg!(test) { 5 } else { 4096 };
 
 /// Bytes of matching changes in one catch-up slice, after which it ends with the revision at hand.
-pub const CATCH_UP_BYTES_MAX: usize = 512 << 10;
+pub const CATCH_UP_BYTES_MAX: usize = if cfg!(test) { 200 } else { 512 << 10 };
 
 /// Catch-up slices made in one turn.
 pub const CATCH_UPS_PER_TURN_MAX: usize = 8;
 
 /// Changes published to a core in one batch.
-pub const PUBLISH_CHANGES_MAX: usize = 4096;
+pub const PUBLISH_CHANGES_MAX: usize = if cfg!(test) { 4 } else { 4096 };
 
 /// Versions looked at in one slice of physical compaction.
-pub const SCRUB_PER_TURN: usize = 512;
+pub const SCRUB_PER_TURN: usize = if cfg!(test) { 3 } else { 512 };
 
 /// Records gathered for a hash in one turn.
-pub const HASH_RECORDS_PER_TURN: usize = 4096;
+pub const HASH_RECORDS_PER_TURN: usize = if cfg!(test) { 3 } else { 4096 };
 
 /// How often leases are checked for expiry, in microseconds. etcd checks as often.
 pub const LEASE_CHECK_INTERVAL_US: u64 = 500_000;
@@ -52,6 +62,17 @@ pub const LEASE_EXPIRIES_PER_CHECK_MAX: usize = 500;
 /// With leases alive, the lease clock reaches the log at least this often (microseconds). A crash
 /// gives leases at most this much time back.
 pub const LEASE_TICK_INTERVAL_US: u64 = 5_000_000;
+
+/// The largest payload of an entry when requests have at most `request_bytes_max` bytes.
+#[must_use]
+pub const fn entry_payload_bytes_max(request_bytes_max: usize) -> usize {
+    let alone = ENTRY_HEADER_BYTES + Command::ENVELOPE_BYTES_MAX + request_bytes_max;
+    if alone > BATCH_BYTES_MAX {
+        alone
+    } else {
+        BATCH_BYTES_MAX
+    }
+}
 
 const _: () = assert!(BATCH_BYTES_MAX < keelson_consensus::limits::ENTRY_PAYLOAD_BYTES_MAX);
 const _: () = assert!(INBOUND_PER_TURN_MAX <= keelson_consensus::limits::ENTRY_COMMANDS_MAX);

@@ -31,4 +31,7 @@ mod read;
 pub mod report;
 mod shard;
 
+#[cfg(test)]
+mod engine_tests;
+
 pub use shard::{Activity, Durations, Engine, EngineConfig, EngineError, EngineFacts};

@@ -36,6 +36,7 @@ impl<D: Disk> Engine<D> {
             state,
             error,
         } = replayed;
+        let config = config.with_identity_of(&state);
         if let Some(error) = error {
             return Err(error);
         }
@@ -70,7 +71,6 @@ impl<D: Disk> Engine<D> {
 
     /// Campaigns and writes down who is who.
     fn take_office(&mut self, me: Member, clock: &impl Clock) -> Result<(), EngineError> {
-        self.check_identity()?;
         self.node.campaign()?;
         match self.state.cluster().members.get(&self.config.member) {
             None => self.queue_own(Request::ClusterInit(ClusterInit {
@@ -79,7 +79,7 @@ impl<D: Disk> Engine<D> {
             })),
             Some(known) if known.name != me.name || known.client_urls != me.client_urls => {
                 self.queue_own(Request::MemberPublish(MemberPublish {
-                    member_id: me.id,
+                    member_id: self.config.member.0,
                     name: me.name,
                     client_urls: me.client_urls,
                 }));
@@ -91,21 +91,18 @@ impl<D: Disk> Engine<D> {
         self.on_durable(through);
         self.apply_committed(clock)
     }
+}
 
-    fn check_identity(&self) -> Result<(), EngineError> {
-        let cluster = self.state.cluster();
-        let Some(found) = cluster.members.keys().next() else {
-            return Ok(());
-        };
-        if cluster.cluster_id == self.config.cluster && *found == self.config.member {
-            return Ok(());
+impl EngineConfig {
+    /// A directory that holds a member keeps its identity, whatever the flags that found clusters say
+    /// now; so does etcd.
+    fn with_identity_of(mut self, state: &State) -> Self {
+        let cluster = state.cluster();
+        if let Some(found) = cluster.members.keys().next() {
+            self.member = *found;
+            self.cluster = cluster.cluster_id;
         }
-        Err(EngineError::ForeignData {
-            found_cluster: cluster.cluster_id.0,
-            found_member: found.0,
-            cluster: self.config.cluster.0,
-            member: self.config.member.0,
-        })
+        self
     }
 }
 

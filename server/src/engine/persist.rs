@@ -4,10 +4,10 @@ use bytes::{Bytes, BytesMut};
 use keelson_consensus::durable::encode_hard_state;
 use keelson_storage::ids::{Lsn, RaftIndex, Term};
 use keelson_storage::io::Disk;
-use keelson_storage::state::{Command, encode_entry};
+use keelson_storage::state::{Command, ENTRY_HEADER_BYTES, encode_entry};
 use keelson_storage::wal::{RecordKind, RecordMeta};
 
-use super::limits::BATCH_BYTES_MAX;
+use super::limits::{BATCH_BYTES_MAX, PENDING_BYTES_MAX};
 use super::shard::{Engine, EngineError, Proposed};
 
 /// What a record on its way to the disk stands for.
@@ -21,17 +21,22 @@ impl<D: Disk> Engine<D> {
     /// Whether the waiting commands become an entry now. While the lane has all its groups in flight
     /// they gather instead: one entry per flush round, as large as the round made it.
     pub(super) fn may_seal(&self) -> bool {
-        self.node.has_room() && self.wal.in_flight() < self.config.wal_depth
+        self.node.has_room()
+            && self.wal.in_flight() < self.config.wal_depth
+            && self.wal.pending_bytes() <= PENDING_BYTES_MAX
     }
 
     /// Makes entries of the queue and hands them to the lane.
     pub(super) fn seal(&mut self) -> Result<(), EngineError> {
-        if !self.queue.is_empty() && self.may_seal() {
-            while !self.queue.is_empty() && self.node.has_room() {
-                self.seal_one()?;
-            }
+        self.append_ready()?;
+        // What one round makes of the queue is in flight as a whole: the depth is looked at once.
+        let mut sealing = self.may_seal();
+        while sealing && !self.queue.is_empty() {
+            self.seal_one()?;
+            self.append_ready()?;
+            sealing = self.node.has_room() && self.wal.pending_bytes() <= PENDING_BYTES_MAX;
         }
-        self.append_ready()
+        Ok(())
     }
 
     /// Everything the lane reports durable advances the log.
@@ -85,9 +90,11 @@ impl<D: Disk> Engine<D> {
         let lease_time = self.lease_clock.now();
         let mut waiting = Vec::with_capacity(self.queue.len().min(1024));
         let mut commands = Vec::with_capacity(self.queue.len().min(1024));
-        let mut bytes = 0;
+        let mut body_bytes = 0;
+        let mut payload_bytes = ENTRY_HEADER_BYTES;
         while let Some(queued) = self.queue.front() {
-            let full = bytes + queued.body.len() > BATCH_BYTES_MAX
+            let command_bytes = Command::HEADER_BYTES + queued.body.len();
+            let full = payload_bytes + command_bytes > BATCH_BYTES_MAX
                 || commands.len() >= keelson_consensus::limits::ENTRY_COMMANDS_MAX;
             if full && !commands.is_empty() {
                 break;
@@ -96,18 +103,13 @@ impl<D: Disk> Engine<D> {
                 .queue
                 .pop_front()
                 .expect("the front of the queue was just seen");
-            bytes += queued.body.len();
-            commands.push(Command {
-                kind: queued.request.kind(),
-                request_id: 0,
-                user: Bytes::new(),
-                auth_revision: 0,
-                body: queued.body,
-            });
+            body_bytes += queued.body.len();
+            payload_bytes += command_bytes;
+            commands.push(Command::new(queued.request.kind(), 0, queued.body));
             waiting.push((queued.origin, queued.request));
         }
-        self.queued_bytes -= bytes;
-        let mut payload = BytesMut::with_capacity(bytes + commands.len() * 32 + 16);
+        self.queued_bytes -= body_bytes;
+        let mut payload = BytesMut::with_capacity(payload_bytes);
         encode_entry(lease_time, &commands, &mut payload);
         let index = self.node.propose(payload.freeze())?;
         self.proposed.push_back(Proposed {

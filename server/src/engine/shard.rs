@@ -57,9 +57,9 @@ pub struct Engine<D: Disk> {
 pub struct EngineConfig {
     /// Which shard this is.
     pub shard: ShardId,
-    /// This member.
+    /// This member, if the data directory does not know better.
     pub member: MemberId,
-    /// Its cluster.
+    /// Its cluster, likewise.
     pub cluster: ClusterId,
     /// Size of the database at which NOSPACE is raised; `None` disables the quota.
     pub quota_bytes: Option<u64>,
@@ -177,22 +177,6 @@ pub enum EngineError {
     /// A proposal that the engine itself sealed was refused.
     #[error("raft: {0}")]
     Node(#[from] NodeError),
-    /// The data directory belongs to another cluster or member.
-    #[error(
-        "the data directory belongs to member {found_member:x} of cluster {found_cluster:x}, but the \
-         flags name member {member:x} of cluster {cluster:x}; give the peer URLs and cluster token it \
-         was created with, or another --data-dir"
-    )]
-    ForeignData {
-        /// Cluster on disk.
-        found_cluster: u64,
-        /// Member on disk.
-        found_member: u64,
-        /// Cluster by the flags.
-        cluster: u64,
-        /// Member by the flags.
-        member: u64,
-    },
 }
 
 impl<D: Disk> Engine<D> {
@@ -265,6 +249,12 @@ impl<D: Disk> Engine<D> {
             && self.proposed.is_empty()
             && self.wal.is_idle()
             && self.ports.iter().all(|port| port.outbox.is_empty())
+    }
+
+    /// This member's id and its cluster's.
+    #[must_use]
+    pub fn identity(&self) -> (MemberId, ClusterId) {
+        (self.config.member, self.config.cluster)
     }
 
     /// Read access to the applied state.

@@ -137,3 +137,76 @@ fn put_message_head(out: &mut BytesMut, tag: u32, body_bytes: usize) {
     encode_key(tag, WireType::LengthDelimited, out);
     encode_varint(body_bytes as u64, out);
 }
+
+#[cfg(test)]
+mod tests {
+    use keelson_proto::etcdserverpb::WatchResponse;
+    use keelson_storage::state::{Position, Request, State};
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+
+    /// A store in which key "k" was put twice and deleted: a create, an update, a delete.
+    fn changes() -> Vec<Change> {
+        let mut state = State::new();
+        let put = |value: &'static [u8]| {
+            Request::Put(keelson_proto::etcdserverpb::PutRequest {
+                key: Bytes::from_static(b"k"),
+                value: Bytes::from_static(value),
+                ..Default::default()
+            })
+        };
+        let delete = Request::DeleteRange(keelson_proto::etcdserverpb::DeleteRangeRequest {
+            key: Bytes::from_static(b"k"),
+            ..Default::default()
+        });
+        for request in [put(b"one"), put(b"two"), delete] {
+            state
+                .apply(Position::default(), &request)
+                .expect("puts and deletes succeed");
+        }
+        let from = keelson_storage::ids::Revision(1);
+        state.changes().from(from).cloned().collect()
+    }
+
+    proptest! {
+        #[test]
+        fn responses_decode_to_what_was_meant(
+            ids in any::<(u64, u64, i64, u64)>(),
+            watch_id in any::<i64>(),
+            flags in any::<(bool, bool, bool, bool)>(),
+            compact_revision in any::<i64>(),
+            cancel_reason in "[a-z ]{0,300}",
+            take in 0usize..4,
+        ) {
+            let (cluster_id, member_id, revision, raft_term) = ids;
+            let (created, canceled, fragment, with_prev) = flags;
+            let head = Head { cluster_id, member_id, revision, raft_term };
+            let reason: &str = &cancel_reason;
+            let shape = Shape { watch_id, created, canceled, compact_revision, cancel_reason: reason, fragment };
+            let changes = changes();
+            let events: Vec<Bytes> = changes[..take].iter().map(|change| event(change, with_prev)).collect();
+            let framed = response(&head, &shape, &events);
+            prop_assert_eq!(framed.len() - PREFIX_BYTES,
+                response_bytes(&head, &shape, events.iter().map(Bytes::len).sum()));
+            prop_assert_eq!(&framed[..PREFIX_BYTES - 4], &[0u8]);
+            let decoded = WatchResponse::decode(&framed[PREFIX_BYTES..]).expect("well formed");
+            let header = decoded.header.expect("a header");
+            prop_assert_eq!((header.cluster_id, header.member_id, header.revision, header.raft_term), ids);
+            prop_assert_eq!((decoded.watch_id, decoded.compact_revision), (watch_id, compact_revision));
+            prop_assert_eq!((decoded.created, decoded.canceled, decoded.fragment), (created, canceled, fragment));
+            prop_assert_eq!(&decoded.cancel_reason, &cancel_reason);
+            prop_assert_eq!(decoded.events.len(), take);
+            for (event, change) in decoded.events.iter().zip(&changes) {
+                prop_assert_eq!(event.r#type == 1, change.record.tombstone);
+                let kv = event.kv.as_ref().expect("an event has its key");
+                prop_assert_eq!(kv.mod_revision, change.record.revision.0);
+                prop_assert_eq!(&kv.value[..], change.record.value());
+                let prev = change.prev.as_ref().filter(|_| with_prev);
+                prop_assert_eq!(event.prev_kv.as_ref().map(|prev| prev.value.clone()),
+                    prev.map(|prev| Bytes::copy_from_slice(prev.value())));
+            }
+        }
+    }
+}

@@ -1,16 +1,15 @@
 //! The fan-out of one core.
 
-use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use keelson_proto::ApiError;
 use keelson_storage::ids::Revision;
-use keelson_storage::mvcc::Change;
 
+use super::deliver::EventCache;
 use super::encode::{self, Head, Shape};
 use super::intervals::Intervals;
-use super::limits::RESPONSE_BYTES_TARGET;
+use super::limits::{ENDED_PER_STREAM_MAX, WATCHERS_PER_CORE_MAX};
 use super::slots::Slots;
 use super::stream::Stream;
 use super::watcher::{Phase, WatchSpec, Watcher};
@@ -26,21 +25,21 @@ const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
 /// Who watches what on this core.
 #[derive(Debug)]
 pub struct FanOut {
-    head: Head,
+    pub(super) head: Head,
     /// Responses of watchers that asked for fragments are split above this size.
-    fragment_bytes: usize,
-    streams: Slots<Stream>,
-    watchers: Slots<Watcher>,
-    by_key: HashMap<Bytes, Vec<u64>>,
-    by_range: Intervals,
+    pub(super) fragment_bytes: usize,
+    pub(super) streams: Slots<Stream>,
+    pub(super) watchers: Slots<Watcher>,
+    pub(super) by_key: HashMap<Bytes, Vec<u64>>,
+    pub(super) by_range: Intervals,
     /// Watchers to create, in the order in which the engine answers.
     opening: VecDeque<(StreamKey, WatchSpec)>,
     /// Streams whose progress mark came before all their watchers were synced.
     progress_waiting: Vec<StreamKey>,
     asks: Vec<Ask>,
     ready: Vec<StreamKey>,
-    touched: Vec<u64>,
-    counts: FanOutCounts,
+    pub(super) touched: Vec<u64>,
+    pub(super) counts: FanOutCounts,
 }
 
 /// What the engine said when this core asked to open a watch.
@@ -141,10 +140,11 @@ impl FanOut {
         let Some(held) = self.streams.get_mut(stream.0) else {
             return;
         };
-        let Some(watcher) = held.watchers.remove(&id) else {
+        if let Some(watcher) = held.watchers.remove(&id) {
+            self.remove_watcher(watcher);
+        } else if !held.ended.remove(&id) {
             return;
-        };
-        self.remove_watcher(watcher);
+        }
         let shape = Shape {
             watch_id: id,
             canceled: true,
@@ -296,6 +296,13 @@ impl FanOut {
         if spec.is_empty_range() {
             return self.refuse(stream, EMPTY_RANGE);
         }
+        let ended = self
+            .streams
+            .get(stream.0)
+            .map_or(0, |held| held.ended.len());
+        if self.watchers.len() >= WATCHERS_PER_CORE_MAX || ended >= ENDED_PER_STREAM_MAX {
+            return self.refuse(stream, ApiError::TooManyRequests.message());
+        }
         let id = self
             .streams
             .get_mut(stream.0)
@@ -398,139 +405,6 @@ impl FanOut {
         }
     }
 
-    /// Notes for every live watcher which of the changes it matches.
-    fn match_changes(&mut self, changes: &[Change]) {
-        let Self {
-            watchers,
-            by_key,
-            by_range,
-            touched,
-            ..
-        } = self;
-        for (index, change) in changes.iter().enumerate() {
-            let mut note = |key: u64| {
-                let Some(watcher) = watchers.get_mut(key) else {
-                    return;
-                };
-                let from = match watcher.phase {
-                    Phase::Live { from } => from,
-                    Phase::Late { .. } => return,
-                };
-                if change.record.revision < from || !watcher.spec.wants(change) {
-                    return;
-                }
-                if watcher.matched.is_empty() {
-                    touched.push(key);
-                }
-                watcher.matched.push(index);
-            };
-            if let Some(keys) = by_key.get(change.record.key()) {
-                keys.iter().for_each(|key| note(*key));
-            }
-            by_range.stab(change.record.key(), &mut |key| note(key as u64));
-        }
-    }
-
-    fn deliver_live(&mut self, key: u64, cache: &EventCache<'_>) {
-        let Some(watcher) = self.watchers.get_mut(key) else {
-            return;
-        };
-        let matched = std::mem::take(&mut watcher.matched);
-        let stream = StreamKey(watcher.stream);
-        if self.streams.get(stream.0).is_some_and(Stream::is_full) {
-            watcher.phase = Phase::Late {
-                cursor: cache.changes[matched[0]].record.revision,
-                asked: false,
-            };
-            self.counts.late += 1;
-            self.wait_for_room(stream, key);
-        } else {
-            self.send_events(key, cache, &matched);
-        }
-        if let Some(watcher) = self.watchers.get_mut(key) {
-            watcher.matched = matched;
-            watcher.matched.clear();
-        }
-    }
-
-    /// Puts responses with these changes into the watcher's stream, whole revisions at a time.
-    fn send_events(&mut self, key: u64, cache: &EventCache<'_>, matched: &[usize]) {
-        let Some(watcher) = self.watchers.get_mut(key) else {
-            return;
-        };
-        if matched.is_empty() {
-            return;
-        }
-        watcher.idle = false;
-        let (id, stream) = (watcher.id, StreamKey(watcher.stream));
-        let (prev_kv, fragment) = (watcher.spec.prev_kv, watcher.spec.fragment);
-        let mut events = Vec::with_capacity(matched.len());
-        let mut bytes = 0;
-        let mut last = cache.changes[matched[0]].record.revision;
-        for index in matched {
-            let revision = cache.changes[*index].record.revision;
-            if revision > last && bytes >= RESPONSE_BYTES_TARGET {
-                self.send_response(stream, id, fragment, &events, bytes);
-                events.clear();
-                bytes = 0;
-            }
-            last = revision;
-            let event = cache.event(*index, prev_kv);
-            bytes += event.len();
-            events.push(event);
-        }
-        self.send_response(stream, id, fragment, &events, bytes);
-    }
-
-    fn send_response(
-        &mut self,
-        stream: StreamKey,
-        watch_id: i64,
-        fragment: bool,
-        events: &[Bytes],
-        event_bytes: usize,
-    ) {
-        self.counts.events_sent += events.len() as u64;
-        let shape = Shape {
-            watch_id,
-            ..Shape::default()
-        };
-        let whole = encode::response_bytes(&self.head, &shape, event_bytes);
-        if !fragment || whole < self.fragment_bytes || events.len() < 2 {
-            let response = encode::response(&self.head, &shape, events);
-            return self.push(stream, response);
-        }
-        let mut rest = events;
-        while !rest.is_empty() {
-            let count = self.fragment_len(&shape, rest);
-            let (part, after) = rest.split_at(count);
-            let shape = Shape {
-                fragment: !after.is_empty(),
-                ..shape
-            };
-            let response = encode::response(&self.head, &shape, part);
-            self.push(stream, response);
-            rest = after;
-        }
-    }
-
-    /// How many of the events fit into one fragment; at least one.
-    fn fragment_len(&self, shape: &Shape<'_>, events: &[Bytes]) -> usize {
-        let shape = Shape {
-            fragment: true,
-            ..*shape
-        };
-        let mut bytes = 0;
-        for (count, event) in events.iter().enumerate() {
-            bytes += event.len();
-            let size = encode::response_bytes(&self.head, &shape, bytes);
-            if count > 0 && size >= self.fragment_bytes {
-                return count;
-            }
-        }
-        events.len()
-    }
-
     fn refuse(&mut self, stream: StreamKey, reason: &str) {
         let shape = Shape {
             watch_id: NO_WATCH_ID,
@@ -543,6 +417,9 @@ impl FanOut {
     }
 
     fn cancel_compacted(&mut self, stream: StreamKey, watch_id: i64, compacted: Revision) {
+        if let Some(held) = self.streams.get_mut(stream.0) {
+            held.ended.insert(watch_id);
+        }
         let shape = Shape {
             watch_id,
             canceled: true,
@@ -614,14 +491,14 @@ impl FanOut {
         self.push(stream, response);
     }
 
-    fn push(&mut self, stream: StreamKey, response: Bytes) {
+    pub(super) fn push(&mut self, stream: StreamKey, response: Bytes) {
         if let Some(held) = self.streams.get_mut(stream.0) {
             held.push(response);
             self.ready.push(stream);
         }
     }
 
-    fn wait_for_room(&mut self, stream: StreamKey, key: u64) {
+    pub(super) fn wait_for_room(&mut self, stream: StreamKey, key: u64) {
         if let Some(held) = self.streams.get_mut(stream.0) {
             held.late.push_back(key);
         }
@@ -659,25 +536,5 @@ impl FanOut {
                 range_end: watcher.spec.range_end.clone(),
             }));
         }
-    }
-}
-
-/// The events of some changes, each encoded at most once per form.
-struct EventCache<'a> {
-    changes: &'a [Change],
-    encoded: Vec<[OnceCell<Bytes>; 2]>,
-}
-
-impl<'a> EventCache<'a> {
-    fn new(changes: &'a [Change]) -> Self {
-        let mut encoded = Vec::new();
-        encoded.resize_with(changes.len(), Default::default);
-        Self { changes, encoded }
-    }
-
-    fn event(&self, index: usize, with_prev: bool) -> Bytes {
-        self.encoded[index][usize::from(with_prev)]
-            .get_or_init(|| encode::event(&self.changes[index], with_prev))
-            .clone()
     }
 }

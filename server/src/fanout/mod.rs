@@ -17,6 +17,7 @@
 //!    every watcher it speaks for is live and has started.
 //! 4. A stream holds a bounded number of bytes; beyond that its watchers become late.
 
+mod deliver;
 mod encode;
 mod hub;
 mod intervals;

@@ -1,6 +1,6 @@
 //! One watch stream: the responses that wait for its client.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -14,6 +14,8 @@ pub(super) struct Stream {
     /// Watchers by the id the client knows them by.
     pub(super) watchers: BTreeMap<i64, u64>,
     pub(super) next_id: i64,
+    /// Ids of watchers that compaction ended and the client has not cancelled yet: taken, as in etcd.
+    pub(super) ended: BTreeSet<i64>,
     /// Watchers that wait for room.
     pub(super) late: VecDeque<u64>,
     /// A slice of history for one of them is on its way.
@@ -50,13 +52,17 @@ impl Stream {
     /// The id for a new watcher: the wanted one, or the next free one. `None` if it is taken.
     pub(super) fn assign_id(&mut self, wanted: i64) -> Option<i64> {
         if wanted != 0 {
-            return (!self.watchers.contains_key(&wanted)).then_some(wanted);
+            return (!self.is_taken(wanted)).then_some(wanted);
         }
-        while self.watchers.contains_key(&self.next_id) {
+        while self.is_taken(self.next_id) {
             self.next_id += 1;
         }
         self.next_id += 1;
         Some(self.next_id - 1)
+    }
+
+    fn is_taken(&self, id: i64) -> bool {
+        self.watchers.contains_key(&id) || self.ended.contains(&id)
     }
 }
 

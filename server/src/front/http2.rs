@@ -13,6 +13,7 @@
 //! 3. When this task ends, h2 reports the loss to every open stream, and their handlers end by themselves.
 
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -27,7 +28,7 @@ use super::call::{Call, Service, read_timeout};
 use super::connection::{Connection, Order, Phase};
 use super::limits::{self, CALL_COUNT_PER_CORE_MAX};
 use super::messages::{Assembler, Messages, PartialBudget, not_installed};
-use super::replies::{CallRecord, Payload, Replies, UnsentGauge, refuse};
+use super::replies::{CallRecord, Payload, Replies, UnsentGauge, refuse, trailers};
 use super::server::FrontShared;
 use super::socket::{FlushMode, Socket, SocketHandle};
 use crate::runtime::spawn;
@@ -49,10 +50,14 @@ pub(super) async fn serve<S: Service>(
         builder(front.config.max_concurrent_streams).handshake::<_, Payload>(socket);
     let h2 = poll_fn(|cx| {
         handle.begin_turn();
-        let made = std::pin::Pin::new(&mut handshake)
-            .poll(cx)
-            .map(|made| made.map(Some));
-        flush_turn(&handle, cx, made, connection)
+        while connection.poke().poll_wait(cx).is_ready() {
+            // No call is running yet, so draining and closing are the same.
+            if let Some(Order::Drain | Order::Close) = connection.take_order() {
+                return Poll::Ready(Ok(None));
+            }
+        }
+        let made = Pin::new(&mut handshake).poll(cx).map(|made| made.map(Some));
+        flush_turn(&handle, cx, made)
     })
     .await?;
     let Some(mut h2) = h2 else { return Ok(()) };
@@ -67,29 +72,23 @@ pub(super) async fn serve<S: Service>(
     poll_fn(|cx| {
         handle.begin_turn();
         let ended = driver.poll(&mut h2, cx);
-        flush_turn(&handle, cx, ended, connection)
+        flush_turn(&handle, cx, ended)
     })
     .await
     .map(|_| ())
 }
 
-/// Sends what the turn gathered; a failed send or an order to close ends the connection with `None`.
+/// Sends what the turn gathered; a failed send ends the connection with `None`.
 fn flush_turn<T>(
     handle: &SocketHandle<Connection>,
     cx: &mut Context<'_>,
     outcome: Poll<Result<Option<T>, h2::Error>>,
-    connection: &Connection,
 ) -> Poll<Result<Option<T>, h2::Error>> {
-    if let Poll::Ready(Err(_)) = handle.poll_flush_turn(cx) {
-        return Poll::Ready(Ok(None));
+    match handle.poll_flush_turn(cx) {
+        Poll::Ready(Err(_)) => Poll::Ready(Ok(None)),
+        // Whatever the kernel did not take goes out when it does.
+        Poll::Ready(Ok(())) | Poll::Pending => outcome,
     }
-    if outcome.is_pending()
-        && connection.poke().poll_wait(cx).is_ready()
-        && connection.take_order() == Some(Order::Close)
-    {
-        return Poll::Ready(Ok(None));
-    }
-    outcome
 }
 
 fn builder(max_concurrent_streams: u32) -> h2::server::Builder {
@@ -253,8 +252,7 @@ fn is_grpc(content_type: &[u8]) -> bool {
 fn refuse_http(mut respond: SendResponse<Payload>, (code, status): (StatusCode, Status)) {
     let mut response = Response::new(());
     *response.status_mut() = code;
-    // A message that cannot be a header leaves the code alone.
-    let _ = status.add_header(response.headers_mut());
+    *response.headers_mut() = trailers(&status);
     // The client may have gone away already.
     let _ = respond.send_response(response, true);
 }

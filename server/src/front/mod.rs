@@ -29,6 +29,10 @@ pub mod api;
 mod call;
 mod connection;
 #[cfg(test)]
+mod echo_harness;
+#[cfg(test)]
+mod front_hostile_tests;
+#[cfg(test)]
 mod front_tests;
 pub mod http;
 mod http1;

@@ -330,17 +330,43 @@ fn response_head(mut headers: HeaderMap) -> Response<()> {
     response
 }
 
-fn trailers(status: &Status) -> HeaderMap {
+/// The headers that end a call: code and message. tonic's own conversion would also escape spaces, which every
+/// client undoes but which makes traces and raw clients unreadable.
+pub(super) fn trailers(status: &Status) -> HeaderMap {
     const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+    const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
     const ZERO: HeaderValue = HeaderValue::from_static("0");
     let mut headers = HeaderMap::with_capacity(2);
     if status.code() == Code::Ok {
         headers.insert(GRPC_STATUS, ZERO);
-    } else if status.add_header(&mut headers).is_err() {
-        // Only a message with bytes that even percent-encoding cannot carry gets here; the code still can.
-        headers.insert(GRPC_STATUS, HeaderValue::from(status.code() as i32));
+        return headers;
     }
+    headers.insert(GRPC_STATUS, HeaderValue::from(status.code() as i32));
+    let escaped = escape(status.message());
+    headers.insert(
+        GRPC_MESSAGE,
+        HeaderValue::from_maybe_shared(escaped).expect("escaped text is visible ASCII"),
+    );
     headers
+}
+
+/// gRPC's percent-encoding: everything but visible ASCII and space, and the percent sign.
+fn escape(text: &str) -> Bytes {
+    let mut escaped = BytesMut::with_capacity(text.len());
+    for &byte in text.as_bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => escaped.put_u8(byte),
+            _ => {
+                const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+                escaped.put_slice(&[
+                    b'%',
+                    DIGITS[usize::from(byte >> 4)],
+                    DIGITS[usize::from(byte & 15)],
+                ]);
+            }
+        }
+    }
+    escaped.freeze()
 }
 
 /// Response bytes in h2's queues, counted until they are written or dropped.
@@ -424,5 +450,49 @@ impl LiveCalls {
 
     fn end(&self) {
         self.0.set(self.0.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_escaped_as_grpc_wants() {
+        assert_eq!(escape("etcdserver: no leader"), "etcdserver: no leader");
+        assert_eq!(escape("100%\n\u{fc}"), "100%25%0A%C3%BC");
+    }
+
+    #[test]
+    fn an_ok_has_no_message() {
+        assert_eq!(trailers(&Status::ok("")).len(), 1);
+        let failed = trailers(&Status::not_found("x"));
+        assert_eq!(
+            (
+                failed["grpc-status"].as_bytes(),
+                failed["grpc-message"].as_bytes()
+            ),
+            (&b"5"[..], &b"x"[..])
+        );
+    }
+
+    #[test]
+    fn unsent_bytes_are_counted_until_written_or_dropped() {
+        let core = UnsentGauge::default();
+        let (one, two) = (core.for_connection(), core.for_connection());
+        let mut first = one.payload(Bytes::from_static(b"0123456789"));
+        let second = two.payload(Bytes::from_static(b"01234"));
+        first.advance(4);
+        assert_eq!(
+            (
+                one.connection_bytes(),
+                two.connection_bytes(),
+                core.core_bytes()
+            ),
+            (6, 5, 11)
+        );
+        drop(second);
+        drop(first);
+        assert_eq!((one.connection_bytes(), core.core_bytes()), (0, 0));
     }
 }

@@ -229,6 +229,32 @@ async fn g_d_8_a_data_directory_has_one_owner() {
         .await;
 }
 
+#[tokio::test]
+async fn a_member_that_is_said_to_exist_must_be_there() {
+    ours_only!("real etcd asks its peers first");
+    let existing = |name: &str| ServerOptions::new(name).flag("--initial-cluster-state=existing");
+    let mut nowhere = existing("flags-existing").launch();
+    let status = nowhere.wait_exit(DEADLINE).await.expect("it refuses");
+    assert!(!status.success(), "it ended with {status}");
+    let log = nowhere.log();
+    let directory = nowhere.data_dir();
+    assert!(log.contains("--initial-cluster-state"), "{log}");
+    assert!(log.contains(&directory.display().to_string()), "{log}");
+    assert!(!directory.exists(), "a refused start leaves nothing behind");
+
+    let mut founder = Server::start("flags-founder").await;
+    let revision = founder.clients().await.put_key("a", "1").await;
+    founder.stop().await;
+    let peer = founder.peer_url();
+    let found = existing("flags-found")
+        .data_dir(&founder.data_dir())
+        .flag(format!("--initial-advertise-peer-urls={peer}"))
+        .flag(format!("--initial-cluster=m1={peer}"))
+        .start()
+        .await;
+    assert_eq!(found.clients().await.revision().await, revision);
+}
+
 /// A directory on tmpfs, removed at the end.
 struct MemoryFolder(PathBuf);
 

@@ -5,14 +5,8 @@
 //! byte, so a write is encoded once, by the client; decoding an entry slices the buffer it was read
 //! into and copies nothing.
 //!
-//! ```text
-//!   entry   = lease_time u64 | command_count u32 | command*
-//!   command = body_bytes u32 | kind u8 | user_bytes u8 | zero u16 | request_id u64 |
-//!             auth_revision u64 | user | body                                     little-endian
-//! ```
-//!
-//! Decoding is total: any bytes give commands or an error, and it never reserves more memory than the
-//! input's own length justifies. A kind's number and the meaning of its body never change.
+//! The layout is in `storage/FORMAT.md`, section 5. Decoding is total: any bytes give commands or an
+//! error, and it never reserves more memory than the input's own length justifies.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use keelson_proto::etcdserverpb::{
@@ -25,10 +19,7 @@ use crate::ids::LeaseTime;
 use crate::state::members::{ClusterInit, MemberPublish};
 
 /// Bytes before the commands of an entry.
-const ENTRY_HEADER_BYTES: usize = 8 + 4;
-/// Bytes of a command beside its user and its body.
-const COMMAND_HEADER_BYTES: usize = 4 + 1 + 1 + 2 + 8 + 8;
-
+pub const ENTRY_HEADER_BYTES: usize = 8 + 4;
 /// What a command asks for. The numbers are on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -188,6 +179,10 @@ pub struct Command {
 impl Command {
     /// The longest user name a command can carry.
     pub const USER_BYTES_MAX: usize = u8::MAX as usize;
+    /// Bytes it takes in an entry beside its user and its body.
+    pub const HEADER_BYTES: usize = 4 + 1 + 1 + 2 + 8 + 8;
+    /// Bytes it takes in an entry beside its body, at most.
+    pub const ENVELOPE_BYTES_MAX: usize = Self::HEADER_BYTES + Self::USER_BYTES_MAX;
 
     /// A command of no user.
     #[must_use]
@@ -204,7 +199,7 @@ impl Command {
     /// Bytes it takes in an entry.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
-        COMMAND_HEADER_BYTES + self.user.len() + self.body.len()
+        Self::HEADER_BYTES + self.user.len() + self.body.len()
     }
 
     /// Decodes the body.
@@ -264,7 +259,7 @@ pub fn decode_entry(payload: &Bytes) -> Result<(LeaseTime, Vec<Command>), Comman
     }
     let lease_time = LeaseTime(rest.get_u64_le());
     let count = rest.get_u32_le() as usize;
-    if count > rest.len() / COMMAND_HEADER_BYTES {
+    if count > rest.len() / Command::HEADER_BYTES {
         return Err(CommandError::Framing);
     }
     let mut commands = Vec::with_capacity(count);
@@ -279,7 +274,7 @@ pub fn decode_entry(payload: &Bytes) -> Result<(LeaseTime, Vec<Command>), Comman
 }
 
 fn decode_command(rest: &mut Bytes) -> Result<Command, CommandError> {
-    if rest.len() < COMMAND_HEADER_BYTES {
+    if rest.len() < Command::HEADER_BYTES {
         return Err(CommandError::Framing);
     }
     let body_bytes = rest.get_u32_le() as usize;

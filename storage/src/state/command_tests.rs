@@ -135,7 +135,7 @@ fn kinds_have_their_numbers() {
 fn a_count_is_not_believed() {
     let mut payload = vec![0; 8];
     payload.extend([0xff; 4]);
-    payload.extend([0; COMMAND_HEADER_BYTES]);
+    payload.extend([0; Command::HEADER_BYTES]);
     assert_eq!(
         decode_entry(&Bytes::from(payload)),
         Err(CommandError::Framing)

@@ -28,7 +28,9 @@ mod model_tests;
 #[cfg(test)]
 mod naive;
 
-pub use command::{Command, CommandError, CommandKind, Request, decode_entry, encode_entry};
+pub use command::{
+    Command, CommandError, CommandKind, ENTRY_HEADER_BYTES, Request, decode_entry, encode_entry,
+};
 pub use leases::Lease;
 pub use machine::{Position, Response, State};
 pub use members::{Cluster, ClusterInit, Member, MemberPublish};

@@ -37,8 +37,8 @@ pub(super) const MEMBER: &[Flag] = {
             Member,
             Uint,
             "10000",
-            Used,
-            "Accepted, as kubeadm sets it; the log is trimmed by its own rules.",
+            Idle("the log has no snapshots that entries could be counted towards"),
+            "",
         ),
         row(
             "heartbeat-interval",
@@ -46,7 +46,8 @@ pub(super) const MEMBER: &[Flag] = {
             Uint,
             "100",
             Used,
-            "Milliseconds between a leader's heartbeats.",
+            "Milliseconds between a leader's heartbeats; a single member only checks it against \
+             --election-timeout.",
         ),
         row(
             "election-timeout",
@@ -54,7 +55,8 @@ pub(super) const MEMBER: &[Flag] = {
             Uint,
             "1000",
             Used,
-            "Milliseconds without a heartbeat before an election; at least five heartbeats.",
+            "Milliseconds without a heartbeat before an election; at least five heartbeats. The \
+             shortest lease and the time after which a request is given up are made from it.",
         ),
         row(
             "initial-election-tick-advance",
@@ -95,7 +97,7 @@ pub(super) const MEMBER: &[Flag] = {
             Member,
             Uint,
             "5",
-            Idle("log segments are recycled as soon as they are not needed"),
+            Idle("the log keeps the segments it needs, and no others"),
             "",
         ),
         row(
@@ -168,8 +170,8 @@ pub(super) const MEMBER: &[Flag] = {
             Member,
             Duration,
             "5s",
-            Used,
-            "Shortest pause between a client's pings that is put up with.",
+            Idle("no client is turned away for its pings"),
+            "",
         ),
         row(
             "grpc-keepalive-interval",

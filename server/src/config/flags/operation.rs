@@ -85,8 +85,8 @@ pub(super) const OPERATION: &[Flag] = {
             Logging,
             Duration,
             "300ms",
-            Used,
-            "A unary request that takes longer is logged.",
+            Idle("slow batches are logged, see --warning-apply-duration; single requests are not"),
+            "",
         ),
         row(
             "enable-distributed-tracing",
@@ -149,7 +149,7 @@ pub(super) const OPERATION: &[Flag] = {
             Features,
             Int,
             "1000",
-            Idle("compaction works in slices between requests; see --engine-scrub-keys-per-turn"),
+            Idle("compaction works in small slices between requests"),
             "",
         ),
         row(
@@ -157,7 +157,7 @@ pub(super) const OPERATION: &[Flag] = {
             Features,
             Duration,
             "10ms",
-            Idle("compaction works in slices between requests; see --engine-scrub-keys-per-turn"),
+            Idle("compaction works in small slices between requests"),
             "",
         ),
         row(

@@ -1,4 +1,4 @@
-//! `etcdserverpb.KV`.
+//! `etcdserverpb.KV`: ranges, puts, deletes, transactions, compaction.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! `etcdserverpb.Lease`.
+//! `etcdserverpb.Lease`: grants, revocations, keep-alives, and what is left of a lease.
 //!
 //! Keep-alives are commands in the log like every other change of a lease, gathered into the same group
 //! commits; so a lease's deadline is part of the state, and no restart or new leader can get it wrong.

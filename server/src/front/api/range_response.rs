@@ -38,23 +38,14 @@ impl RangeResponse {
 
     /// Sends it as one message, a large one in slices of about [`SLICE_BYTES`].
     pub(super) async fn send(self, mut reply: Replies) {
-        let head = self.head();
-        let kvs_bytes: usize = (0..self.selection.records.len())
-            .map(|at| kv_field_bytes(self.kv_bytes(at)))
-            .sum();
-        let total = head.encoded_len() + kvs_bytes;
+        let total = self.encoded_bytes();
         if total > RESPONSE_BYTES_MAX {
             return reply.finish(Err(Status::resource_exhausted(format!(
                 "grpc: trying to send message larger than max ({total} vs. {RESPONSE_BYTES_MAX})"
             ))));
         }
         if total <= SLICE_BYTES {
-            let mut out = BytesMut::with_capacity(PREFIX_BYTES + total);
-            out.put_u8(0);
-            out.put_u32(total as u32);
-            self.put_kvs(0..self.selection.records.len(), &mut out);
-            put_message(&head, &mut out);
-            return reply.send_unary_encoded(out.freeze());
+            return reply.send_unary_encoded(self.encode_framed(total));
         }
         reply.begin(total as u64);
         let mut next = 0;
@@ -67,7 +58,11 @@ impl RangeResponse {
             }
             next = end;
         }
-        if reply.chunk(Bytes::from(head.encode_to_vec())).await.is_ok() {
+        if reply
+            .chunk(Bytes::from(self.head().encode_to_vec()))
+            .await
+            .is_ok()
+        {
             reply.finish(Ok(()));
         }
     }
@@ -105,6 +100,24 @@ impl RangeResponse {
                 keys = (keys / 2).max(1);
             }
         }
+    }
+
+    /// Size of the whole message, without the gRPC prefix.
+    fn encoded_bytes(&self) -> usize {
+        let kvs_bytes: usize = (0..self.selection.records.len())
+            .map(|at| kv_field_bytes(self.kv_bytes(at)))
+            .sum();
+        self.head().encoded_len() + kvs_bytes
+    }
+
+    /// The whole message of `total` bytes, gRPC prefix included.
+    fn encode_framed(&self, total: usize) -> Bytes {
+        let mut out = BytesMut::with_capacity(PREFIX_BYTES + total);
+        out.put_u8(0);
+        out.put_u32(u32::try_from(total).expect("responses are bounded by RESPONSE_BYTES_MAX"));
+        self.put_kvs(0..self.selection.records.len(), &mut out);
+        put_message(&self.head(), &mut out);
+        out.freeze()
     }
 
     /// Everything but the pairs.
@@ -166,4 +179,59 @@ fn put_message(message: &impl Message, out: &mut BytesMut) {
     message
         .encode(out)
         .expect("a BytesMut grows as needed, so encoding cannot run out of room");
+}
+
+#[cfg(test)]
+mod tests {
+    use keelson_proto::etcdserverpb::{PutRequest, RangeRequest};
+    use keelson_storage::state::{Position, Request, State};
+
+    use super::*;
+
+    #[test]
+    fn responses_decode_to_the_selection() {
+        let mut state = State::new();
+        for number in 0..300u32 {
+            let put = PutRequest {
+                key: Bytes::from(format!("key-{number:03}")),
+                value: Bytes::from(vec![b'v'; number as usize]),
+                ..PutRequest::default()
+            };
+            state
+                .apply(Position::default(), &Request::Put(put))
+                .expect("a put succeeds");
+        }
+        let header = ResponseHeader {
+            cluster_id: 1,
+            member_id: 2,
+            revision: 301,
+            raft_term: 4,
+        };
+        for (limit, keys_only, count_only) in [
+            (0, false, false),
+            (7, false, false),
+            (0, true, false),
+            (0, false, true),
+        ] {
+            let range = RangeRequest {
+                key: Bytes::from_static(b"key"),
+                range_end: Bytes::from_static(b"kez"),
+                limit,
+                keys_only,
+                count_only,
+                ..RangeRequest::default()
+            };
+            let selection = state.select(&range).expect("a range succeeds");
+            let wanted = pb::RangeResponse {
+                header: Some(header),
+                ..selection.clone().into_response()
+            };
+            let response = RangeResponse::new(header, selection);
+            let total = response.encoded_bytes();
+            let framed = response.encode_framed(total);
+            assert_eq!(framed.len(), PREFIX_BYTES + total);
+            let decoded = pb::RangeResponse::decode(&framed[PREFIX_BYTES..]).expect("well formed");
+            assert_eq!(decoded, wanted);
+        }
+    }
 }
