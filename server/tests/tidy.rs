@@ -123,17 +123,13 @@ const LOCK_WORDS: &[&str] = &[
 struct Source {
     path: String,
     text: String,
+    /// Lives where only tests live.
+    is_test: bool,
 }
 
 impl Source {
     fn is_rust(&self) -> bool {
         self.path.ends_with(".rs")
-    }
-
-    /// Lives where only tests live.
-    fn is_test(&self) -> bool {
-        let name = self.path.rsplit('/').next().unwrap_or_default();
-        self.path.contains("/tests/") || name.ends_with("_tests.rs") || name == "tests.rs"
     }
 
     /// Numbered lines without comments and without items under `#[cfg(test)]`.
@@ -168,15 +164,43 @@ fn sources() -> Vec<Source> {
         .expect("git is needed to list the repository");
     assert!(output.status.success(), "git ls-files: {output:?}");
     let names = String::from_utf8(output.stdout).expect("paths are UTF-8");
-    names
+    let mut sources: Vec<Source> = names
         .split_terminator('\0')
         // A file may be deleted and not yet committed; binary files have no lines to check.
         .filter_map(|path| Some((path, fs::read_to_string(root().join(path)).ok()?)))
         .map(|(path, text)| Source {
             path: path.to_owned(),
             text,
+            is_test: false,
         })
-        .collect()
+        .collect();
+    let test_modules: Vec<String> = sources.iter().flat_map(test_modules).collect();
+    for source in &mut sources {
+        let path = &source.path;
+        let is_module = |module: &String| {
+            path.strip_prefix(module.as_str())
+                .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        };
+        source.is_test = path.contains("/tests/")
+            || path.ends_with("_tests.rs")
+            || test_modules.iter().any(is_module);
+    }
+    sources
+}
+
+/// Modules that a file declares under `#[cfg(test)]`, as paths without `.rs`.
+fn test_modules(source: &Source) -> Vec<String> {
+    let (folder, file) = source.path.rsplit_once('/').unwrap_or(("", &source.path));
+    let folder = match file {
+        "mod.rs" | "lib.rs" | "main.rs" => folder.to_owned(),
+        _ => format!("{folder}/{}", file.trim_end_matches(".rs")),
+    };
+    let lines: Vec<&str> = source.text.lines().collect();
+    let declared = lines.windows(2).filter_map(|two| {
+        let name = two[1].trim().strip_suffix(';')?.rsplit_once("mod ")?.1;
+        (two[0].trim() == "#[cfg(test)]").then(|| format!("{folder}/{name}"))
+    });
+    declared.collect()
 }
 
 /// The last line of the item that begins at or after `start` (attributes first), as rustfmt lays
@@ -334,6 +358,7 @@ fn the_reader_of_functions_can_count() {
     let source = Source {
         path: "x.rs".to_owned(),
         text: text.join("\n"),
+        is_test: false,
     };
     let wanted = [
         ("long", 2, 6),
@@ -354,7 +379,7 @@ fn locks_are_only_where_they_are_allowed() {
     let mut offences = Vec::new();
     let mut unused: BTreeSet<&str> = LOCK_FILES.iter().map(|(path, _)| *path).collect();
     for source in sources() {
-        let checked = source.is_rust() && source.path.contains("/src/") && !source.is_test();
+        let checked = source.is_rust() && source.path.contains("/src/") && !source.is_test;
         if !checked {
             continue;
         }
@@ -420,7 +445,7 @@ fn logic_names_no_io_no_clock_no_chance() {
     for source in sources() {
         let checked = source.is_rust()
             && SANS_IO.iter().any(|room| source.path.starts_with(room))
-            && !source.is_test();
+            && !source.is_test;
         if !checked {
             continue;
         }
@@ -437,7 +462,7 @@ fn logic_names_no_io_no_clock_no_chance() {
 fn nothing_unwraps_outside_tests() {
     let mut offences = Vec::new();
     for source in sources() {
-        if !source.is_rust() || source.is_test() {
+        if !source.is_rust() || source.is_test {
             continue;
         }
         for (line, code) in source.production_lines() {

@@ -12,6 +12,8 @@ mod step;
 mod watches;
 mod world;
 
+use std::time::{Duration, Instant};
+
 use generate::Generator;
 use pair::{Compared, Mismatch, Pair};
 use step::Step;
@@ -21,7 +23,7 @@ use crate::harness::heavy;
 const SEEDS_DEFAULT: &[u64] = &[1, 2, 3, 4];
 const STEPS_DEFAULT: usize = 1_200;
 const STEPS_SHOWN: usize = 8;
-const SHRINK_RUNS_MAX: usize = 24;
+const SHRINK_TIME_MAX: Duration = Duration::from_secs(90);
 const SHRINK_STEPS_MIN: usize = 2;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,15 +112,14 @@ async fn report(trace: &Trace, mismatch: &Mismatch) -> ! {
 /// Leaves out chunks of steps, ever smaller ones, as long as some difference remains.
 async fn shrink(mut steps: Vec<Step>, mut mismatch: Mismatch) -> (Vec<Step>, Mismatch) {
     let mut chunk = steps.len() / 2;
-    let mut runs = 0;
+    let start = Instant::now();
     while chunk >= 1 && steps.len() > SHRINK_STEPS_MIN {
         let mut at = 0;
         // The last step shows the difference and stays.
-        while at + 1 < steps.len() && runs < SHRINK_RUNS_MAX {
+        while at + 1 < steps.len() && start.elapsed() < SHRINK_TIME_MAX {
             let end = (at + chunk).min(steps.len() - 1);
             let mut fewer = steps.clone();
             fewer.drain(at..end);
-            runs += 1;
             // Fewer steps may hang or panic where all of them did not: then they show something
             // else.
             let played = tokio::spawn(play(fewer.clone())).await;
