@@ -67,9 +67,8 @@ impl<D: Disk> Engine<D> {
     /// Progress up to the last revision published to the core: everything before this mark in the ring
     /// carries the events. A core that is behind gets its batches first (invariant 2).
     pub(super) fn mark_progress(&mut self, port: usize, stream: StreamKey) {
-        let Some(revision) = self.ports[port].published else {
-            return;
-        };
+        // A core without watchers has nothing to report on, but its stream waits for the mark.
+        let revision = self.ports[port].published.unwrap_or_default();
         self.ports[port]
             .outbox
             .push_back(Outbound::Progress { stream, revision });

@@ -11,7 +11,7 @@ use super::encode::{self, Head, Shape};
 use super::intervals::Intervals;
 use super::limits::{ENDED_PER_STREAM_MAX, WATCHERS_PER_CORE_MAX};
 use super::slots::Slots;
-use super::stream::Stream;
+use super::stream::{Mark, Stream};
 use super::watcher::{Phase, WatchSpec, Watcher};
 use crate::engine::message::{Ask, CatchUp, CaughtUp, EventBatch, StreamKey, WatcherKey};
 
@@ -158,7 +158,16 @@ impl FanOut {
 
     /// The client asks for progress of all watchers of its stream.
     pub fn request_progress(&mut self, stream: StreamKey) {
-        self.asks.push(Ask::Progress(stream));
+        let Some(held) = self.streams.get_mut(stream.0) else {
+            return;
+        };
+        match held.mark {
+            Mark::Idle => {
+                held.mark = Mark::Asked;
+                self.asks.push(Ask::Progress(stream));
+            }
+            Mark::Asked | Mark::AskedAgain => held.mark = Mark::AskedAgain,
+        }
     }
 
     /// A batch of changes reached this core.
@@ -229,8 +238,15 @@ impl FanOut {
             "invariant 3: progress {revision} ahead of revision {}",
             self.head.revision
         );
-        if !self.answer_progress(stream) {
+        if !self.answer_progress(stream) && !self.progress_waiting.contains(&stream) {
             self.progress_waiting.push(stream);
+        }
+        if let Some(held) = self.streams.get_mut(stream.0) {
+            let again = held.mark == Mark::AskedAgain;
+            held.mark = Mark::Idle;
+            if again {
+                self.request_progress(stream);
+            }
         }
     }
 
@@ -481,7 +497,6 @@ impl FanOut {
 
     fn retry_progress(&mut self) {
         let mut waiting = std::mem::take(&mut self.progress_waiting);
-        waiting.dedup();
         waiting.retain(|stream| !self.answer_progress(*stream));
         self.progress_waiting = waiting;
     }

@@ -20,8 +20,22 @@ pub(super) struct Stream {
     pub(super) late: VecDeque<u64>,
     /// A slice of history for one of them is on its way.
     pub(super) asked: bool,
+    /// Whether a progress mark is on its way.
+    pub(super) mark: Mark,
     /// Watchers whose creation waits for the engine.
     pub(super) opening: usize,
+}
+
+/// The progress mark of a stream. One is on its way at a time, however often the client asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// None was asked for.
+    #[default]
+    Idle,
+    /// One is on its way.
+    Asked,
+    /// One is on its way, and the client has asked again since.
+    AskedAgain,
 }
 
 impl Stream {
