@@ -20,6 +20,8 @@
 mod deliver;
 mod encode;
 mod hub;
+#[cfg(test)]
+mod hub_tests;
 mod intervals;
 pub mod limits;
 mod slots;
