@@ -159,6 +159,12 @@ impl<D: Disk> Engine<D> {
             .collect()
     }
 
+    /// Reads that took more than a turn and hold their revision.
+    #[must_use]
+    pub fn open_reads_count(&self) -> usize {
+        self.selects.len() + self.hashes.len()
+    }
+
     /// Bytes of the database that hold something: keys, history, and the member list.
     #[must_use]
     pub fn db_in_use_bytes(&self) -> u64 {

@@ -22,6 +22,8 @@ pub struct Reporter {
     durations: Durations,
     /// Entries that take longer than this to apply are counted as slow.
     slow_apply_us: u64,
+    /// Whether this member led.
+    led: bool,
 }
 
 impl Reporter {
@@ -34,6 +36,7 @@ impl Reporter {
             latencies_us: Vec::new(),
             durations: Durations::default(),
             slow_apply_us: slow_apply.as_micros() as u64,
+            led: false,
         }
     }
 
@@ -43,6 +46,11 @@ impl Reporter {
         self.report_durations(engine, metrics);
         self.report_counters(engine.facts(), metrics);
         report_gauges(engine, metrics);
+        let leads = engine.node().is_leader();
+        if leads && !self.led {
+            metrics.server.leader_changes.increment();
+        }
+        self.led = leads;
         self.facts = engine.facts().clone();
     }
 
@@ -131,6 +139,7 @@ fn report_gauges<D: Disk>(engine: &Engine<D>, metrics: &CoreMetrics) {
     server.alarm_nospace.set(raised(AlarmType::Nospace));
     server.alarm_corrupt.set(raised(AlarmType::Corrupt));
     let mvcc = &metrics.mvcc;
+    mvcc.open_reads.set(engine.open_reads_count() as u64);
     mvcc.db_total_bytes.set(engine.db_bytes());
     mvcc.db_in_use_bytes.set(engine.db_in_use_bytes());
     mvcc.keys.set(state.key_count());

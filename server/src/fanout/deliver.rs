@@ -113,7 +113,7 @@ impl FanOut {
         let whole = encode::response_bytes(&self.head, &shape, event_bytes);
         if !fragment || whole < self.fragment_bytes || events.len() < 2 {
             let response = encode::response(&self.head, &shape, events);
-            return self.push(stream, response);
+            return self.push(stream, response, events.len());
         }
         let mut rest = events;
         while !rest.is_empty() {
@@ -124,7 +124,7 @@ impl FanOut {
                 ..shape
             };
             let response = encode::response(&self.head, &shape, part);
-            self.push(stream, response);
+            self.push(stream, response, part.len());
             rest = after;
         }
     }

@@ -64,6 +64,8 @@ pub struct FanOutCounts {
     pub watchers: usize,
     /// Watchers that are behind.
     pub late: usize,
+    /// Events in streams that their clients have not taken.
+    pub events_queued: usize,
     /// Events put into streams since the start.
     pub events_sent: u64,
 }
@@ -101,6 +103,7 @@ impl FanOut {
     /// The stream is gone; its watchers go with it.
     pub fn close_stream(&mut self, stream: StreamKey) {
         if let Some(closed) = self.streams.remove(stream.0) {
+            self.counts.events_queued -= closed.queued_events;
             for watcher in closed.watchers.into_values() {
                 self.remove_watcher(watcher);
             }
@@ -261,7 +264,8 @@ impl FanOut {
 
     /// The next response of a stream, in order.
     pub fn take_response(&mut self, stream: StreamKey) -> Option<Bytes> {
-        let response = self.streams.get_mut(stream.0)?.pop()?;
+        let (response, event_count) = self.streams.get_mut(stream.0)?.pop()?;
+        self.counts.events_queued -= event_count;
         self.ask_for_history(stream);
         Some(response)
     }
@@ -448,7 +452,7 @@ impl FanOut {
             ..self.head
         };
         let response = encode::response(&head, &shape, &[]);
-        self.push(stream, response);
+        self.push(stream, response, 0);
     }
 
     fn notify_idle(&mut self, key: u64) {
@@ -503,12 +507,13 @@ impl FanOut {
 
     fn control(&mut self, stream: StreamKey, shape: &Shape<'_>) {
         let response = encode::response(&self.head, shape, &[]);
-        self.push(stream, response);
+        self.push(stream, response, 0);
     }
 
-    pub(super) fn push(&mut self, stream: StreamKey, response: Bytes) {
+    pub(super) fn push(&mut self, stream: StreamKey, response: Bytes, event_count: usize) {
         if let Some(held) = self.streams.get_mut(stream.0) {
-            held.push(response);
+            self.counts.events_queued += event_count;
+            held.push(response, event_count);
             self.ready.push(stream);
         }
     }

@@ -9,8 +9,10 @@ use super::limits::{STREAM_BYTES_LOW, STREAM_BYTES_MAX, STREAM_CONTROLS_MAX};
 /// A client's watch stream.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
-    queue: VecDeque<Bytes>,
+    /// Responses with the number of events in each.
+    queue: VecDeque<(Bytes, usize)>,
     queued_bytes: usize,
+    pub(super) queued_events: usize,
     /// Watchers by the id the client knows them by.
     pub(super) watchers: BTreeMap<i64, u64>,
     pub(super) next_id: i64,
@@ -39,15 +41,18 @@ pub(super) enum Mark {
 }
 
 impl Stream {
-    pub(super) fn push(&mut self, response: Bytes) {
+    pub(super) fn push(&mut self, response: Bytes, event_count: usize) {
         self.queued_bytes += response.len();
-        self.queue.push_back(response);
+        self.queued_events += event_count;
+        self.queue.push_back((response, event_count));
     }
 
-    pub(super) fn pop(&mut self) -> Option<Bytes> {
-        let response = self.queue.pop_front()?;
+    /// The next response and the number of events in it.
+    pub(super) fn pop(&mut self) -> Option<(Bytes, usize)> {
+        let (response, event_count) = self.queue.pop_front()?;
         self.queued_bytes -= response.len();
-        Some(response)
+        self.queued_events -= event_count;
+        Some((response, event_count))
     }
 
     pub(super) fn is_full(&self) -> bool {

@@ -341,10 +341,6 @@ pub struct MvccMetrics {
     pub current_revision: Gauge,
     /// The revision of the last compaction.
     pub compact_revision: Gauge,
-    /// Versions removed by compaction.
-    pub compacted_versions: Counter,
-    /// Unix time of the end of the last compaction, in seconds.
-    pub compacted_at_seconds: Gauge,
     /// Time to hash the whole store.
     pub hash: Histogram,
     /// Time to hash the store up to a revision.
@@ -365,8 +361,6 @@ impl Default for MvccMetrics {
             keys: Gauge::default(),
             current_revision: Gauge::default(),
             compact_revision: Gauge::default(),
-            compacted_versions: Counter::default(),
-            compacted_at_seconds: Gauge::default(),
             hash: Histogram::new(HASH_SHAPE),
             hash_revision: Histogram::new(HASH_SHAPE),
         }
@@ -406,7 +400,7 @@ pub struct WatchMetrics {
     pub streams: Gauge,
     /// Watches that are behind and catch up from the change log.
     pub slow_watchers: Gauge,
-    /// Events found for watchers and not yet sent.
+    /// Events queued for clients and not yet taken by their connection.
     pub pending_events: Gauge,
     /// Events sent.
     pub events: Counter,
@@ -415,22 +409,12 @@ pub struct WatchMetrics {
 /// The executor and its rings.
 #[derive(Debug, Default)]
 pub struct RuntimeMetrics {
-    /// Microseconds of work.
-    pub busy_us: Counter,
-    /// Turns of the loop that found work.
-    pub turns: Counter,
-    /// Times that the core missed its heartbeat by more than `runtime.stall_ms`.
+    /// Share of wall time the core was busy, averaged over a few hundred milliseconds.
+    pub busy_permille: Gauge,
+    /// Times that the watchdog found the core without a heartbeat for `runtime.stall_ms`.
     pub stalls: Counter,
-    /// Wake-ups sent to other cores.
-    pub wakeups_sent: Counter,
-    /// Commands and reads waiting in the rings towards an engine.
-    pub ring_requests: Gauge,
-    /// Replies waiting in the rings towards the fronts.
-    pub ring_replies: Gauge,
-    /// Event batches waiting in the rings towards the fronts.
-    pub ring_events: Gauge,
-    /// Times that a ring was found full.
-    pub ring_full: Counter,
+    /// Times that another thread had to wake the core.
+    pub wakeups: Counter,
     /// Requests refused because a limit was reached.
     pub refused: Counter,
 }

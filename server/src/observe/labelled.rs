@@ -153,20 +153,6 @@ pub(super) fn health_counts(name: &str, registry: &Registry, text: &mut Text) {
     }
 }
 
-pub(super) fn ring_depths(name: &str, registry: &Registry, text: &mut Text) {
-    for core in registry.cores() {
-        let number = core.core.to_string();
-        for (ring, gauge) in [
-            ("events", &core.runtime.ring_events),
-            ("replies", &core.runtime.ring_replies),
-            ("requests", &core.runtime.ring_requests),
-        ] {
-            let labels = [("core", number.as_str()), ("ring", ring)];
-            text.sample(name, &labels, gauge.value() as f64);
-        }
-    }
-}
-
 /// The labels of a method, in the order of the Go library.
 fn method_labels(method: Method) -> [(&'static str, &'static str); 3] {
     [

@@ -104,18 +104,6 @@ pub(super) const FAMILIES: &[Family] = {
             Gauge(|m| &m.mvcc.current_revision),
         ),
         family(
-            "etcd_debugging_mvcc_db_compaction_keys_total",
-            C,
-            "Key versions removed by compaction.",
-            Counter(|m| &m.mvcc.compacted_versions),
-        ),
-        family(
-            "etcd_debugging_mvcc_db_compaction_last",
-            G,
-            "Unix time at which the last compaction ended; 0 since the start means none.",
-            Gauge(|m| &m.mvcc.compacted_at_seconds),
-        ),
-        family(
             "etcd_debugging_mvcc_events_total",
             C,
             "Watch events sent.",
@@ -130,7 +118,7 @@ pub(super) const FAMILIES: &[Family] = {
         family(
             "etcd_debugging_mvcc_pending_events_total",
             G,
-            "Watch events found for a watcher and not yet sent.",
+            "Watch events queued for clients and not yet taken by their connection.",
             Gauge(|m| &m.watch.pending_events),
         ),
         family(
@@ -434,10 +422,10 @@ pub(super) const FAMILIES: &[Family] = {
             CoreCounter(|m| &m.client.connections_refused, 1.0),
         ),
         family(
-            "keelson_core_busy_seconds_total",
-            C,
-            "Time that each core spent working.",
-            CoreCounter(|m| &m.runtime.busy_us, 1e6),
+            "keelson_core_busy_permille",
+            G,
+            "Share of its time that each core was busy lately.",
+            CoreGauge(|m| &m.runtime.busy_permille),
         ),
         family(
             "keelson_core_stalls_total",
@@ -446,34 +434,16 @@ pub(super) const FAMILIES: &[Family] = {
             CoreCounter(|m| &m.runtime.stalls, 1.0),
         ),
         family(
-            "keelson_core_turns_total",
+            "keelson_core_wakeups_total",
             C,
-            "Turns of each core's loop that found work.",
-            CoreCounter(|m| &m.runtime.turns, 1.0),
-        ),
-        family(
-            "keelson_core_wakeups_sent_total",
-            C,
-            "Wake-ups that each core sent to others.",
-            CoreCounter(|m| &m.runtime.wakeups_sent, 1.0),
+            "Times that each core was woken by another thread.",
+            CoreCounter(|m| &m.runtime.wakeups, 1.0),
         ),
         family(
             "keelson_requests_refused_total",
             C,
             "Requests refused because a limit was reached.",
             CoreCounter(|m| &m.runtime.refused, 1.0),
-        ),
-        family(
-            "keelson_ring_depth",
-            G,
-            "Messages waiting in the rings that each core reads, by what they carry.",
-            Labelled(labelled::ring_depths),
-        ),
-        family(
-            "keelson_ring_full_total",
-            C,
-            "Times that a core found a ring full.",
-            CoreCounter(|m| &m.runtime.ring_full, 1.0),
         ),
         family(
             "keelson_wal_commands_total",

@@ -123,7 +123,7 @@ fn cores_are_summed_and_labels_written_as_etcd_writes_them() {
     first.disk.flushed(Duration::from_micros(1500), 8192, 1, 4);
     second.disk.flushed(Duration::from_micros(500), 4096, 1, 1);
     second.server.alarm_nospace.set(1);
-    second.runtime.busy_us.add(1_500_000);
+    second.runtime.busy_permille.set(150);
     first.client.connections.add(2);
     first.client.connections.subtract(1);
     let page = page(&registry);
@@ -186,11 +186,11 @@ fn cores_are_summed_and_labels_written_as_etcd_writes_them() {
             ],
         ),
         (
-            "keelson_core_busy_seconds_total",
+            "keelson_core_busy_permille",
             &[
-                "# TYPE keelson_core_busy_seconds_total counter",
-                "keelson_core_busy_seconds_total{core=\"0\"} 0",
-                "keelson_core_busy_seconds_total{core=\"3\"} 1.5",
+                "# TYPE keelson_core_busy_permille gauge",
+                "keelson_core_busy_permille{core=\"0\"} 0",
+                "keelson_core_busy_permille{core=\"3\"} 150",
             ],
         ),
         (

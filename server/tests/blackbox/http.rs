@@ -270,6 +270,12 @@ async fn metrics_have_etcds_names_and_count() {
         assert_eq!(value("etcd_debugging_mvcc_watcher_total"), 1.0);
         assert_eq!(value("etcd_debugging_mvcc_watch_stream_total"), 1.0);
         assert_eq!(value("etcd_debugging_lease_granted_total"), 1.0);
+        assert_eq!(value("etcd_debugging_lease_ttl_total_count"), 1.0);
+        assert_eq!(value("etcd_server_leader_changes_seen_total"), 1.0);
+        if server.kind() == ServerKind::Keelson {
+            let stalls = "keelson_core_stalls_total{core=";
+            assert!(found.keys().any(|name| name.starts_with(stalls)));
+        }
         assert!(value("etcd_disk_wal_fsync_duration_seconds_count") >= 4.0);
         assert!(value("etcd_server_proposals_applied_total") >= 7.0);
         assert_eq!(value("etcd_server_proposals_pending"), 0.0);

@@ -1,6 +1,7 @@
 //! `etcdserverpb.KV`: ranges, puts, deletes, transactions, compaction.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use keelson_proto::etcdserverpb::{
@@ -50,7 +51,10 @@ pub(super) async fn range_stream(api: &Rc<Api>, mut call: Call) {
 async fn select(api: &Api, body: &Bytes) -> Result<RangeResponse, Status> {
     let request: RangeRequest = decode(body)?;
     validate_range(&request)?;
-    match api.ask_without_limit(Ask::Range(request)).await? {
+    let began = Instant::now();
+    let answer = api.ask_without_limit(Ask::Range(request)).await;
+    api.metrics.server.range[usize::from(answer.is_ok())].observe_duration(began.elapsed());
+    match answer? {
         Answer::Range(header, selection) => Ok(RangeResponse::new(header, selection)),
         other => unreachable!("a range is answered with a selection, not {other:?}"),
     }

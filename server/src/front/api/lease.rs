@@ -41,7 +41,10 @@ pub(super) async fn grant(api: &Rc<Api>, body: Bytes) -> Result<LeaseGrantRespon
         }
         let body = Bytes::from(request.encode_to_vec());
         match api.write(Request::LeaseGrant(request), body).await {
-            Ok(Response::LeaseGrant(response)) => return Ok(response),
+            Ok(Response::LeaseGrant(response)) => {
+                api.metrics.lease.ttl.observe(response.ttl as u64);
+                return Ok(response);
+            }
             Ok(other) => unreachable!("a grant is answered with its response, not {other:?}"),
             Err(ApiError::LeaseExist) if !chosen_by_client => {}
             Err(error) => return Err(error.into()),

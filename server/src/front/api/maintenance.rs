@@ -1,6 +1,7 @@
 //! `etcdserverpb.Maintenance`, as far as one member without a snapshot file goes.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use keelson_proto::etcdserverpb::{
@@ -64,9 +65,14 @@ async fn hash_at(
     api: &Rc<Api>,
     revision: i64,
 ) -> Result<(keelson_proto::etcdserverpb::ResponseHeader, HashKvResult), Status> {
+    let began = Instant::now();
     let Answer::Hash(header, scan) = api.ask_without_limit(Ask::Hash { revision }).await? else {
         unreachable!("a hash is answered with the records to hash");
     };
     let result = runtime::spawn_blocking(move || scan.finish()).await;
+    api.metrics
+        .mvcc
+        .hash_revision
+        .observe_duration(began.elapsed());
     Ok((header, result))
 }

@@ -109,11 +109,19 @@ impl Api {
     }
 
     async fn ask(&self, ask: Ask) -> Result<Answer, ApiError> {
-        self.engine.ask(ask, self.core.coarse_ms()).await
+        self.ask_at(ask, self.core.coarse_ms()).await
     }
 
     async fn ask_without_limit(&self, ask: Ask) -> Result<Answer, ApiError> {
-        self.engine.ask(ask, NO_TIME_LIMIT).await
+        self.ask_at(ask, NO_TIME_LIMIT).await
+    }
+
+    async fn ask_at(&self, ask: Ask, asked_ms: u64) -> Result<Answer, ApiError> {
+        let result = self.engine.ask(ask, asked_ms).await;
+        if let Err(ApiError::TooManyRequests) = result {
+            self.metrics.runtime.refused.increment();
+        }
+        result
     }
 
     /// Puts a validated write into the log and waits until it is applied.

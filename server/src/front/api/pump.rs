@@ -35,13 +35,14 @@ pub async fn pump(api: Rc<Api>, mut ring: Inbox<Outbound>) {
     }
 }
 
-/// Tells clients whose request has been out for too long that it timed out.
+/// Tells clients whose request has been out for too long that it timed out, and reports on the core.
 pub async fn sweeper(api: Rc<Api>) {
     while !api.core.stopping().is_set() {
         runtime::sleep(SWEEP_INTERVAL).await;
         let now_ms = runtime::monotonic_ms();
         api.engine
             .expire_before(now_ms.saturating_sub(api.config.request_timeout_ms));
+        api.report_core();
     }
 }
 
@@ -109,12 +110,26 @@ impl Api {
         }
     }
 
+    fn report_core(&self) {
+        self.count_watches();
+        let stats = self.core.stats();
+        let runtime = &self.metrics.runtime;
+        runtime.busy_permille.set(u64::from(stats.busy_permille));
+        runtime
+            .stalls
+            .add(stats.stall_count - runtime.stalls.value());
+        runtime
+            .wakeups
+            .add(stats.wake_count - runtime.wakeups.value());
+    }
+
     fn count_watches(&self) {
         let counts = self.fanout.borrow().counts();
         let watch = &self.metrics.watch;
         watch.streams.set(counts.streams as u64);
         watch.watchers.set(counts.watchers as u64);
         watch.slow_watchers.set(counts.late as u64);
+        watch.pending_events.set(counts.events_queued as u64);
         watch.events.add(counts.events_sent - watch.events.value());
     }
 }
