@@ -26,5 +26,6 @@ mod job_tests;
 
 pub use file::{Problems, Setting};
 pub use keys::{KEYS, Key, listing, markdown};
+pub use resolve::summary as spec_summary;
 pub use shipped::{SHIPPED, jobs, shipped, summary};
 pub use spec::{DiskSpec, JobSpec, KeyOrder, KubeSpec, ListMode, MixPart, Op, WritePath};
