@@ -22,6 +22,7 @@ mod compare;
 mod fetch;
 mod grpc;
 mod idle;
+mod job;
 mod load;
 mod machine;
 mod procfs;
