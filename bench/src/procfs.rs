@@ -140,7 +140,10 @@ mod tests {
             rss_bytes: 200,
         };
         let sum = one + one;
-        assert_eq!((sum.cpu_seconds, sum.write_calls, sum.rss_bytes), (3.0, 20, 400));
+        assert_eq!(
+            (sum.cpu_seconds, sum.write_calls, sum.rss_bytes),
+            (3.0, 20, 400)
+        );
         let window = sum - one;
         assert_eq!((window.cpu_seconds, window.written_bytes), (1.5, 4096));
         assert_eq!((window.rss_bytes_peak, window.rss_bytes), (600, 400));

@@ -1,10 +1,15 @@
-//! The plain HTTP pages of a server: `/metrics` and `/version`.
+//! What a server tells of itself: its plain HTTP pages `/metrics` and `/version`, and what it serves.
 
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tonic::Code;
+
+use keelson_proto::etcdserverpb::{RangeRequest, RangeStreamResponse};
+
+use crate::grpc::{Channel, Failure, Rpc};
 
 /// Flushes of the log; Keelson keeps etcd's name.
 const LOG_FLUSHES: &str = "etcd_disk_wal_fsync_duration_seconds_count";
@@ -35,6 +40,26 @@ pub async fn version(address: SocketAddr) -> Result<String> {
         .as_str()
         .context("/version names no etcdserver")?;
     Ok(text.to_owned())
+}
+
+/// Whether the server knows RangeStream, which etcd 3.5 does not.
+pub async fn serves_range_stream(address: SocketAddr) -> Result<bool> {
+    let mut channel = Channel::connect(address).await?;
+    let request = RangeRequest {
+        key: "ready".into(),
+        ..Default::default()
+    };
+    match channel
+        .call::<RangeStreamResponse>(Rpc::RangeStream, &request)
+        .await
+    {
+        Err(Failure::Status {
+            code: Code::Unimplemented,
+            ..
+        }) => Ok(false),
+        Err(failure) => Err(failure.into()),
+        Ok(_) => Ok(true),
+    }
 }
 
 /// One page by HTTP/1.0, whose body ends with the connection.

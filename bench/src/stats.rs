@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 /// Longest latency kept apart from longer ones.
-const LATENCY_NS_MAX: u64 = 600_000_000_000;
+pub const LATENCY_NS_MAX: u64 = 600_000_000_000;
 const LATENCY_DIGITS: u8 = 3;
 
 /// How often each error code came, by its gRPC name, or `Transport` for a broken connection.
@@ -22,8 +22,8 @@ pub fn latency_histogram() -> Histogram<u64> {
 /// The percents at which a latency distribution is told: even steps, then ever closer to 100.
 const PERCENTS: [f64; 38] = [
     0.0, 1.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 75.0, 80.0, 85.0, 90.0, 92.5, 95.0,
-    96.0, 97.0, 98.0, 99.0, 99.25, 99.5, 99.6, 99.7, 99.8, 99.9, 99.925, 99.95, 99.96, 99.97, 99.98,
-    99.99, 99.9925, 99.995, 99.997, 99.998, 99.999, 100.0,
+    96.0, 97.0, 98.0, 99.0, 99.25, 99.5, 99.6, 99.7, 99.8, 99.9, 99.925, 99.95, 99.96, 99.97,
+    99.98, 99.99, 99.9925, 99.995, 99.997, 99.998, 99.999, 100.0,
 ];
 
 /// A latency distribution, in microseconds.
@@ -127,9 +127,16 @@ mod tests {
         assert!(latency.p9999 <= latency.max);
         let last = latency.percentiles.len() - 1;
         assert_eq!(latency.percentiles[last], (100.0, latency.max));
-        let percents: Vec<f64> = latency.percentiles.iter().map(|&(percent, _)| percent).collect();
+        let percents: Vec<f64> = latency
+            .percentiles
+            .iter()
+            .map(|&(percent, _)| percent)
+            .collect();
         assert!(percents.is_sorted(), "{percents:?}");
         assert_eq!(percents[last - 1], 99.9, "a thousand requests tell no more");
-        assert_eq!(Latency::from(&latency_histogram()).percentiles, [(100.0, 0.0)]);
+        assert_eq!(
+            Latency::from(&latency_histogram()).percentiles,
+            [(100.0, 0.0)]
+        );
     }
 }

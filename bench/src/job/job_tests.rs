@@ -59,7 +59,10 @@ fn a_job_has_a_value_for_every_key() {
 
 #[test]
 fn a_spec_is_shown_as_one_would_write_it() {
-    let job = one("[a]\nop=list\nkey_count=10k\nvalue_bytes=1k\nnumjobs=2\ninflight=4\n", &[]);
+    let job = one(
+        "[a]\nop=list\nkey_count=10k\nvalue_bytes=1k\nnumjobs=2\ninflight=4\n",
+        &[],
+    );
     let text = spec_summary(&job);
     assert_eq!(
         text,

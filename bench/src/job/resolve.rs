@@ -258,7 +258,9 @@ impl<'a> Resolver<'a> {
 /// What a job is, as one would write it: every key that its operation looks at.
 pub fn summary(spec: &JobSpec) -> String {
     let fields = serde_json::to_value(spec).expect("a spec is plain data");
-    let shown = KEYS.iter().filter(|key| key.ops.contains(&spec.op) && !key.field.is_empty());
+    let shown = KEYS
+        .iter()
+        .filter(|key| key.ops.contains(&spec.op) && !key.field.is_empty());
     let parts = shown.filter_map(|key| {
         let value = key.field.iter().fold(&fields, |value, name| &value[*name]);
         Some(format!("{}={}", key.name, key.kind.show(value)?))

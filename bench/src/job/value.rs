@@ -78,13 +78,19 @@ impl Kind {
     /// A value of a spec's JSON as it would be written; None if there is none.
     pub fn show(self, value: &Value) -> Option<String> {
         let shown = match self {
-            Self::Count { .. } | Self::CountList { .. } => join(value, |part| Some(short(part.as_u64()?))),
+            Self::Count { .. } | Self::CountList { .. } => {
+                join(value, |part| Some(short(part.as_u64()?)))
+            }
             Self::Bytes { .. } | Self::BytesList { .. } => {
                 join(value, |part| Some(short_binary(part.as_u64()?)))
             }
             Self::Time { .. } => {
                 let duration = Duration::from_millis(value.as_u64()?);
-                Some(humantime::format_duration(duration).to_string().replace(' ', ""))
+                Some(
+                    humantime::format_duration(duration)
+                        .to_string()
+                        .replace(' ', ""),
+                )
             }
             Self::Flag => value.as_bool().map(|flag| u8::from(flag).to_string()),
             Self::Direct => match value.as_str()? {
@@ -293,7 +299,10 @@ mod tests {
         for (kind, text, value) in good {
             assert_eq!(kind.parse(text), Some(value.clone()), "{text}");
             let again = kind.show(&value).and_then(|shown| kind.parse(&shown));
-            assert!(again == Some(value) || text.is_empty(), "{text} is shown as {again:?}");
+            assert!(
+                again == Some(value) || text.is_empty(),
+                "{text} is shown as {again:?}"
+            );
         }
         assert_eq!(count.show(&json!(100_000)).as_deref(), Some("100k"));
         assert_eq!(count.show(&Value::Null), None);

@@ -149,7 +149,9 @@ fn server(round: &Round, of: impl Fn(&ServerUse) -> f64) -> Option<f64> {
 /// The median of each figure over the rounds.
 pub fn figures(rounds: &[Round]) -> BTreeMap<String, Spread> {
     let has_whole = rounds.iter().any(|round| !round.cut_short);
-    let counted = rounds.iter().filter(|round| !(has_whole && round.cut_short));
+    let counted = rounds
+        .iter()
+        .filter(|round| !(has_whole && round.cut_short));
     let counted: Vec<&Round> = counted.collect();
     let of = |figure: &Figure| {
         let values = counted.iter().filter_map(|round| (figure.of)(round));

@@ -68,7 +68,9 @@ fn result(name: &str, document: &Document) -> Result<Markup> {
 /// What it ran on.
 fn facts(document: &Document) -> Markup {
     let machine = document.machine.to_string();
-    let facts = machine.lines().map(|line| line.split_once(' ').unwrap_or((line, "")));
+    let facts = machine
+        .lines()
+        .map(|line| line.split_once(' ').unwrap_or((line, "")));
     html! {
         dl.facts {
             @for (term, fact) in facts {
@@ -154,7 +156,11 @@ fn job_section(job: &JobResult, document: &Document) -> Result<Markup> {
 }
 
 fn figure_table(job: &JobResult) -> Markup {
-    let is_known = |figure: &&Figure| job.servers.iter().any(|server| server.figures.contains_key(figure.name));
+    let is_known = |figure: &&Figure| {
+        job.servers
+            .iter()
+            .any(|server| server.figures.contains_key(figure.name))
+    };
     let compares = job.servers.len() > 1;
     html! {
         table {
@@ -190,7 +196,9 @@ fn ratio_cell(job: &JobResult, name: &str) -> Markup {
     let Some(ratio) = job.ratio_spread.get(name) else {
         return html! { td { "-" } };
     };
-    let is_more_better = FIGURES.iter().any(|figure| figure.ratio == name && figure.is_more_better);
+    let is_more_better = FIGURES
+        .iter()
+        .any(|figure| figure.ratio == name && figure.is_more_better);
     let (is_all_above, is_all_below) = (ratio.min > 1.0, ratio.max < 1.0);
     let class = match (is_all_above, is_all_below) {
         (true, _) if is_more_better => "good",

@@ -15,7 +15,9 @@ mod html;
 mod terminal;
 mod text;
 
-pub use document::{CloneRound, Contender, DiskProbe, Document, JobResult, Round, ServerUse, StepRound};
+pub use document::{
+    CloneRound, Contender, DiskProbe, Document, JobResult, Round, ServerUse, StepRound,
+};
 pub use html::page;
 pub use terminal::{
     PROGRESS_INTERVAL, Table, fail_on_errors, number, print_json, progress, spread,

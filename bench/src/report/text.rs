@@ -50,13 +50,23 @@ pub fn text(document: &Document) -> String {
         summary(&mut out, document);
     }
     if document.interrupted {
-        line(&mut out, "\ninterrupted: what was measured until then is above");
+        line(
+            &mut out,
+            "\ninterrupted: what was measured until then is above",
+        );
     }
     out
 }
 
 fn job_text(out: &mut String, job: &JobResult, document: &Document) {
-    line(out, &format!("{}: {}", job.name, wrapped(&spec_summary(&job.spec), LINE_CHARS_MAX, 2)));
+    line(
+        out,
+        &format!(
+            "{}: {}",
+            job.name,
+            wrapped(&spec_summary(&job.spec), LINE_CHARS_MAX, 2)
+        ),
+    );
     for server in &job.servers {
         if let Some(note) = &server.note {
             line(out, &format!("  {}: {note}", server.name));
@@ -77,7 +87,10 @@ fn job_text(out: &mut String, job: &JobResult, document: &Document) {
             *errors.entry(code.clone()).or_default() += count;
         }
         if document.command == "compare" || !errors.is_empty() {
-            line(out, &format!("  {} errors: {}", server.name, error_text(&errors)));
+            line(
+                out,
+                &format!("  {} errors: {}", server.name, error_text(&errors)),
+            );
         }
     }
 }
@@ -88,7 +101,11 @@ fn comparison(out: &mut String, job: &JobResult, document: &Document) {
         1 => String::new(),
         count => format!("{count} members each; "),
     };
-    let rounds: Vec<String> = job.servers.iter().map(|server| server.rounds.len().to_string()).collect();
+    let rounds: Vec<String> = job
+        .servers
+        .iter()
+        .map(|server| server.rounds.len().to_string())
+        .collect();
     line(
         out,
         &format!(
@@ -98,17 +115,31 @@ fn comparison(out: &mut String, job: &JobResult, document: &Document) {
         ),
     );
     let mut table = Table::default();
-    let names = job.servers.iter().map(|server| format!("{} {}", server.name, server.version));
+    let names = job
+        .servers
+        .iter()
+        .map(|server| format!("{} {}", server.name, server.version));
     let head = (job.servers.len() > 1).then(|| "ratio".to_owned());
     table.row(std::iter::once(String::new()).chain(names).chain(head));
     for figure in FIGURES {
-        let values: Vec<Option<&Spread>> = job.servers.iter().map(|server| server.figures.get(figure.name)).collect();
+        let values: Vec<Option<&Spread>> = job
+            .servers
+            .iter()
+            .map(|server| server.figures.get(figure.name))
+            .collect();
         if values.iter().all(Option::is_none) {
             continue;
         }
-        let cells = values.into_iter().map(|value| value.map_or("-".to_owned(), |value| figure.shown(value.median)));
-        let ratio = (job.servers.len() > 1).then(|| spread(job.ratio_spread.get(figure.ratio).copied()));
-        table.row(std::iter::once(format!("  {}", figure.label)).chain(cells).chain(ratio));
+        let cells = values
+            .into_iter()
+            .map(|value| value.map_or("-".to_owned(), |value| figure.shown(value.median)));
+        let ratio =
+            (job.servers.len() > 1).then(|| spread(job.ratio_spread.get(figure.ratio).copied()));
+        table.row(
+            std::iter::once(format!("  {}", figure.label))
+                .chain(cells)
+                .chain(ratio),
+        );
     }
     out.push_str(&table.render());
 }
@@ -118,7 +149,12 @@ fn round_text(out: &mut String, server: &Contender, round: &Round, document: &Do
     let cut = if round.cut_short { ", cut short" } else { "" };
     line(
         out,
-        &format!("  {} {}: {} s measured{cut}", server.name, server.version, number(round.seconds)),
+        &format!(
+            "  {} {}: {} s measured{cut}",
+            server.name,
+            server.version,
+            number(round.seconds)
+        ),
     );
     let per_second = Spread::over(round.per_second.iter().map(|&count| count as f64));
     let range = per_second.map_or(String::new(), |spread| {
@@ -141,7 +177,12 @@ fn round_text(out: &mut String, server: &Contender, round: &Round, document: &Do
     for step in &round.steps {
         line(
             out,
-            &format!("    {:<11}: {} ops; {}", step.name, number(step.operations as f64), latency_line(&step.latency_us)),
+            &format!(
+                "    {:<11}: {} ops; {}",
+                step.name,
+                number(step.operations as f64),
+                latency_line(&step.latency_us)
+            ),
         );
     }
     for (index, clone) in round.clones.iter().enumerate() {
@@ -155,7 +196,10 @@ fn round_text(out: &mut String, server: &Contender, round: &Round, document: &Do
             ),
         );
     }
-    line(out, &format!("  errors     : {}", error_text(&round.errors)));
+    line(
+        out,
+        &format!("  errors     : {}", error_text(&round.errors)),
+    );
     if let Some(first) = &round.first_error {
         line(out, &format!("    first    : {first}"));
     }
@@ -170,8 +214,14 @@ fn round_text(out: &mut String, server: &Contender, round: &Round, document: &Do
         );
     }
     if let Some(used) = &round.server {
-        let flushes = used.flushes_per_operation.map_or("unknown".to_owned(), number);
-        let of_members = if document.members > 1 { ", all members" } else { "" };
+        let flushes = used
+            .flushes_per_operation
+            .map_or("unknown".to_owned(), number);
+        let of_members = if document.members > 1 {
+            ", all members"
+        } else {
+            ""
+        };
         line(
             out,
             &format!(
@@ -198,7 +248,10 @@ fn round_text(out: &mut String, server: &Contender, round: &Round, document: &Do
 }
 
 fn latency_text(out: &mut String, latency: &Latency, indent: &str) {
-    line(out, &format!("{indent}  latency us : {}", latency_line(latency)));
+    line(
+        out,
+        &format!("{indent}  latency us : {}", latency_line(latency)),
+    );
     if latency.count == 0 {
         return;
     }
@@ -206,7 +259,10 @@ fn latency_text(out: &mut String, latency: &Latency, indent: &str) {
     let told: Vec<String> = PERCENTS
         .iter()
         .filter_map(|wanted| {
-            let (_, us) = latency.percentiles.iter().find(|(percent, _)| percent == wanted)?;
+            let (_, us) = latency
+                .percentiles
+                .iter()
+                .find(|(percent, _)| percent == wanted)?;
             Some(format!("{wanted:5.2}th=[{:>9}]", number(*us)))
         })
         .collect();
@@ -219,8 +275,14 @@ fn latency_line(latency: &Latency) -> String {
     if latency.count == 0 {
         return "nothing was timed".to_owned();
     }
-    let [min, mean, stddev, p99, max] =
-        [latency.min, latency.mean, latency.stddev, latency.p99, latency.max].map(number);
+    let [min, mean, stddev, p99, max] = [
+        latency.min,
+        latency.mean,
+        latency.stddev,
+        latency.p99,
+        latency.max,
+    ]
+    .map(number);
     format!("min {min}, avg {mean}, stdev {stddev}, p99 {p99}, max {max}")
 }
 
@@ -228,18 +290,26 @@ fn error_text(errors: &Errors) -> String {
     if errors.is_empty() {
         return "none".to_owned();
     }
-    let counts: Vec<String> = errors.iter().map(|(code, count)| format!("{count} {code}")).collect();
+    let counts: Vec<String> = errors
+        .iter()
+        .map(|(code, count)| format!("{count} {code}"))
+        .collect();
     counts.join(", ")
 }
 
 /// The ratios of all jobs, one row each.
 fn summary(out: &mut String, document: &Document) {
-    line(out, "summary: ratios of the first server over the second, median (min .. max)\n");
+    line(
+        out,
+        "summary: ratios of the first server over the second, median (min .. max)\n",
+    );
     let mut table = Table::default();
     let heads = SUMMARY.iter().map(|(_, head)| (*head).to_owned());
     table.row(std::iter::once(String::new()).chain(heads));
     for job in &document.jobs {
-        let cells = SUMMARY.iter().map(|(name, _)| spread(job.ratio_spread.get(*name).copied()));
+        let cells = SUMMARY
+            .iter()
+            .map(|(name, _)| spread(job.ratio_spread.get(*name).copied()));
         table.row(std::iter::once(format!("  {}", job.name)).chain(cells));
     }
     out.push_str(&table.render());
