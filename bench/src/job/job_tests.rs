@@ -233,11 +233,11 @@ fn what_is_wrong_is_told_with_its_line_and_what_is_allowed() {
         ),
         (
             "[a]\niodepth=1",
-            "my.fio:1: [a] has no op: put, txn-update, range, list, watch, watch-latency, lease-keepalive, mixed, kube-node-leases, kube-pod-churn, kube-1k-nodes, disk",
+            "my.fio:1: [a] has no op: put, txn-update, range, list, delete, watch, watch-latency, lease-keepalive, mixed, kube-node-leases, kube-pod-churn, kube-1k-nodes, disk",
         ),
         (
             "[a]\nop=puts",
-            "my.fio:2: op=puts: allowed is put, txn-update, range, list, watch, watch-latency, lease-keepalive, mixed, kube-node-leases, kube-pod-churn, kube-1k-nodes, disk",
+            "my.fio:2: op=puts: allowed is put, txn-update, range, list, delete, watch, watch-latency, lease-keepalive, mixed, kube-node-leases, kube-pod-churn, kube-1k-nodes, disk",
         ),
         (
             "[a]\nop=put\nruntime=0",

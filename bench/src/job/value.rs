@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::spec::{MixPart, Op};
 
 /// Operations that a mixed job may hold.
-const MIX_OPS: [Op; 4] = [Op::Put, Op::TxnUpdate, Op::Range, Op::List];
+const MIX_OPS: [Op; 5] = [Op::Put, Op::TxnUpdate, Op::Range, Op::List, Op::Delete];
 const CPU_MAX: u32 = 1_023;
 
 /// How the value of a key is written.

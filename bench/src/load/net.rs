@@ -123,7 +123,8 @@ impl Net {
         for event in &self.events {
             let at = event.data.u64() as usize;
             let connection = &mut self.connections[at];
-            if event.flags.contains(EventFlags::OUT) {
+            let flags = event.flags;
+            if flags.contains(EventFlags::OUT) {
                 connection.is_blocked = false;
             }
             let read = connection.read(&mut self.buffer, &mut now, &mut on_event);

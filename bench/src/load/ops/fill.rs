@@ -80,7 +80,7 @@ impl Workload for Fill {
             Event::End(Err(failure)) => shift.fail(at, &failure),
             Event::End(Ok(())) => match *revision {
                 Some(revision) => {
-                    let keys = self.keys_of(*batch);
+                    let keys = share(self.key_count, *batch as usize, self.batches as usize);
                     self.revisions[keys.start as usize..keys.end as usize].fill(revision);
                     shift.complete(at, 0);
                 }

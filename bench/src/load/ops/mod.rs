@@ -14,7 +14,7 @@ mod kv;
 mod listing;
 mod requests;
 
-pub use fill::Fill;
+pub use fill::{FILL_PLACES, Fill};
 pub use keepalive::Keepalive;
 pub use kv::Kv;
 
