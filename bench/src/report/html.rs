@@ -123,7 +123,7 @@ fn job_section(job: &JobResult, document: &Document) -> Result<Markup> {
         pictures.push(("Latency by percentile", svg));
     }
     if let Some(svg) = charts::course(job)? {
-        pictures.push(("Answers per second", svg));
+        pictures.push(("Operations per second", svg));
     }
     let has_rounds = job.servers.iter().any(|server| server.rounds.len() > 1);
     Ok(html! {
