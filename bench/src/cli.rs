@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::disk::Way;
 use crate::fetch;
 use crate::load::Op;
 use crate::machine::Filesystem;
 use crate::server::Launch;
+
+/// Largest file that is written to measure a disk.
+const BYTES_MAX: u64 = 16 << 30;
 
 /// Measure a Keelson member, and etcd beside it, under the same load.
 #[derive(Debug, Parser)]
@@ -27,6 +31,8 @@ pub enum Command {
     Idle(IdleOptions),
     /// Fill a member, stop it, and measure how long it takes to serve again.
     Replay(ReplayOptions),
+    /// Measure how fast a directory's disk makes writes durable, the way the log writes.
+    Disk(DiskOptions),
 }
 
 #[derive(Debug, Args)]
@@ -79,6 +85,37 @@ pub struct ReplayOptions {
     /// Writes in flight while filling.
     #[arg(long, default_value_t = 512, value_parser = positive())]
     pub clients: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct DiskOptions {
+    /// A folder on the disk to measure; what is written there is removed. The system's temporary
+    /// folder, or the current one if that is in memory.
+    #[arg(long, value_name = "FOLDER", visible_alias = "directory")]
+    pub dir: Option<PathBuf>,
+    /// Ways of moving bytes.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "direct,grouped,read,buffered"
+    )]
+    pub way: Vec<Way>,
+    /// Bytes of one write, a multiple of 4k.
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "4k,16k,64k,256k", value_parser = bytes)]
+    pub bs: Vec<u64>,
+    /// Writes in flight.
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1,2,4,8", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub iodepth: Vec<u32>,
+    /// Measured seconds of each run.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub runtime: f64,
+    /// Bytes of the file that is written over; the default is that of a segment of the log.
+    #[arg(long, value_name = "BYTES", default_value = "64m", value_parser = bytes)]
+    pub size: u64,
+    /// How results are printed.
+    #[arg(long, value_enum, default_value = "text")]
+    pub output_format: OutputFormat,
 }
 
 /// The load generator's own settings.
@@ -172,15 +209,55 @@ impl ServerOptions {
 
     /// The folder for the data directories. One in memory is used only if it was asked for.
     pub fn data_parent(&self) -> Result<PathBuf> {
-        if let Some(dir) = &self.dir {
-            std::fs::create_dir_all(dir)
-                .with_context(|| format!("cannot create {}", dir.display()))?;
-            return Ok(dir.clone());
-        }
-        let on_disk = |dir: &Path| !Filesystem::of(dir).is_memory();
-        let candidates = [env::temp_dir(), env::current_dir()?];
-        let found = candidates.into_iter().find(|dir| on_disk(dir));
-        found.context("no folder on a disk found: name one with --dir")
+        folder_on_disk(self.dir.as_deref())
+    }
+}
+
+impl DiskOptions {
+    /// The folder to measure in.
+    pub fn directory(&self) -> Result<PathBuf> {
+        folder_on_disk(self.dir.as_deref())
+    }
+}
+
+/// The folder that was asked for, made if it is missing; else one that is on a disk.
+fn folder_on_disk(asked: Option<&Path>) -> Result<PathBuf> {
+    if let Some(dir) = asked {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        return Ok(dir.to_path_buf());
+    }
+    let on_disk = |dir: &Path| !Filesystem::of(dir).is_memory();
+    let candidates = [env::temp_dir(), env::current_dir()?];
+    let found = candidates.into_iter().find(|dir| on_disk(dir));
+    found.context("no folder on a disk found: name one with --dir")
+}
+
+/// A number of bytes in fio's spelling: `4k` is 4096.
+fn bytes(text: &str) -> Result<u64, String> {
+    let shape = || "expected a number of bytes such as 4096, 4k or 64m".to_owned();
+    let text = text.to_ascii_lowercase();
+    let digits = text.trim_end_matches(['k', 'm', 'g']);
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => return Err(shape()),
+    };
+    let count: u64 = digits.parse().map_err(|_| shape())?;
+    count
+        .checked_mul(1 << shift)
+        .filter(|&bytes| bytes > 0 && bytes <= BYTES_MAX)
+        .ok_or_else(|| format!("must be between 1 and {BYTES_MAX} bytes"))
+}
+
+/// Seconds, with a fraction if need be.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected seconds".to_owned())?;
+    if (0.01..=3_600.0).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("must be between 0.01 and 3600 seconds".to_owned())
     }
 }
 
@@ -200,5 +277,20 @@ mod tests {
         Cli::command().debug_assert();
         assert!(Cli::try_parse_from(["keelson-bench", "compare", "--clients", "0"]).is_err());
         assert!(Cli::try_parse_from(["keelson-bench", "idle", "--against", "etcd"]).is_ok());
+    }
+
+    #[test]
+    fn byte_counts_have_fios_spelling() {
+        for (text, count) in [
+            ("512", 512),
+            ("4k", 4096),
+            ("64M", 64 << 20),
+            ("1g", 1 << 30),
+        ] {
+            assert_eq!(bytes(text), Ok(count), "{text}");
+        }
+        for text in ["", "k", "4kb", "4kk", "-1", "0", "17g", "1.5m"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
     }
 }

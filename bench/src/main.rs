@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   compare, idle, replay            one file each: what is measured, and how it is shown
+//!   disk                             the log's own write path, without a server
 //!        |         |
 //!      load      server  fetch       the closed-loop generator; child processes; etcd by pip
 //!        |         |
@@ -19,6 +20,7 @@
 mod cli;
 mod coalesce;
 mod compare;
+mod disk;
 mod fetch;
 mod grpc;
 mod idle;
@@ -62,12 +64,13 @@ fn main() -> ExitCode {
             Command::Compare(options) => until_interrupted(compare::run(&options)).await,
             Command::Idle(options) => until_interrupted(idle::run(&options)).await,
             Command::Replay(options) => until_interrupted(replay::run(&options)).await,
+            Command::Disk(options) => disk::run(&options).await,
         }
     });
     match outcome {
         Ok(Some(())) => ExitCode::SUCCESS,
         Ok(None) => {
-            eprintln!("keelson-bench: interrupted, the servers are stopped");
+            eprintln!("keelson-bench: interrupted");
             ExitCode::from(EXIT_INTERRUPTED)
         }
         Err(error) => {
