@@ -24,6 +24,7 @@ mod disk;
 mod fetch;
 mod grpc;
 mod idle;
+mod job;
 mod load;
 mod machine;
 mod procfs;
