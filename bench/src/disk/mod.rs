@@ -1,14 +1,14 @@
 //! The disk probe: how fast a directory's disk makes writes durable, the way the log writes.
 //!
 //! ```text
-//!   command    the options, the table, the JSON         (on the tool's own thread)
+//!   command    plan in, report out, progress line       (on the tool's own thread)
 //!      |
 //!   session    a thread that probes, and how it is told to stop
 //!      |
 //!   probe      one file, written in turn                (blocking; the log's own Disk body)
 //!      |
-//!   cell       what is run: way, block size, depth
-//!   figures    what it brought
+//!   plan, cell         what is run: where, how long; way, block size, depth
+//!   figures, report    what it brought, and how that is shown
 //! ```
 //!
 //! These figures are the ceiling that every result of a server on the same disk is judged by. The
@@ -19,10 +19,14 @@
 mod cell;
 mod command;
 mod figures;
+mod plan;
 mod probe;
+mod report;
 mod session;
 
 pub use cell::{Cell, Way};
-pub use command::run;
+pub use command::{measure, run};
 pub use figures::LatencySummary;
+pub use plan::{FILE_BYTES_DEFAULT, Plan};
+pub use report::Report;
 pub use session::probe_4k_depth1;

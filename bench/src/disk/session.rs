@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::cell::Cell;
 use super::figures::{Figures, LatencySummary};
+use super::plan::Plan;
 use super::probe::{Pace, Probe};
 
 /// Size of the file for a single quick run.
@@ -38,26 +39,21 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts the runs, `measured` long each, over a file of `file_bytes` inside `directory`.
-    pub fn start(
-        directory: &Path,
-        file_bytes: u64,
-        cells: Vec<Cell>,
-        measured: Duration,
-    ) -> Result<Self> {
+    /// Starts the runs of a plan.
+    pub fn start(plan: &Plan) -> Result<Self> {
         let (tell, news) = mpsc::unbounded_channel();
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, directory) = (stop.clone(), directory.to_path_buf());
+        let (stopped, plan) = (stop.clone(), plan.clone());
         let work = move || {
             let runs = || -> Result<()> {
-                let mut probe = Probe::create(&directory, file_bytes, stopped.clone())?;
-                for cell in cells {
+                let mut probe = Probe::create(&plan.directory, plan.file_bytes, stopped.clone())?;
+                for cell in plan.cells {
                     if stopped.load(Ordering::Relaxed) {
                         break;
                     }
                     // Nobody listens once the session is being dropped.
                     let _ = tell.send(Ok(News::Begins(cell)));
-                    if let Some(figures) = probe.run(cell, pace(measured))? {
+                    if let Some(figures) = probe.run(cell, pace(plan.measured))? {
                         let _ = tell.send(Ok(News::Ended(figures)));
                     }
                 }
@@ -104,8 +100,12 @@ impl Drop for Session {
 /// # Errors
 /// The directory cannot be used, or the disk failed.
 pub async fn probe_4k_depth1(directory: &Path, measured: Duration) -> Result<LatencySummary> {
-    let cells = vec![Cell::SMALLEST];
-    let mut session = Session::start(directory, QUICK_FILE_BYTES, cells, measured)?;
+    let mut session = Session::start(&Plan {
+        directory: directory.to_path_buf(),
+        file_bytes: QUICK_FILE_BYTES,
+        cells: vec![Cell::SMALLEST],
+        measured,
+    })?;
     while let Some(news) = session.next().await? {
         if let News::Ended(figures) = news {
             return Ok(figures.latency_us);
