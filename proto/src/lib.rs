@@ -14,6 +14,7 @@
 //! message.
 
 mod error;
+pub mod http2;
 pub mod limits;
 
 pub use error::ApiError;

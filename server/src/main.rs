@@ -9,10 +9,7 @@ use keelson_server::{boot, observe::log};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let environment: Vec<(String, String)> = std::env::vars().collect();
-    let read_file = |path: &str| std::fs::read_to_string(path).map_err(|error| error.to_string());
-    let serve = match cli::parse(&arguments, &environment, read_file) {
+    let serve = match cli::from_process() {
         Ok(Invocation::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;

@@ -5,16 +5,21 @@
 //! outcome: it prints a text and exits, or serves.
 //!
 //! ```text
-//! keelson [flags]            serve
-//! keelson serve [flags]      serve
-//! keelson version            print versions, as does --version
-//! keelson help               print the flags, as does --help
+//! keelson [flags]                    serve
+//! keelson serve [flags]              serve
+//! keelson config show [flags]        print every setting with its value and where that comes from
+//! keelson config profiles            print the list of profiles
+//! keelson config profile NAME        print one
+//! keelson config defaults            print what a profile may hold
+//! keelson version                    print versions, as does --version
+//! keelson help                       print the flags, as does --help
 //! ```
 
 mod arguments;
 mod help;
 mod parse;
 mod process;
+mod tools;
 
 pub use parse::{CliError, Invocation, Serve, parse};
 pub use process::from_process;
