@@ -8,7 +8,6 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::disk::Way;
 use crate::fetch;
-use crate::load::Op;
 use crate::machine::Filesystem;
 use crate::server::Launch;
 
@@ -42,8 +41,8 @@ pub struct CompareOptions {
     #[command(flatten)]
     pub load: LoadOptions,
     /// What each client does.
-    #[arg(long, value_enum, default_value = "put")]
-    pub op: Op,
+    #[arg(long, default_value = "put-rand")]
+    pub op: String,
     /// Clients, each with one request in flight.
     #[arg(long, default_value_t = 64, value_parser = positive())]
     pub clients: u64,

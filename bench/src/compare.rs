@@ -11,24 +11,19 @@ use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use keelson_proto::etcdserverpb::{RequestOp, TxnRequest, TxnResponse, request_op};
-
 use crate::cli::{Against, CompareOptions, OutputFormat};
-use crate::grpc::Channel;
-use crate::load::{Extent, Job, Load, Op};
+use crate::job::{JobSpec, Setting, jobs};
+use crate::load::Load;
 use crate::machine::Machine;
 use crate::procfs::{Usage, own_cpu_seconds};
 use crate::report::{
     PROGRESS_INTERVAL, Table, fail_on_errors, number, print_json, progress, spread,
 };
-use crate::request;
 use crate::scrape;
 use crate::server::{Home, Launch, Server};
 use crate::stats::{Errors, Latency, Spread};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Keys written by one request when a server is filled before a read load.
-const FILL_BATCH: u64 = 100;
 /// CPU time is told for this many operations.
 const OPERATIONS_UNIT: f64 = 100_000.0;
 
@@ -36,7 +31,7 @@ const OPERATIONS_UNIT: f64 = 100_000.0;
 struct Report {
     command: &'static str,
     machine: Machine,
-    job: Job,
+    job: JobSpec,
     servers: Vec<Contender>,
     /// Keelson over the other; absent if there is no other.
     ratios: Option<Ratios>,
@@ -130,7 +125,7 @@ pub async fn run(options: &CompareOptions) -> Result<()> {
     let parent = options.servers.data_parent()?;
     let machine = Machine::facts(&parent);
     let launches = options.servers.launches(Against::Etcd)?;
-    let job = job(options);
+    let job = job(options)?;
     let round_millis = (options.ramp_seconds + options.seconds) * 1_000;
     let total_millis = round_millis * options.rounds * launches.len() as u64;
     let bar = progress(total_millis, "{msg:24} {bar:40} {percent}%, {eta} left");
@@ -188,29 +183,33 @@ pub async fn run(options: &CompareOptions) -> Result<()> {
     Ok(())
 }
 
-fn job(options: &CompareOptions) -> Job {
-    Job {
-        op: options.op,
-        clients: options.clients as usize,
-        connections: options.load.connections.min(options.clients) as usize,
-        threads: options.load.threads.min(options.clients) as usize,
-        key_count: options.key_count,
-        value_bytes: options.load.value_bytes,
-        extent: Extent::Timed {
-            ramp_seconds: options.ramp_seconds,
-            seconds: options.seconds,
-        },
-        seed: options.load.seed,
+fn job(options: &CompareOptions) -> Result<JobSpec> {
+    let setting = |word: &str, value: u64| Setting {
+        word: word.to_owned(),
+        value: value.to_string(),
+        line: None,
+    };
+    let millis = |word: &str, seconds: u64| setting(word, seconds);
+    let mut settings = vec![
+        millis("runtime", options.seconds),
+        millis("ramp_time", options.ramp_seconds),
+        setting("connections", options.load.connections),
+        setting("numjobs", options.load.threads),
+        setting("iodepth", options.clients.div_ceil(options.load.threads)),
+        setting("seed", options.load.seed),
+    ];
+    if options.op != "lease-keepalive" {
+        settings.push(setting("key_count", options.key_count));
+        settings.push(setting("value_bytes", options.load.value_bytes as u64));
     }
+    let mut jobs = jobs(&[options.op.clone()], &settings)?;
+    Ok(jobs.pop().expect("the file holds a job"))
 }
 
 /// Puts one server under the load. What /proc tells is taken at the borders of the window; the
 /// flush counter, whose page costs the server some CPU, outside the whole load.
-async fn measure(server: &mut Server, job: &Job, bar: &ProgressBar) -> Result<Round> {
-    if job.op == Op::Range {
-        fill(server, job).await?;
-    }
-    let mut load = Load::connect(job, server.address()).await?;
+async fn measure(server: &mut Server, job: &JobSpec, bar: &ProgressBar) -> Result<Round> {
+    let mut load = Load::connect(job, &[server.address()]).await?;
     let flushes_before = scrape::flush_count(server.address()).await;
     let window = load.begin();
     let seconds = (window.end - window.start).as_secs_f64();
@@ -260,30 +259,17 @@ async fn snapshot(server: &mut Server, at: Instant, bar: &ProgressBar) -> Result
     }
 }
 
-/// Writes every key once, many to a transaction.
-async fn fill(server: &Server, job: &Job) -> Result<()> {
-    let mut channel = Channel::connect(server.address()).await?;
-    let value = request::value(job);
-    for first in (0..job.key_count).step_by(FILL_BATCH as usize) {
-        let keys = first..(first + FILL_BATCH).min(job.key_count);
-        let success = keys.map(|key| RequestOp {
-            request: Some(request_op::Request::RequestPut(request::put(key, &value))),
-        });
-        let request = TxnRequest {
-            success: success.collect(),
-            ..Default::default()
-        };
-        let _: TxnResponse = channel.call("/etcdserverpb.KV/Txn", &request).await?;
-    }
-    Ok(())
-}
-
 fn print_text(report: &Report, options: &CompareOptions) {
     let job = &report.job;
     println!("{}", report.machine);
     println!(
         "load     {:?}, {} clients on {} connections, {} thread(s), {} keys, {} bytes a value",
-        job.op, job.clients, job.connections, job.threads, job.key_count, job.value_bytes
+        job.op,
+        job.in_flight(),
+        job.connections,
+        job.numjobs,
+        job.key_count,
+        job.value_bytes
     );
     println!(
         "rounds   {} of {} s after {} s of ramp; medians, ratios with (min .. max) over rounds\n",

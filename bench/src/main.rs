@@ -4,11 +4,9 @@
 //!   compare, idle, replay            one file each: what is measured, and how it is shown
 //!   disk                             the log's own write path, without a server
 //!        |         |
-//!      load      server  fetch       the closed-loop generator; child processes; etcd by pip
+//!      load      server  fetch       the load generator; child processes; etcd by pip
 //!        |         |
-//!   request    procfs  scrape        what is sent; /proc/PID; /metrics
-//!        |
-//!   grpc, coalesce                   one RPC on HTTP/2; one system call for many of them
+//!      grpc    procfs  scrape        one connection's HTTP/2; /proc/PID; /metrics
 //!
 //!   stats, report, machine           medians and ratios; tables and progress; what it ran on
 //! ```
@@ -18,7 +16,6 @@
 //! part of every result. Any error an answer brings is shown by its code and makes the run fail.
 
 mod cli;
-mod coalesce;
 mod compare;
 mod disk;
 mod fetch;
@@ -30,7 +27,6 @@ mod machine;
 mod procfs;
 mod replay;
 mod report;
-mod request;
 mod scrape;
 mod server;
 mod stats;

@@ -13,11 +13,11 @@ use serde::Serialize;
 use keelson_proto::etcdserverpb::{RangeRequest, RangeResponse};
 
 use crate::cli::{Against, OutputFormat, ReplayOptions};
-use crate::grpc::Channel;
-use crate::load::{Extent, Job, Load, Op};
+use crate::grpc::{Channel, Rpc};
+use crate::job::{JobSpec, Setting, jobs};
+use crate::load::{Load, key_range};
 use crate::machine::Machine;
 use crate::report::{PROGRESS_INTERVAL, Table, fail_on_errors, number, print_json, progress};
-use crate::request::key_range;
 use crate::scrape;
 use crate::server::{Home, Launch, Server};
 
@@ -27,7 +27,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(600);
 struct Report {
     command: &'static str,
     machine: Machine,
-    job: Job,
+    job: JobSpec,
     servers: Vec<Replay>,
 }
 
@@ -51,17 +51,7 @@ struct Replay {
 pub async fn run(options: &ReplayOptions) -> Result<()> {
     let parent = options.servers.data_parent()?;
     let machine = Machine::facts(&parent);
-    let load = &options.load;
-    let job = Job {
-        op: Op::Put,
-        clients: options.clients as usize,
-        connections: load.connections as usize,
-        threads: load.threads as usize,
-        key_count: options.key_count.unwrap_or(options.puts),
-        value_bytes: load.value_bytes,
-        extent: Extent::Counted(options.puts),
-        seed: load.seed,
-    };
+    let job = job(options)?;
     let mut servers = Vec::new();
     for launch in options.servers.launches(Against::None)? {
         servers.push(measure(&launch, &Home::create(&parent)?, &job, options.puts).await?);
@@ -79,7 +69,30 @@ pub async fn run(options: &ReplayOptions) -> Result<()> {
     Ok(())
 }
 
-async fn measure(launch: &Launch, home: &Home, job: &Job, puts: u64) -> Result<Replay> {
+/// The job that fills: puts with keys in turn, until all are done.
+fn job(options: &ReplayOptions) -> Result<JobSpec> {
+    let load = &options.load;
+    let setting = |word: &str, value: u64| Setting {
+        word: word.to_owned(),
+        value: value.to_string(),
+        line: None,
+    };
+    let settings = [
+        setting("runtime", 0),
+        setting("ramp_time", 0),
+        setting("size", options.puts),
+        setting("key_count", options.key_count.unwrap_or(options.puts)),
+        setting("value_bytes", load.value_bytes as u64),
+        setting("connections", load.connections),
+        setting("numjobs", load.threads),
+        setting("iodepth", options.clients.div_ceil(load.threads)),
+        setting("seed", load.seed),
+    ];
+    let mut jobs = jobs(&["put-seq".to_owned()], &settings)?;
+    Ok(jobs.pop().expect("the file holds one job"))
+}
+
+async fn measure(launch: &Launch, home: &Home, job: &JobSpec, puts: u64) -> Result<Replay> {
     let mut server = launch.start(home)?;
     server.ready(READY_TIMEOUT).await?;
     let version = scrape::version(server.address()).await?;
@@ -123,13 +136,13 @@ async fn measure(launch: &Launch, home: &Home, job: &Job, puts: u64) -> Result<R
 }
 
 /// Writes everything and tells how many seconds it took.
-async fn fill(name: &str, server: &Server, job: &Job, puts: u64) -> Result<f64> {
+async fn fill(name: &str, server: &Server, job: &JobSpec, puts: u64) -> Result<f64> {
     let bar = progress(
         puts,
         "{msg} fills {bar:40} {human_pos} of {human_len} puts, {per_sec}, {eta} left",
     );
     bar.set_message(name.to_owned());
-    let mut load = Load::connect(job, server.address()).await?;
+    let mut load = Load::connect(job, &[server.address()]).await?;
     let start = load.begin().start;
     let tally = loop {
         match tokio::time::timeout(PROGRESS_INTERVAL, load.finish()).await {
@@ -158,7 +171,7 @@ async fn contents(server: &Server) -> Result<(i64, i64)> {
         count_only: true,
         ..Default::default()
     };
-    let answer: RangeResponse = channel.call("/etcdserverpb.KV/Range", &request).await?;
+    let answer: RangeResponse = channel.call(Rpc::Range, &request).await?;
     Ok((
         answer.count,
         answer.header.map_or(0, |header| header.revision),
@@ -170,7 +183,10 @@ fn print_text(report: &Report, puts: u64) {
     println!("{}", report.machine);
     println!(
         "replay   {puts} puts of {} bytes on {} keys, {} in flight on {} connections\n",
-        job.value_bytes, job.key_count, job.clients, job.connections
+        job.value_bytes,
+        job.key_count,
+        job.in_flight(),
+        job.connections
     );
     let mut table = Table::default();
     let row = |name: &str, cell: &dyn Fn(&Replay) -> String| {

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use keelson_proto::etcdserverpb::{RangeRequest, RangeResponse};
 
-use crate::grpc::{Channel, Failure};
+use crate::grpc::{Channel, Failure, Rpc};
 use crate::procfs::Usage;
 
 /// How often a starting server is asked, and a stopping one looked at.
@@ -265,7 +265,7 @@ async fn ask(address: SocketAddr) -> Result<(), Failure> {
         key: "ready".into(),
         ..Default::default()
     };
-    let _: RangeResponse = channel.call("/etcdserverpb.KV/Range", &request).await?;
+    let _: RangeResponse = channel.call(Rpc::Range, &request).await?;
     Ok(())
 }
 

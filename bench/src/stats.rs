@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 /// Longest latency kept apart from longer ones.
-const LATENCY_NS_MAX: u64 = 600_000_000_000;
+pub const LATENCY_NS_MAX: u64 = 600_000_000_000;
 const LATENCY_DIGITS: u8 = 3;
 
 /// How often each error code came, by its gRPC name, or `Transport` for a broken connection.

@@ -60,7 +60,7 @@ fn a_second_of_load_brings_every_figure() {
         "--rounds",
         "1",
     ];
-    for op in ["put", "range", "keepalive"] {
+    for op in ["put-rand", "range-point", "txn-update", "lease-keepalive"] {
         let mut arguments = vec![
             "compare",
             "--keelson-path",

@@ -1,9 +1,30 @@
 //! Jobs: what a load is, in fio's words.
 //!
 //! ```text
-//!   spec     JobSpec: one job, every key resolved; all that a load works from
+//!   shipped    which jobs a call means: files, or those that the tool carries (bench/jobs)
+//!      |
+//!    file      INI into sections of settings that know their line
+//!      |
+//!   resolve    defaults, [global], section, command line -> JobSpec
+//!    |    |
+//!   keys  value   each key once; how each kind of value is written
+//!    |
+//!   spec       JobSpec: one job, every key resolved; all that a load works from
 //! ```
+//!
+//! Whatever is wrong is told with file, line, key and what is allowed, all of it at once.
 
+mod file;
+mod keys;
+mod resolve;
+mod shipped;
 mod spec;
+mod value;
 
+#[cfg(test)]
+mod job_tests;
+
+pub use file::{Problems, Setting};
+pub use keys::{KEYS, Key, listing, markdown};
+pub use shipped::{SHIPPED, jobs, shipped, summary};
 pub use spec::{DiskSpec, JobSpec, KeyOrder, KubeSpec, ListMode, MixPart, Op, WritePath};

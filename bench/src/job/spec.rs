@@ -95,6 +95,8 @@ pub enum Op {
     Range,
     /// Read all keys.
     List,
+    /// Delete one key.
+    Delete,
     /// Write keys that many watchers see; an operation is one event at one watcher.
     Watch,
     /// Write at a rate, and time each event from its write to its arrival.
@@ -174,11 +176,12 @@ impl JobSpec {
 
 impl Op {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Put,
         Self::TxnUpdate,
         Self::Range,
         Self::List,
+        Self::Delete,
         Self::Watch,
         Self::WatchLatency,
         Self::LeaseKeepalive,
@@ -196,6 +199,7 @@ impl Op {
             Self::TxnUpdate => "txn-update",
             Self::Range => "range",
             Self::List => "list",
+            Self::Delete => "delete",
             Self::Watch => "watch",
             Self::WatchLatency => "watch-latency",
             Self::LeaseKeepalive => "lease-keepalive",
