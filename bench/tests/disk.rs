@@ -38,7 +38,7 @@ fn every_run_has_its_figures_in_both_formats() {
     let home = tempfile::tempdir_in(DISK).unwrap();
     let short = [
         "--runtime",
-        "0.05",
+        "50ms",
         "--size",
         "4m",
         "--bs",
@@ -51,7 +51,8 @@ fn every_run_has_its_figures_in_both_formats() {
     let output = probe(home.path(), &with_json).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let report = json(&output);
-    let runs = report["runs"].as_array().unwrap();
+    let result = &report["disk"][0];
+    let runs = result["runs"].as_array().unwrap();
     // Two sizes at two depths in two ways, both sizes through the page cache, two sequential ones.
     assert_eq!(runs.len(), 2 * 2 * 2 + 2 + 2, "{report}");
     for run in runs {
@@ -69,7 +70,7 @@ fn every_run_has_its_figures_in_both_formats() {
             "{run}"
         );
     }
-    let headline = report["headline"].as_object().unwrap();
+    let headline = result["headline"].as_object().unwrap();
     assert!(
         headline
             .values()
@@ -99,7 +100,7 @@ fn an_interrupted_probe_shows_what_it_has_and_cleans_up() {
     let home = tempfile::tempdir_in(DISK).unwrap();
     let arguments = [
         "--runtime",
-        "1000",
+        "1000s",
         "--size",
         "4m",
         "--output-format",
@@ -123,15 +124,19 @@ fn an_interrupted_probe_shows_what_it_has_and_cleans_up() {
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
     let report = json(&output);
     assert_eq!(report["interrupted"], true);
-    assert_eq!(report["runs"].as_array().unwrap().len(), 1, "{report}");
-    assert!(report["runs"][0]["seconds"].as_f64().unwrap() < 100.0);
+    assert_eq!(
+        report["disk"][0]["runs"].as_array().unwrap().len(),
+        1,
+        "{report}"
+    );
+    assert!(report["disk"][0]["runs"][0]["seconds"].as_f64().unwrap() < 100.0);
     assert!(is_empty(home.path()), "nothing stays behind");
 }
 
 #[test]
 fn a_folder_in_memory_is_refused_in_words() {
     let home = tempfile::tempdir_in(MEMORY).unwrap();
-    let output = probe(home.path(), &["--runtime", "0.05"]).output().unwrap();
+    let output = probe(home.path(), &["--runtime", "50ms"]).output().unwrap();
     assert!(!output.status.success());
     let error = text(&output.stderr);
     assert!(

@@ -1,47 +1,12 @@
 //! What a run of the probe brought: rates, latencies, and the CPU they took.
 
-use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
-
-/// Percentiles of a latency, in microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct LatencySummary {
-    pub min: f64,
-    pub mean: f64,
-    pub stddev: f64,
-    pub p50: f64,
-    pub p90: f64,
-    pub p95: f64,
-    pub p99: f64,
-    pub p999: f64,
-    pub p9999: f64,
-    pub max: f64,
-}
-
-impl From<&Histogram<u64>> for LatencySummary {
-    /// Of a histogram in nanoseconds.
-    fn from(histogram: &Histogram<u64>) -> Self {
-        let us = |nanos: f64| nanos / 1_000.0;
-        let at = |quantile| us(histogram.value_at_quantile(quantile) as f64);
-        Self {
-            min: us(histogram.min() as f64),
-            mean: us(histogram.mean()),
-            stddev: us(histogram.stdev()),
-            p50: at(0.5),
-            p90: at(0.9),
-            p95: at(0.95),
-            p99: at(0.99),
-            p999: at(0.999),
-            p9999: at(0.9999),
-            max: us(histogram.max() as f64),
-        }
-    }
-}
+use crate::stats::Latency;
 
 /// The figures of one run.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Figures {
     /// What was run.
     #[serde(flatten)]
@@ -53,7 +18,7 @@ pub struct Figures {
     pub iops: f64,
     pub bytes_per_second: f64,
     /// From handing an operation to the kernel until it is known to be durable (of a read: done).
-    pub latency_us: LatencySummary,
+    pub latency_us: Latency,
     /// User and system time of this process. The kernel's own workers are not in it.
     pub cpu_us_per_operation: f64,
     /// Busy time of all CPUs, kernel workers included, and whatever else ran at the time.
@@ -61,7 +26,7 @@ pub struct Figures {
 }
 
 /// The figures that are quoted elsewhere, as far as they were measured.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Headline {
     /// Median latency of a durable 4 KiB write, one in flight.
     pub write_4k_depth1_p50_us: Option<f64>,

@@ -8,7 +8,7 @@
 //!   probe      one file, written in turn                (blocking; the log's own Disk body)
 //!      |
 //!   plan, cell         what is run: where, how long; way, block size, depth
-//!   figures, report    what it brought, and how that is shown
+//!   figures, report    what it brought, as JSON and for a terminal
 //! ```
 //!
 //! These figures are the ceiling that every result of a server on the same disk is judged by. The
@@ -25,8 +25,8 @@ mod report;
 mod session;
 
 pub use cell::{Cell, Way};
-pub use command::{measure, run};
-pub use figures::LatencySummary;
-pub use plan::{FILE_BYTES_DEFAULT, Plan};
-pub use report::Report;
+pub use command::{measure, quote, run};
+pub use figures::Figures;
+pub use plan::Plan;
+pub use report::DiskResult;
 pub use session::probe_4k_depth1;

@@ -12,6 +12,8 @@ pub const FILE_BYTES_DEFAULT: u64 = 64 << 20;
 /// What a probe does.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// What the result is called.
+    pub name: String,
     /// The folder to measure in.
     pub directory: PathBuf,
     /// Bytes of the file that is written over.
@@ -28,10 +30,11 @@ impl Plan {
         let ways: &[Way] = match job.disk.path {
             WritePath::Direct => &[Way::Direct],
             WritePath::Buffered => &[Way::Buffered],
-            WritePath::Both => &[Way::Direct, Way::Grouped, Way::Read, Way::Buffered],
+            WritePath::Both => &[Way::Direct, Way::Buffered],
         };
         let directory = job.disk.directory.as_deref().unwrap_or(data_parent);
         Self {
+            name: job.name.clone(),
             directory: directory.to_path_buf(),
             file_bytes: job.size.unwrap_or(FILE_BYTES_DEFAULT),
             cells: Cell::matrix(ways, &job.disk.block_sizes, &job.disk.depths),

@@ -20,9 +20,9 @@ use keelson_storage::io::{AlignedBuf, Completion, Disk, FileId, IoMode, UringDis
 use keelson_storage::limits::{WAL_BLOCK_BYTES, WAL_READ_BYTES};
 
 use super::cell::{Cell, Way};
-use super::figures::{Figures, LatencySummary};
+use super::figures::Figures;
 use crate::procfs::{machine_busy_seconds, own_cpu_time};
-use crate::stats::latency_histogram;
+use crate::stats::{Latency, latency_histogram};
 
 /// The file that is written over.
 const FILE_NAME: &str = "probe";
@@ -303,7 +303,7 @@ impl Run {
             operations: self.operations,
             iops: operations / seconds,
             bytes_per_second: operations * self.cell.bs_bytes as f64 / seconds,
-            latency_us: LatencySummary::from(&self.latency_ns),
+            latency_us: Latency::from(&self.latency_ns),
             cpu_us_per_operation: us_per_operation((after.own - before.own).as_secs_f64()),
             machine_cpu_us_per_operation: us_per_operation(
                 after.machine_seconds - before.machine_seconds,

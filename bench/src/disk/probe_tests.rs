@@ -34,7 +34,7 @@ fn every_way_brings_figures_in_order_and_leaves_nothing() {
         };
         let run = probe.run(cell, SHORT).unwrap().expect("a run has figures");
         assert_eq!(run.cell, cell);
-        let latency = run.latency_us;
+        let latency = &run.latency_us;
         let rising = [
             0.0,
             latency.min,

@@ -13,9 +13,10 @@ use anyhow::{Context, Result};
 use tokio::sync::mpsc;
 
 use super::cell::Cell;
-use super::figures::{Figures, LatencySummary};
+use super::figures::Figures;
 use super::plan::Plan;
 use super::probe::{Pace, Probe};
+use crate::stats::Latency;
 
 /// Size of the file for a single quick run.
 const QUICK_FILE_BYTES: u64 = 8 << 20;
@@ -99,8 +100,9 @@ impl Drop for Session {
 ///
 /// # Errors
 /// The directory cannot be used, or the disk failed.
-pub async fn probe_4k_depth1(directory: &Path, measured: Duration) -> Result<LatencySummary> {
+pub async fn probe_4k_depth1(directory: &Path, measured: Duration) -> Result<Latency> {
     let mut session = Session::start(&Plan {
+        name: "quick".to_owned(),
         directory: directory.to_path_buf(),
         file_bytes: QUICK_FILE_BYTES,
         cells: vec![Cell::SMALLEST],

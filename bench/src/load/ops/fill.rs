@@ -34,7 +34,8 @@ impl Fill {
         let keys = KeyText::of(job);
         let pair_bytes = keys.bytes() as u64 + job.value_bytes;
         let batch_keys = (BATCH_BYTES_MAX / pair_bytes.max(1)).clamp(1, BATCH_KEYS_MAX);
-        let key_count = usize::try_from(job.key_count).expect("the keys' revisions fit into memory");
+        let key_count =
+            usize::try_from(job.key_count).expect("the keys' revisions fit into memory");
         Self {
             requests: Requests::new(keys, &value(job.seed, job.value_bytes), false),
             key_count: job.key_count,

@@ -137,7 +137,9 @@ impl Kv {
         match self.parts[place.part].op {
             Op::Put => session.call(Rpc::Put, at, Delivery::Unary, |out| requests.put(key, out)),
             Op::Range => {
-                session.call(Rpc::Range, at, Delivery::Unary, |out| requests.range(key, out));
+                session.call(Rpc::Range, at, Delivery::Unary, |out| {
+                    requests.range(key, out)
+                });
             }
             Op::Delete => session.call(Rpc::DeleteRange, at, Delivery::Unary, |out| {
                 requests.delete(key, out);

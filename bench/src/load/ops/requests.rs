@@ -82,7 +82,11 @@ impl Requests {
         put_operation(&mut branches, txn::FAILURE, txn::OP_RANGE, &reread);
         let template = |bytes: Vec<u8>, count: usize| {
             let template = Template::new(bytes, &key);
-            assert_eq!(template.keys.len(), count, "each key is found, and nothing else");
+            assert_eq!(
+                template.keys.len(),
+                count,
+                "each key is found, and nothing else"
+            );
             template
         };
         Self {
@@ -168,9 +172,7 @@ fn put_operation(out: &mut Vec<u8>, branch: u32, operation: u32, request: &impl 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use keelson_proto::etcdserverpb::{
-        Compare, RequestOp, TxnRequest, compare, request_op,
-    };
+    use keelson_proto::etcdserverpb::{Compare, RequestOp, TxnRequest, compare, request_op};
 
     use super::*;
 
@@ -199,7 +201,10 @@ mod tests {
         let requests = requests();
         let mut out = Vec::new();
         requests.put(1_234_567_890, &mut out);
-        assert_eq!(PutRequest::decode(&out[..]).unwrap(), put(b"bench/1234567890"));
+        assert_eq!(
+            PutRequest::decode(&out[..]).unwrap(),
+            put(b"bench/1234567890")
+        );
         out.clear();
         requests.range(42, &mut out);
         let range = RangeRequest::decode(&out[..]).unwrap();

@@ -80,6 +80,25 @@ pub fn number(value: f64) -> String {
     out + rest
 }
 
+/// Words in lines of a length, those after the first indented.
+pub fn wrapped(text: &str, chars_max: usize, indent: usize) -> String {
+    let mut out = String::new();
+    let mut used = 0;
+    for word in text.split(' ') {
+        if used > 0 && used + 1 + word.len() > chars_max {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            used = indent;
+        } else if used > 0 {
+            out.push(' ');
+            used += 1;
+        }
+        out.push_str(word);
+        used += word.len();
+    }
+    out
+}
+
 /// `median (min .. max)`, a dash if there is none.
 pub fn spread(spread: Option<Spread>) -> String {
     match spread {
@@ -131,6 +150,12 @@ mod tests {
         table.row(["".into(), "a".into(), "long".into()]);
         table.row(["name".into(), "123".into()]);
         assert_eq!(table.render(), "        a  long\nname  123\n");
+    }
+
+    #[test]
+    fn long_lines_are_broken_between_words() {
+        assert_eq!(wrapped("ab cd ef g", 6, 2), "ab cd\n  ef g");
+        assert_eq!(wrapped("abcdefgh i", 6, 2), "abcdefgh\n  i");
     }
 
     #[test]
