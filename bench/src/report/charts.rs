@@ -13,7 +13,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::document::{Contender, JobResult, Round};
 use super::figures::Figure;
-use super::terminal::number;
+use super::terminal::{number, ratio};
 use crate::stats::Spread;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -29,9 +29,9 @@ const SERIES: [RGBColor; 4] = [
 ];
 
 const CHART_SIZE: (u32, u32) = (620, 360);
-const BARS_SIZE: (u32, u32) = (620, 220);
-const TEXT_SIZE: u32 = 14;
-const LABEL_SIZE: u32 = 15;
+const BARS_SIZE: (u32, u32) = (620, 360);
+const TEXT_SIZE: u32 = 16;
+const LABEL_SIZE: u32 = 16;
 /// A round's own line beside the one over all rounds.
 const ROUND_OPACITY: f64 = 0.3;
 /// The figures that have bars: name, head.
@@ -54,9 +54,7 @@ pub fn percentiles(job: &JobResult) -> Result<Option<String>> {
     let Some(top) = Spread::over(points().map(|&(_, us)| us)) else {
         return Ok(None);
     };
-    let right = points()
-        .fold(1.0_f64, |most, &(nines, _)| most.max(nines))
-        .ceil();
+    let right = points().fold(1.0_f64, |most, &(nines, _)| most.max(nines));
     let bottom = (top.min.max(1.0).log10() * 10.0).floor() / 10.0;
     let top = (top.max.log10() * 10.0).ceil() / 10.0;
     let (heavy, light) = decades(bottom, top);
@@ -170,18 +168,18 @@ fn panel_of_bars(panel: &Area<'_>, job: &JobResult, figure: &Figure, head: &str)
             .pos(Pos::new(HPos::Center, VPos::Center))
     };
     let middle = (width / 2.0) as i32;
-    panel.draw(&Text::new(head.to_owned(), (middle, 14), text(TEXT_SIZE)))?;
-    if let Some(ratio) = job.ratios.get(figure.ratio) {
-        let told = format!("ratio {}", number(*ratio));
-        panel.draw(&Text::new(told, (middle, 34), text(TEXT_SIZE)))?;
+    panel.draw(&Text::new(head.to_owned(), (middle, 18), text(TEXT_SIZE)))?;
+    if let Some(known) = job.ratios.get(figure.ratio) {
+        let told = format!("ratio {}", ratio(*known));
+        panel.draw(&Text::new(told, (middle, 42), text(TEXT_SIZE)))?;
     }
     // The bars' ground and the height of the tallest.
-    let (ground, room) = (height - 26.0, height - 26.0 - 66.0);
+    let (ground, room) = (height - 30.0, height - 30.0 - 84.0);
     let step = width * 0.8 / values.len().max(1) as f64;
     for (index, (value, server)) in values.iter().zip(&job.servers).enumerate() {
         let left = width * 0.1 + step * index as f64;
         let centre = (left + step / 2.0) as i32;
-        let below = (centre, (ground + 13.0) as i32);
+        let below = (centre, (ground + 16.0) as i32);
         panel.draw(&Text::new(server.name.clone(), below, text(TEXT_SIZE)))?;
         let Some(value) = value else { continue };
         let tall = if most > 0.0 {
@@ -202,7 +200,7 @@ fn panel_of_bars(panel: &Area<'_>, job: &JobResult, figure: &Figure, head: &str)
             "operations_per_second" => short_number(*value),
             _ => number(*value),
         };
-        let above = (centre, (ground - tall - 9.0) as i32);
+        let above = (centre, (ground - tall - 11.0) as i32);
         panel.draw(&Text::new(label, above, text(TEXT_SIZE)))?;
     }
     let line = vec![
@@ -345,12 +343,10 @@ fn time_label(us: f64) -> String {
         us if us < 999_500.0 => (us / 1e3, "ms"),
         us => (us / 1e6, "s"),
     };
-    let digits = if value < 9.95 && value.fract() > 0.05 {
-        1
-    } else {
-        0
-    };
-    format!("{value:.digits$} {unit}")
+    match value {
+        value if value < 9.95 => format!("{} {unit}", one_decimal(value)),
+        value => format!("{value:.0} {unit}"),
+    }
 }
 
 fn short_number(value: f64) -> String {
@@ -359,12 +355,17 @@ fn short_number(value: f64) -> String {
         value if value < 999_500.0 => (value / 1e3, "k"),
         value => (value / 1e6, "M"),
     };
-    let digits = if !unit.is_empty() && value < 99.5 && value.fract() > 0.05 {
-        1
-    } else {
-        0
-    };
-    format!("{value:.digits$}{unit}")
+    match unit {
+        "" => format!("{value:.0}"),
+        unit if value < 99.5 => format!("{}{unit}", one_decimal(value)),
+        unit => format!("{value:.0}{unit}"),
+    }
+}
+
+/// With a decimal if that tells something.
+fn one_decimal(value: f64) -> String {
+    let text = format!("{value:.1}");
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
 }
 
 /// Draws an SVG and gives it the page's colours.
@@ -401,6 +402,7 @@ mod tests {
         let times = [
             (250.0, "250 us"),
             (1_500.0, "1.5 ms"),
+            (4_999.999, "5 ms"),
             (20_000.0, "20 ms"),
             (2e6, "2 s"),
         ];

@@ -55,15 +55,15 @@ pub struct DiskProbe {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct JobResult {
     pub name: String,
-    pub spec: JobSpec,
-    /// Keelson first.
-    pub servers: Vec<Contender>,
     /// Ratios of the first server's figures over the second's, medians over rounds:
     /// `throughput_ratio`, `cpu_per_op_ratio`, `p99_ratio` and more. None if there is one server.
     #[serde(flatten)]
     pub ratios: BTreeMap<String, f64>,
     /// The same names, with the smallest and largest of the rounds.
     pub ratio_spread: BTreeMap<String, Spread>,
+    pub spec: JobSpec,
+    /// Keelson first.
+    pub servers: Vec<Contender>,
 }
 
 /// One server and what its rounds brought.
@@ -190,13 +190,13 @@ impl JobResult {
         };
         Self {
             name: spec.name.clone(),
-            spec,
-            servers,
             ratios: ratio_spread
                 .iter()
                 .map(|(name, spread)| (name.clone(), spread.median))
                 .collect(),
             ratio_spread,
+            spec,
+            servers,
         }
     }
 }

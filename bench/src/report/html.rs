@@ -117,7 +117,8 @@ fn summary(document: &Document) -> Markup {
 }
 
 fn job_section(job: &JobResult, document: &Document) -> Result<Markup> {
-    let mut pictures = vec![("Throughput, CPU, latency", charts::bars(job)?)];
+    let bars = charts::bars(job)?;
+    let mut pictures = Vec::new();
     if let Some(svg) = charts::percentiles(job)? {
         pictures.push(("Latency by percentile", svg));
     }
@@ -142,6 +143,14 @@ fn job_section(job: &JobResult, document: &Document) -> Result<Markup> {
                 @if let Some(note) = &server.note { p.hint { (server.name) ": " (note) } }
             }
             div.pictures {
+                figure {
+                    figcaption { "Throughput, CPU, latency" }
+                    (PreEscaped(bars))
+                }
+                figure {
+                    figcaption { "All figures" }
+                    div.scroll { (figure_table(job)) }
+                }
                 @for (caption, svg) in pictures {
                     figure {
                         figcaption { (caption) }
@@ -149,7 +158,6 @@ fn job_section(job: &JobResult, document: &Document) -> Result<Markup> {
                     }
                 }
             }
-            div.scroll { (figure_table(job)) }
             (errors(job, document))
         }
     })

@@ -19,7 +19,5 @@ pub use document::{
     CloneRound, Contender, DiskProbe, Document, JobResult, Round, ServerUse, StepRound,
 };
 pub use html::page;
-pub use terminal::{
-    PROGRESS_INTERVAL, Table, fail_on_errors, number, print_json, progress, spread,
-};
+pub use terminal::{PROGRESS_INTERVAL, Table, fail_on_errors, number, print_json, progress};
 pub use text::text;

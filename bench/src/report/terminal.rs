@@ -99,14 +99,27 @@ pub fn wrapped(text: &str, chars_max: usize, indent: usize) -> String {
     out
 }
 
-/// `median (min .. max)`, a dash if there is none.
+/// `median (min .. max)` of ratios, a dash if there is none.
 pub fn spread(spread: Option<Spread>) -> String {
     match spread {
         Some(Spread { median, min, max }) => {
-            format!("{} ({} .. {})", number(median), number(min), number(max))
+            format!("{} ({} .. {})", ratio(median), ratio(min), ratio(max))
         }
         None => "-".to_owned(),
     }
+}
+
+/// A ratio with three significant digits.
+pub fn ratio(value: f64) -> String {
+    let decimals = match value.abs() {
+        0.0 => 0,
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        size if size >= 1.0 => 2,
+        size if size >= 0.1 => 3,
+        _ => 4,
+    };
+    format!("{value:.decimals$}")
 }
 
 /// Fails if there were errors, telling each by its code.
@@ -142,6 +155,12 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(number(value), text);
         }
+    }
+
+    #[test]
+    fn ratios_have_three_digits() {
+        let texts = [0.0, 0.0123, 0.648_3, 1.651, 12.34, 123.4].map(ratio);
+        assert_eq!(texts, ["0", "0.0123", "0.648", "1.65", "12.3", "123"]);
     }
 
     #[test]
