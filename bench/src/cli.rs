@@ -37,6 +37,8 @@ pub enum Command {
     Replay(ReplayOptions),
     /// Measure how fast a directory's disk makes writes durable, the way the log writes.
     Disk(DiskOptions),
+    /// Find the settings that make a member fastest on this disk and these CPUs; write a profile.
+    Tune(TuneOptions),
 }
 
 #[derive(Debug, Args)]
@@ -172,6 +174,29 @@ pub struct DiskOptions {
     pub output: OutputOptions,
 }
 
+#[derive(Debug, Args)]
+pub struct TuneOptions {
+    /// The folder that is to hold the data, for its disk. Trials use a folder of their own in it,
+    /// which is removed; a member's data that is there is not touched.
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: PathBuf,
+    /// The profile; printed if not given.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Half a minute instead of some: fewer and shorter loads, one round; a rough answer.
+    #[arg(long)]
+    pub quick: bool,
+    /// Rounds for each value; 3, with --quick 1, if not given.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: Option<u32>,
+    /// The Keelson binary; the one beside this binary if not given.
+    #[arg(long, value_name = "FILE")]
+    pub keelson_path: Option<PathBuf>,
+    /// A further flag for Keelson; may be repeated.
+    #[arg(long, value_name = "FLAG")]
+    pub keelson_flag: Vec<String>,
+}
+
 /// Where results go.
 #[derive(Debug, Args)]
 pub struct OutputOptions {
@@ -250,7 +275,7 @@ impl StartOptions {
         match kind {
             ServerKind::Keelson => Ok(Launch {
                 name: "keelson".to_owned(),
-                binary: self.keelson()?,
+                binary: keelson(self.keelson_path.as_deref())?,
                 flags: self.keelson_flag.clone(),
             }),
             ServerKind::Etcd => Ok(Launch {
@@ -259,20 +284,6 @@ impl StartOptions {
                 flags: self.etcd_flag.clone(),
             }),
         }
-    }
-
-    fn keelson(&self) -> Result<PathBuf> {
-        let path = match &self.keelson_path {
-            Some(path) => path.clone(),
-            None => env::current_exe()?.with_file_name("keelson"),
-        };
-        if !path.is_file() {
-            bail!(
-                "there is no server at {}: build it (cargo build --release) or name one with --keelson-path",
-                path.display()
-            );
-        }
-        Ok(path)
     }
 
     fn etcd(&self) -> Result<PathBuf> {
@@ -287,6 +298,32 @@ impl StartOptions {
     pub fn data_parent(&self) -> Result<PathBuf> {
         folder_on_disk(self.dir.as_deref())
     }
+}
+
+impl TuneOptions {
+    /// How to start the server that is tuned.
+    pub fn launch(&self) -> Result<Launch> {
+        Ok(Launch {
+            name: "keelson".to_owned(),
+            binary: keelson(self.keelson_path.as_deref())?,
+            flags: self.keelson_flag.clone(),
+        })
+    }
+}
+
+/// The Keelson binary that was named, or the one beside this binary.
+fn keelson(named: Option<&Path>) -> Result<PathBuf> {
+    let path = match named {
+        Some(path) => path.to_path_buf(),
+        None => env::current_exe()?.with_file_name("keelson"),
+    };
+    if !path.is_file() {
+        bail!(
+            "there is no server at {}: build it (cargo build --release) or name one with --keelson-path",
+            path.display()
+        );
+    }
+    Ok(path)
 }
 
 impl DiskOptions {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   run, compare, idle, replay       one file each: what is measured
-//!   disk                             the log's own write path, without a server
+//!   disk, tune                       the log's own write path; which settings suit this machine
 //!   pages                            jobs and report: what is there, shown
 //!     |    |        |
 //!     |  contest  outcome            rounds in turns; results out, exit code
@@ -43,6 +43,7 @@ mod run;
 mod scrape;
 mod server;
 mod stats;
+mod tune;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -83,7 +84,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command. The first Ctrl-C lets `run`, `compare` and `disk` end with what they have; it drops the
+/// Runs a command. The first Ctrl-C lets `run`, `compare`, `disk` and `tune` end with what they have; it drops the
 /// others, and a second one drops these, which stops the servers.
 async fn command(command: Command) -> Result<Ending> {
     let interrupt = Interrupt::install()?;
@@ -103,6 +104,9 @@ async fn command(command: Command) -> Result<Ending> {
             .await
             .map_or_else(dropped, |outcome| outcome.map(complete)),
         Command::Disk(options) => until(disk::run(options, &interrupt), interrupt.second())
+            .await
+            .unwrap_or_else(dropped),
+        Command::Tune(options) => until(tune::run(options, &interrupt), interrupt.second())
             .await
             .unwrap_or_else(dropped),
         Command::Jobs(options) => pages::jobs(options).map(complete),

@@ -269,14 +269,16 @@ impl Run {
         }
     }
 
-    /// Whether another operation is to begin at this time.
+    /// Whether another operation is to begin at this time. On a disk so slow that nothing was measured
+    /// in the run's time, the run goes on until something is.
     fn goes_on(&mut self, now: Instant, stop: &AtomicBool) -> Result<bool> {
         if now >= self.begin && self.before.is_none() {
             self.before = Some(Cpu::now()?);
             // What is in flight already began before, and is not counted.
             self.begin = Instant::now();
         }
-        Ok(now < self.end && !stop.load(Ordering::Relaxed))
+        let is_due = now < self.end || self.operations == 0;
+        Ok(is_due && !stop.load(Ordering::Relaxed))
     }
 
     fn record(&mut self, began: Instant, ended: Instant) {
