@@ -183,10 +183,10 @@ pub struct TuneOptions {
     /// The profile; printed if not given.
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Half a minute instead of some: fewer and shorter loads, one round; a rough answer.
+    /// Half a minute instead of some: fewer and shorter loads, fewer rounds; a rough answer.
     #[arg(long)]
     pub quick: bool,
-    /// Rounds for each value; 3, with --quick 1, if not given.
+    /// Rounds for each value; 3, with --quick 2, if not given.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: Option<u32>,
     /// The Keelson binary; the one beside this binary if not given.

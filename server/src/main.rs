@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use keelson_server::cli::{self, Invocation};
-use keelson_server::{boot, observe::log};
+use keelson_server::cli::{self, Doctor, Invocation};
+use keelson_server::{boot, doctor, observe::log};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -14,6 +14,7 @@ fn main() -> ExitCode {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
+        Ok(Invocation::Doctor(doctor)) => return look(&doctor),
         Ok(Invocation::Serve(serve)) => serve,
         Err(error) => {
             eprintln!("keelson: {error}");
@@ -33,4 +34,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn look(asked: &Doctor) -> ExitCode {
+    let report = doctor::look(&asked.config);
+    print!("{}", report.text(asked.output, &asked.notices));
+    ExitCode::from(u8::from(!report.can_start()))
 }

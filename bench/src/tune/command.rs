@@ -48,7 +48,7 @@ const THOROUGH: Effort = Effort {
     probe_run: Duration::from_millis(500),
 };
 const QUICK: Effort = Effort {
-    rounds: 1,
+    rounds: 2,
     gain_min: 0.1,
     in_flight: &[1, 64],
     value_bytes: &[256],
@@ -180,4 +180,38 @@ fn allowed_cpus() -> Result<Vec<u32>> {
     let set = sched_getaffinity(None).context("cannot tell the allowed CPUs")?;
     let cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu));
     Ok(cpus.map(|cpu| cpu as u32).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trials_stay_beside_a_members_data() {
+        let disk = std::env::current_exe().unwrap();
+        let home = tempfile::tempdir_in(disk.parent().unwrap()).unwrap();
+        let data_dir = home.path().join("data");
+        let missing = work_parent(&data_dir).unwrap_err();
+        assert!(missing.to_string().contains("create it"), "{missing}");
+        fs::create_dir(&data_dir).unwrap();
+        assert_eq!(work_parent(&data_dir).unwrap(), data_dir);
+        fs::create_dir(data_dir.join("member")).unwrap();
+        let around = home.path().canonicalize().unwrap();
+        assert_eq!(work_parent(&data_dir).unwrap(), around);
+    }
+
+    #[test]
+    fn every_load_differs_from_the_others() {
+        for effort in [&THOROUGH, &QUICK] {
+            let loads = loads(effort).unwrap();
+            assert_eq!(
+                loads.len(),
+                effort.in_flight.len() * effort.value_bytes.len()
+            );
+            let names: std::collections::BTreeSet<_> =
+                loads.iter().map(|load| &load.name).collect();
+            assert_eq!(names.len(), loads.len());
+        }
+        assert!(!allowed_cpus().unwrap().is_empty());
+    }
 }

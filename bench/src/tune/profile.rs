@@ -73,16 +73,17 @@ fn head(origin: &Origin<'_>, search: &Search<'_>, found: &Found) -> String {
     text += &format!(
         "Loads: {}; {runtime} ms each after {ramp} ms, on a fresh member for each value, {} round(s) in\n\
          alternating order. Figures are geometric means over the loads and medians over the rounds; gain is\n\
-         puts/s over those of the first value, with (min .. max) over the rounds. A value that is not better\n\
-         in every round and by {} % in the median gives way to the first of its list. The load generator ran\n\
-         on the same CPUs.\n",
+         puts/s over those of the first value, with (min .. max) over the rounds. A value gives way to the\n\
+         first of its list unless it is better in every round, and in the median by {:.0} % and by half of\n\
+         that spread. The load generator ran on the same CPUs.\n",
         loads.join(", "),
         search.rounds,
-        number((search.gain_min * 100.0).round()),
+        search.gain_min * 100.0,
     );
-    if let Some(check) = &found.check {
-        text += &format!("\n{}", check.text());
-    }
+    text += &match &found.check {
+        Some(check) => format!("\n{}", check.text()),
+        None => "\nAll of these are the defaults.".to_owned(),
+    };
     text
 }
 
@@ -130,3 +131,7 @@ fn line(out: &mut String, text: &str) {
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
+
+#[cfg(test)]
+#[path = "profile_tests.rs"]
+mod profile_tests;

@@ -44,8 +44,9 @@ pub struct Verdict {
     pub fastest: Option<usize>,
 }
 
-/// Judges rounds of trials: `rounds[round][candidate]`, the simplest candidate first. `gain_min` is
-/// what counts as more than noise in the median, such as 0.03.
+/// Judges rounds of trials: `rounds[round][candidate]`, the simplest candidate first. A gain counts if
+/// it shows in every round and its median exceeds the noise: `gain_min`, such as 0.03, or half of the
+/// spread over the rounds, whichever is more.
 pub fn judge(rounds: &[Vec<Trial>], gain_min: f64) -> Verdict {
     let count = rounds.first().map_or(0, Vec::len);
     assert!(count > 0, "there is something to judge");
@@ -56,7 +57,8 @@ pub fn judge(rounds: &[Vec<Trial>], gain_min: f64) -> Verdict {
     let beats = |one: usize, other: usize| {
         let gain = ratios(rounds, one, other, |load| load.operations_per_second);
         let p99 = ratios(rounds, one, other, |load| load.p99_us);
-        gain.median >= 1.0 + gain_min && gain.min > 1.0 && p99.median <= P99_LOSS_MAX
+        let noise = gain_min.max((gain.max - gain.min) / 2.0);
+        gain.median >= 1.0 + noise && gain.min > 1.0 && p99.median <= P99_LOSS_MAX
     };
     let standings: Vec<Standing> = (0..count).map(|one| standing(rounds, one)).collect();
     let by_gain = |&one: &usize, &other: &usize| {
@@ -144,6 +146,8 @@ mod tests {
         assert_eq!(judge(&small, 0.03).chosen, 0);
         let shaky = rounds(&[&[100.0, 120.0], &[90.0, 110.0], &[120.0, 119.0]]);
         assert_eq!(judge(&shaky, 0.03).chosen, 0);
+        let wild = rounds(&[&[100.0, 101.0], &[90.0, 110.0], &[120.0, 240.0]]);
+        assert_eq!(judge(&wild, 0.03).chosen, 0);
     }
 
     #[test]

@@ -20,6 +20,10 @@ Usage:
   keelson config defaults
     Show what a profile may hold, with defaults and limits, in the form of one.
 
+  keelson doctor [flags] [--output text|json]
+    Look at this machine: whether a member with these flags can start, and what would help it. Exits
+    with 0 if it can, with 1 if it cannot, with 2 if the flags make no sense.
+
   keelson --version | keelson version
     Show the versions: Keelson's own and that of the etcd API it serves.
 

@@ -15,6 +15,8 @@ pub enum Invocation {
     Print(String),
     /// Serve.
     Serve(Box<Serve>),
+    /// Look at the machine.
+    Doctor(Box<Doctor>),
 }
 
 /// A member to start.
@@ -24,6 +26,17 @@ pub struct Serve {
     pub config: Config,
     /// What to log once the log is set up, in this order.
     pub notices: Vec<Notice>,
+}
+
+/// A machine to look at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Doctor {
+    /// What a member would run with.
+    pub config: Config,
+    /// What it would log about that.
+    pub notices: Vec<Notice>,
+    /// How to write what is found.
+    pub output: Output,
 }
 
 /// Why there is nothing to do. Printed on standard error; [`ConfigError::exit_code`] is the
@@ -50,12 +63,13 @@ pub fn parse(
     let text = match *words {
         [] | ["serve"] => return serve(arguments, environment, &read_file),
         ["config", "show"] => return show(arguments, environment, &read_file),
+        ["doctor"] => return doctor(arguments, environment, &read_file),
         ["version"] => version::text(),
         ["help"] => help::text(),
         ["config", "profiles"] => tools::profiles(),
         ["config", "profile", name] => tools::profile(name)?,
         ["config", "defaults"] => tools::defaults(),
-        ["serve" | "version" | "help", word, ..]
+        ["serve" | "doctor" | "version" | "help", word, ..]
         | ["config", "show" | "profiles" | "defaults", word, ..]
         | ["config", "profile", _, word, ..] => return Err(unexpected(word)),
         ["config", ..] => return Err(ConfigError::Incomplete(tools::CONFIG_USAGE.to_owned())),
@@ -101,6 +115,25 @@ fn show(
     let (assembled, notices) = configure(arguments.given, environment, read_file)?;
     let text = tools::show(&assembled, &notices, arguments.output);
     Ok(Invocation::Print(text))
+}
+
+/// `keelson doctor [flags]`.
+fn doctor(
+    arguments: &[String],
+    environment: &[(String, String)],
+    read_file: &impl Fn(&str) -> Result<String, String>,
+) -> Result<Invocation, CliError> {
+    let outputs = [("text", Output::Text), ("json", Output::Json)];
+    let arguments = arguments::read(arguments, Some(&outputs))?;
+    if let Some(text) = asked_for(&arguments) {
+        return Ok(Invocation::Print(text));
+    }
+    let (assembled, notices) = configure(arguments.given, environment, read_file)?;
+    Ok(Invocation::Doctor(Box::new(Doctor {
+        config: assembled.config,
+        notices,
+        output: arguments.output,
+    })))
 }
 
 /// The text that `--help` or `--version` asks for.
