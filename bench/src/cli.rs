@@ -2,12 +2,14 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::disk::Way;
 use crate::fetch;
-use crate::job::Overrides;
+use crate::job::{Overrides, bytes, milliseconds};
 use crate::machine::Filesystem;
 use crate::server::Launch;
 
@@ -33,6 +35,10 @@ pub enum Command {
     Idle(IdleOptions),
     /// Fill a member, stop it, and measure how long it takes to serve again.
     Replay(ReplayOptions),
+    /// Measure how fast a directory's disk makes writes durable, the way the log writes.
+    Disk(DiskOptions),
+    /// Find the settings that make a member fastest on this disk and these CPUs; write a profile.
+    Tune(TuneOptions),
 }
 
 #[derive(Debug, Args)]
@@ -126,6 +132,71 @@ pub struct ReplayOptions {
     pub value_bytes: u64,
 }
 
+#[derive(Debug, Args)]
+pub struct DiskOptions {
+    /// A folder on the disk to measure; what is written there is removed. The system's temporary
+    /// folder, or the current one if that is in memory.
+    #[arg(long, value_name = "FOLDER", visible_alias = "directory")]
+    pub dir: Option<PathBuf>,
+    /// Ways of moving bytes.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "direct,grouped,read,buffered"
+    )]
+    pub way: Vec<Way>,
+    /// Bytes of one write, a multiple of 4k.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        value_delimiter = ',',
+        default_value = "4k,16k,64k,256k",
+        value_parser = block
+    )]
+    pub bs: Vec<u64>,
+    /// Writes in flight.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        value_delimiter = ',',
+        default_value = "1,2,4,8",
+        value_parser = clap::value_parser!(u32).range(1..=256)
+    )]
+    pub iodepth: Vec<u32>,
+    /// Measured time of each run.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = run_time)]
+    pub runtime: Duration,
+    /// Bytes of the file that is written over; the default is that of a segment of the log.
+    #[arg(long, value_name = "BYTES", default_value = "64m", value_parser = file_size)]
+    pub size: u64,
+    #[command(flatten)]
+    pub output: OutputOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct TuneOptions {
+    /// The folder that is to hold the data, for its disk. Trials use a folder of their own in it,
+    /// which is removed; a member's data that is there is not touched.
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: PathBuf,
+    /// The profile; printed if not given.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Half a minute instead of some: fewer and shorter loads, fewer rounds; a rough answer.
+    #[arg(long)]
+    pub quick: bool,
+    /// Rounds for each value; 3, with --quick 2, if not given.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: Option<u32>,
+    /// The Keelson binary; the one beside this binary if not given.
+    #[arg(long, value_name = "FILE")]
+    pub keelson_path: Option<PathBuf>,
+    /// A further flag for Keelson; may be repeated.
+    #[arg(long, value_name = "FLAG")]
+    pub keelson_flag: Vec<String>,
+}
+
 /// Where results go.
 #[derive(Debug, Args)]
 pub struct OutputOptions {
@@ -204,7 +275,7 @@ impl StartOptions {
         match kind {
             ServerKind::Keelson => Ok(Launch {
                 name: "keelson".to_owned(),
-                binary: self.keelson()?,
+                binary: keelson(self.keelson_path.as_deref())?,
                 flags: self.keelson_flag.clone(),
             }),
             ServerKind::Etcd => Ok(Launch {
@@ -213,20 +284,6 @@ impl StartOptions {
                 flags: self.etcd_flag.clone(),
             }),
         }
-    }
-
-    fn keelson(&self) -> Result<PathBuf> {
-        let path = match &self.keelson_path {
-            Some(path) => path.clone(),
-            None => env::current_exe()?.with_file_name("keelson"),
-        };
-        if !path.is_file() {
-            bail!(
-                "there is no server at {}: build it (cargo build --release) or name one with --keelson-path",
-                path.display()
-            );
-        }
-        Ok(path)
     }
 
     fn etcd(&self) -> Result<PathBuf> {
@@ -239,16 +296,75 @@ impl StartOptions {
 
     /// The folder for the data directories. One in memory is used only if it was asked for.
     pub fn data_parent(&self) -> Result<PathBuf> {
-        if let Some(dir) = &self.dir {
-            std::fs::create_dir_all(dir)
-                .with_context(|| format!("cannot create {}", dir.display()))?;
-            return Ok(dir.clone());
-        }
-        let on_disk = |dir: &Path| !Filesystem::of(dir).is_memory();
-        let candidates = [env::temp_dir(), env::current_dir()?];
-        let found = candidates.into_iter().find(|dir| on_disk(dir));
-        found.context("no folder on a disk found: name one with --dir")
+        folder_on_disk(self.dir.as_deref())
     }
+}
+
+impl TuneOptions {
+    /// How to start the server that is tuned.
+    pub fn launch(&self) -> Result<Launch> {
+        Ok(Launch {
+            name: "keelson".to_owned(),
+            binary: keelson(self.keelson_path.as_deref())?,
+            flags: self.keelson_flag.clone(),
+        })
+    }
+}
+
+/// The Keelson binary that was named, or the one beside this binary.
+fn keelson(named: Option<&Path>) -> Result<PathBuf> {
+    let path = match named {
+        Some(path) => path.to_path_buf(),
+        None => env::current_exe()?.with_file_name("keelson"),
+    };
+    if !path.is_file() {
+        bail!(
+            "there is no server at {}: build it (cargo build --release) or name one with --keelson-path",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+impl DiskOptions {
+    /// The folder to measure in.
+    pub fn directory(&self) -> Result<PathBuf> {
+        folder_on_disk(self.dir.as_deref())
+    }
+}
+
+/// The folder that was asked for, made if it is missing; else one that is on a disk.
+fn folder_on_disk(asked: Option<&Path>) -> Result<PathBuf> {
+    if let Some(dir) = asked {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        return Ok(dir.to_path_buf());
+    }
+    let on_disk = |dir: &Path| !Filesystem::of(dir).is_memory();
+    let candidates = [env::temp_dir(), env::current_dir()?];
+    let found = candidates.into_iter().find(|dir| on_disk(dir));
+    found.context("no folder on a disk found: name one with --dir")
+}
+
+/// Bytes of one write, in fio's spelling.
+fn block(text: &str) -> Result<u64, String> {
+    bytes(text)
+        .filter(|bytes| (4 << 10..=16 << 20).contains(bytes) && bytes.is_multiple_of(4 << 10))
+        .ok_or_else(|| "expected a multiple of 4k from 4k to 16m".to_owned())
+}
+
+/// Bytes of a file to write over.
+fn file_size(text: &str) -> Result<u64, String> {
+    bytes(text)
+        .filter(|bytes| (1 << 20..=16 << 30).contains(bytes) && bytes.is_multiple_of(4 << 10))
+        .ok_or_else(|| "expected a multiple of 4k from 1m to 16g".to_owned())
+}
+
+/// How long a run takes.
+fn run_time(text: &str) -> Result<Duration, String> {
+    milliseconds(text)
+        .filter(|millis| (10..=3_600_000).contains(millis))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "expected a time such as 2s or 100ms, from 10ms to 1h".to_owned())
 }
 
 /// Counts are at least one, and no load has more than a billion of anything.
@@ -269,6 +385,31 @@ mod tests {
         assert!(parse("keelson-bench compare --rounds 0").is_err());
         assert!(parse("keelson-bench run").is_err(), "a job must be named");
         assert!(parse("keelson-bench idle --against etcd").is_ok());
+    }
+
+    #[test]
+    fn sizes_and_times_have_fios_spelling() {
+        let words = "keelson-bench disk --bs 4k,1m --runtime 100ms --size 1g --iodepth 1,16";
+        let cli = Cli::try_parse_from(words.split(' ')).unwrap();
+        let Command::Disk(options) = cli.command else {
+            panic!("disk is disk");
+        };
+        assert_eq!(options.bs, [4096, 1 << 20]);
+        assert_eq!(options.runtime, Duration::from_millis(100));
+        assert_eq!(
+            (options.size, &options.iodepth[..]),
+            (1 << 30, &[1, 16][..])
+        );
+        for bad in [
+            "--bs 2k",
+            "--bs 5000",
+            "--runtime 1ms",
+            "--size 4k",
+            "--iodepth 0",
+        ] {
+            let words = format!("keelson-bench disk {bad}");
+            assert!(Cli::try_parse_from(words.split(' ')).is_err(), "{bad}");
+        }
     }
 
     #[test]

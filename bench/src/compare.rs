@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::cli::CompareOptions;
 use crate::contest::Contest;
+use crate::disk;
 use crate::interrupt::Interrupt;
 use crate::job::{JobSpec, Op, jobs};
 use crate::machine::Machine;
@@ -18,6 +19,7 @@ pub async fn run(options: &CompareOptions, interrupt: &Interrupt) -> Result<Endi
     let launches = options.start.launches(options.against)?;
     let machine = Machine::facts(&parent);
     let mut document = Document::new("compare", machine, options.members, options.rounds);
+    disk::quote(&mut document, &parent, interrupt).await;
     let sizes = (options.members, options.rounds);
     let mut contest = Contest::new(launches, parent, sizes, &jobs, interrupt);
     let mut outcome = Ok(());

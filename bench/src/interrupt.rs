@@ -34,6 +34,13 @@ impl Interrupt {
         Ok(Self { count })
     }
 
+    /// One that no signal reaches, for tests; it lasts as long as the sender beside it.
+    #[cfg(test)]
+    pub fn never() -> (Self, watch::Sender<u32>) {
+        let (told, count) = watch::channel(0);
+        (Self { count }, told)
+    }
+
     /// True once a signal came.
     pub fn is_set(&self) -> bool {
         *self.count.borrow() > 0

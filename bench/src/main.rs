@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   run, compare, idle, replay       one file each: what is measured
+//!   disk, tune                       the log's own write path; which settings suit this machine
 //!   pages                            jobs and report: what is there, shown
 //!     |    |        |
 //!     |  contest  outcome            rounds in turns; results out, exit code
@@ -24,6 +25,7 @@ mod cli;
 mod cluster;
 mod compare;
 mod contest;
+mod disk;
 mod fetch;
 mod grpc;
 mod idle;
@@ -41,6 +43,7 @@ mod run;
 mod scrape;
 mod server;
 mod stats;
+mod tune;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -71,7 +74,7 @@ fn main() -> ExitCode {
     match LocalSet::new().block_on(&runtime, command(cli.command)) {
         Ok(Ending::Complete) => ExitCode::SUCCESS,
         Ok(Ending::Interrupted) => {
-            eprintln!("keelson-bench: interrupted, the servers are stopped");
+            eprintln!("keelson-bench: interrupted");
             ExitCode::from(EXIT_INTERRUPTED)
         }
         Err(error) => {
@@ -81,7 +84,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command. The first Ctrl-C lets `run` and `compare` end with what they have; it drops the
+/// Runs a command. The first Ctrl-C lets `run`, `compare`, `disk` and `tune` end with what they have; it drops the
 /// others, and a second one drops these, which stops the servers.
 async fn command(command: Command) -> Result<Ending> {
     let interrupt = Interrupt::install()?;
@@ -100,6 +103,12 @@ async fn command(command: Command) -> Result<Ending> {
         Command::Replay(options) => until(replay::run(options), interrupt.first())
             .await
             .map_or_else(dropped, |outcome| outcome.map(complete)),
+        Command::Disk(options) => until(disk::run(options, &interrupt), interrupt.second())
+            .await
+            .unwrap_or_else(dropped),
+        Command::Tune(options) => until(tune::run(options, &interrupt), interrupt.second())
+            .await
+            .unwrap_or_else(dropped),
         Command::Jobs(options) => pages::jobs(options).map(complete),
         Command::Report(options) => pages::report(options).map(complete),
     }

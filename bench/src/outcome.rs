@@ -25,7 +25,8 @@ pub fn deliver(
     interrupt: &Interrupt,
 ) -> Result<Ending> {
     document.interrupted = interrupt.is_set();
-    if outcome.is_ok() || !document.jobs.is_empty() {
+    let has_results = !document.jobs.is_empty() || !document.disk.is_empty();
+    if outcome.is_ok() || has_results {
         write(&document, options)?;
     }
     outcome?;

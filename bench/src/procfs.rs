@@ -8,8 +8,10 @@
 
 use std::fs;
 use std::ops::{Add, Sub};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Written to `clear_refs`, it sets the highest resident set back to the present one.
 const RESET_PEAK: &str = "5";
@@ -90,6 +92,36 @@ pub fn own_cpu_seconds() -> Result<f64> {
     Ok(Usage::of(std::process::id())?.cpu_seconds)
 }
 
+/// CPU time of this process, exact: for runs in which a clock tick would be much.
+pub fn own_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    // A process clock starts at 0 and its nanoseconds stay below a second.
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+}
+
+/// CPU seconds that all CPUs of the machine were busy with anything, kernel threads included.
+pub fn machine_busy_seconds() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    let ticks = busy_ticks(&stat).context("unexpected form of /proc/stat")?;
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// The `cpu` line: user, nice, system, idle, iowait, irq, softirq, and then what other machines on the
+/// same host took, and guests, which are in user already.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Option<Vec<u64>> = line
+        .split_ascii_whitespace()
+        .map(|field| field.parse().ok())
+        .collect();
+    match ticks?[..] {
+        [user, nice, system, _idle, _iowait, irq, softirq, ..] => {
+            Some(user + nice + system + irq + softirq)
+        }
+        _ => None,
+    }
+}
+
 /// `utime + stime` of a stat line. The command name may hold spaces and brackets, so fields are
 /// counted from its last closing bracket: state is the first, utime the twelfth.
 fn cpu_ticks(stat: &str) -> Option<u64> {
@@ -116,6 +148,15 @@ mod tests {
         assert_eq!(cpu_ticks(stat), Some(325));
         assert_eq!(cpu_ticks("71 (etcd) S 1 71"), None);
         assert_eq!(cpu_ticks(""), None);
+    }
+
+    #[test]
+    fn busy_time_leaves_out_idle_waiting_and_stolen() {
+        let stat = "cpu  100 20 3 9000 800 4 5 700 60 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
+        assert_eq!(busy_ticks(stat), Some(132));
+        assert_eq!(busy_ticks("cpu0 1 2 3 4 5 6 7"), None);
+        assert!(machine_busy_seconds().unwrap() > 0.0);
+        assert!(own_cpu_time() > Duration::ZERO);
     }
 
     #[test]

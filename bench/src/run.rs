@@ -3,10 +3,11 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::cli::RunOptions;
 use crate::contest::Contest;
+use crate::disk;
 use crate::interrupt::Interrupt;
 use crate::job::{JobSpec, Op, jobs};
 use crate::machine::Machine;
@@ -23,11 +24,22 @@ pub async fn run(options: &RunOptions, interrupt: &Interrupt) -> Result<Ending> 
     let parent = options.start.data_parent()?;
     let members = if starts_servers { options.members } else { 0 };
     let mut document = Document::new("run", Machine::facts(&parent), members, 1);
+    if starts_servers {
+        disk::quote(&mut document, &parent, interrupt).await;
+    }
     let mut outcome = Ok(());
     for job in &jobs {
-        match one(options, job, &parent, interrupt).await {
-            Ok(result) => document.jobs.extend(result),
-            Err(error) => outcome = Err(error),
+        if job.op == Op::Disk {
+            let plan = disk::Plan::of_job(job, &parent);
+            match disk::measure(&plan, interrupt).await {
+                Ok(result) => document.disk.extend(result),
+                Err(error) => outcome = Err(error.context(job.name.clone())),
+            }
+        } else {
+            match one(options, job, &parent, interrupt).await {
+                Ok(result) => document.jobs.extend(result),
+                Err(error) => outcome = Err(error),
+            }
         }
         if outcome.is_err() || interrupt.is_set() {
             break;
@@ -43,9 +55,6 @@ async fn one(
     parent: &Path,
     interrupt: &Interrupt,
 ) -> Result<Option<JobResult>> {
-    if job.op == Op::Disk {
-        bail!("{}: not a job for servers", job.name);
-    }
     if !job.endpoints.is_empty() {
         return remote(job, interrupt).await;
     }

@@ -20,6 +20,7 @@ use keelson_storage::io::{IoMode, UringDisk};
 use keelson_storage::recovery::RecoveryReport;
 use keelson_storage::state::{Member, RequestLimits};
 use keelson_storage::wal::WalConfig;
+use sd_notify::NotifyState;
 
 use crate::config::{ClusterState, Config, HttpUrl, version};
 use crate::engine::client::EngineClient;
@@ -67,6 +68,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     )?;
     stop.stop_on_signal(running.stopper());
     log_serving(config);
+    tell_supervisor(NotifyState::Ready);
     running.join()?;
     drop(dir);
     if let Some(error) = failure.get() {
@@ -410,6 +412,7 @@ impl StopSignals {
             let mut signals = self.0.forever();
             if let Some(signal) = signals.next() {
                 tracing::info!(signal, "stopping");
+                tell_supervisor(NotifyState::Stopping);
                 stopper.stop();
             }
             if signals.next().is_some() {
@@ -449,6 +452,13 @@ fn log_serving(config: &Config) {
         "{}",
         log::READY
     );
+}
+
+/// Tells systemd, or whatever else started this process and set `NOTIFY_SOCKET`, as etcd does.
+fn tell_supervisor(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the supervisor could not be told");
+    }
 }
 
 fn absolute(path: &Path) -> String {

@@ -6,6 +6,7 @@
 //!   front         connections, gRPC, HTTP, handlers
 //!   engine        owner of a shard: admit, propose, persist, apply, publish
 //!   fanout        who watches what on a core, and what they have seen
+//!   doctor        tries what a member would do at its start, for `keelson doctor`
 //! ```
 //!
 //! `ARCHITECTURE.md` beside this crate walks a write through these rooms.
@@ -13,6 +14,7 @@
 pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod engine;
 pub mod fanout;
 pub mod front;

@@ -2,21 +2,19 @@
 
 use std::process::ExitCode;
 
-use keelson_server::cli::{self, Invocation};
-use keelson_server::{boot, observe::log};
+use keelson_server::cli::{self, Doctor, Invocation};
+use keelson_server::{boot, doctor, observe::log};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let environment: Vec<(String, String)> = std::env::vars().collect();
-    let read_file = |path: &str| std::fs::read_to_string(path).map_err(|error| error.to_string());
-    let serve = match cli::parse(&arguments, &environment, read_file) {
+    let serve = match cli::from_process() {
         Ok(Invocation::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
+        Ok(Invocation::Doctor(doctor)) => return look(&doctor),
         Ok(Invocation::Serve(serve)) => serve,
         Err(error) => {
             eprintln!("keelson: {error}");
@@ -36,4 +34,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn look(asked: &Doctor) -> ExitCode {
+    let report = doctor::look(&asked.config);
+    print!("{}", report.text(asked.output, &asked.notices));
+    ExitCode::from(u8::from(!report.can_start()))
 }

@@ -20,6 +20,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::ids::LaneId;
+use crate::io::PROBE_NAME;
 
 /// Version of the directory layout this code writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -52,6 +53,17 @@ impl DataDir {
         let names = list_names(path)?;
         judge(path, &names)?;
         Ok(names.iter().any(|name| name == FORMAT_NAME))
+    }
+
+    /// Whether a member could open `path`: it is ours, or can become ours, and nobody has it. Creates
+    /// nothing. The lock is tried, for a moment: a member that starts at that very moment is refused.
+    pub fn check(path: &Path) -> Result<(), DirError> {
+        let name = path.join(LOCK_NAME);
+        if Self::is_created(path)? && name.exists() {
+            let file = File::open(&name).map_err(io_error("open", &name))?;
+            try_lock(&file, path)?;
+        }
+        Ok(())
     }
 
     /// Opens a data directory, creating it if it does not exist or is empty, and locks it.
@@ -215,8 +227,8 @@ fn judge(path: &Path, names: &[String]) -> Result<(), DirError> {
     if member.join("snap").exists() || member.join("wal").exists() {
         return Err(DirError::Etcd { path: shown });
     }
-    // What a crash during creation leaves, and what mkfs leaves at the root of a disk.
-    let harmless = [LOCK_NAME, FORMAT_DRAFT_NAME, "lost+found"];
+    // What a crash during creation or of a probe leaves, and what mkfs leaves at the root of a disk.
+    let harmless = [LOCK_NAME, FORMAT_DRAFT_NAME, PROBE_NAME, "lost+found"];
     match names.iter().find(|name| !harmless.contains(&name.as_str())) {
         Some(found) => Err(DirError::Foreign {
             path: shown,
@@ -273,26 +285,32 @@ fn lock(path: &Path) -> Result<File, DirError> {
         .truncate(false)
         .mode(0o600);
     let mut file = options.open(&name).map_err(io_error("open", &name))?;
+    try_lock(&file, path)?;
+    file.set_len(0).map_err(io_error("write", &name))?;
+    file.seek(SeekFrom::Start(0))
+        .map_err(io_error("write", &name))?;
+    writeln!(file, "{}", std::process::id()).map_err(io_error("write", &name))?;
+    Ok(file)
+}
+
+/// Takes the lock of the directory at `path`, or says who has it.
+fn try_lock(file: &File, path: &Path) -> Result<(), DirError> {
+    let name = path.join(LOCK_NAME);
     match file.try_lock() {
-        Ok(()) => {}
+        Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => {
             let text = read_text(&name).unwrap_or_default();
             let owner = text
                 .trim()
                 .parse::<u32>()
                 .map_or(String::new(), |id| format!(" (process {id})"));
-            return Err(DirError::Locked {
+            Err(DirError::Locked {
                 path: path.display().to_string(),
                 owner,
-            });
+            })
         }
-        Err(TryLockError::Error(source)) => return Err(io_error("lock", &name)(source)),
+        Err(TryLockError::Error(source)) => Err(io_error("lock", &name)(source)),
     }
-    file.set_len(0).map_err(io_error("write", &name))?;
-    file.seek(SeekFrom::Start(0))
-        .map_err(io_error("write", &name))?;
-    writeln!(file, "{}", std::process::id()).map_err(io_error("write", &name))?;
-    Ok(file)
 }
 
 fn read_text(path: &Path) -> Result<String, DirError> {
@@ -376,8 +394,27 @@ mod tests {
             text.contains(&format!("process {}", std::process::id())),
             "{text}"
         );
+        let text = DataDir::check(scratch.path()).unwrap_err().to_string();
+        assert!(text.contains("in use by another process"), "{text}");
         drop(first);
+        DataDir::check(scratch.path()).unwrap();
         DataDir::open(scratch.path()).unwrap();
+    }
+
+    #[test]
+    fn g_d_8_checking_a_directory_changes_nothing() {
+        let scratch = scratch();
+        let path = scratch.path().join("new");
+        DataDir::check(&path).unwrap();
+        assert!(!path.exists());
+        std::fs::write(scratch.path().join(PROBE_NAME), b"").unwrap();
+        DataDir::check(scratch.path()).unwrap();
+        std::fs::write(scratch.path().join("notes.txt"), b"mine").unwrap();
+        DataDir::check(scratch.path()).unwrap_err();
+        assert_eq!(
+            list_names(scratch.path()).unwrap(),
+            [PROBE_NAME, "notes.txt"]
+        );
     }
 
     #[test]

@@ -33,3 +33,4 @@ pub use overrides::Overrides;
 pub use resolve::summary as spec_summary;
 pub use shipped::{SHIPPED, jobs, shipped, summary};
 pub use spec::{DiskSpec, JobSpec, KeyOrder, KubeSpec, ListMode, MixPart, Op, WritePath};
+pub use value::{bytes, milliseconds};

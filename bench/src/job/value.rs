@@ -170,11 +170,13 @@ fn count(text: &str) -> Option<u64> {
     Config::new().with_decimal().parse_size(text).ok()
 }
 
-fn bytes(text: &str) -> Option<u64> {
+/// A number of bytes; suffixes are powers of 1,024.
+pub fn bytes(text: &str) -> Option<u64> {
     Config::new().with_binary().parse_size(text).ok()
 }
 
-fn milliseconds(text: &str) -> Option<u64> {
+/// A time with its unit, or in seconds.
+pub fn milliseconds(text: &str) -> Option<u64> {
     let duration = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => humantime::parse_duration(text).ok()?,

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::figures::{figures, ratio_spreads};
+use crate::disk::DiskResult;
 use crate::job::JobSpec;
 use crate::machine::Machine;
 use crate::stats::{Errors, Latency, Spread};
@@ -22,7 +23,7 @@ pub struct Document {
     pub format: u32,
     /// Name and version of this tool.
     pub tool: String,
-    /// `run` or `compare`.
+    /// `run`, `compare` or `disk`.
     pub command: String,
     /// RFC 3339, UTC.
     pub started: String,
@@ -38,6 +39,9 @@ pub struct Document {
     /// The disk under the data directories, without any server.
     pub disk_probe: Option<DiskProbe>,
     pub jobs: Vec<JobResult>,
+    /// Disk jobs, and what `keelson-bench disk` measured.
+    #[serde(default)]
+    pub disk: Vec<DiskResult>,
 }
 
 /// The least that a durable write takes on the disk.
@@ -163,6 +167,7 @@ impl Document {
             rounds,
             disk_probe: None,
             jobs: Vec::new(),
+            disk: Vec::new(),
         }
     }
 

@@ -44,6 +44,10 @@ pub fn text(document: &Document) -> String {
         out.push('\n');
         job_text(&mut out, job, document);
     }
+    for result in &document.disk {
+        out.push('\n');
+        out += &result.text();
+    }
     let compared = document.jobs.iter().filter(|job| !job.ratios.is_empty());
     if compared.count() > 1 {
         out.push('\n');

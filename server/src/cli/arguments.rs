@@ -1,38 +1,49 @@
 //! Go's way of writing flags, turned into one that clap reads, and clap's reading of it.
 //!
 //! etcd's flags follow Go's `flag` package: one dash or two, `-flag value` or `-flag=value`,
-//! booleans without a value unless it is joined by `=`, the last of repeated flags counts, and the
-//! first word that is no flag ends them. [`normalize`] rewrites all that to `--flag=value`.
+//! booleans without a value unless it is joined by `=`, the last of repeated flags counts, and a
+//! word that is no flag ends them. [`normalize`] rewrites all that to `--flag=value`.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command};
 
 use crate::config::{ConfigError, Given, Kind, Source, all_flags, flag};
 
+use super::tools::Output;
+
 /// What stood on the command line.
 #[derive(Debug, Default)]
 pub(super) struct Arguments {
-    /// The first word, if it was not a flag.
-    pub(super) word: Option<String>,
     /// `--help` or `-h`.
     pub(super) help: bool,
     /// `--version`.
     pub(super) version: bool,
+    /// `--output`, which only the tools have.
+    pub(super) output: Output,
     /// All other flags, in their order.
     pub(super) given: Vec<Given>,
 }
 
-/// Reads the arguments after the program's name.
-pub(super) fn read(arguments: &[String]) -> Result<Arguments, ConfigError> {
+/// The name of the flag that only the tools have.
+const OUTPUT: &str = "output";
+
+/// The ways of writing that a tool has, by their words; `None` for a command without `--output`.
+pub(super) type Outputs<'a> = Option<&'a [(&'a str, Output)]>;
+
+/// Splits the words at the beginning, which say what to do, from the flags.
+pub(super) fn split_words(arguments: &[String]) -> (&[String], &[String]) {
+    let is_flag = |argument: &String| argument.starts_with('-');
+    let count = arguments
+        .iter()
+        .position(is_flag)
+        .unwrap_or(arguments.len());
+    arguments.split_at(count)
+}
+
+/// Reads the flags after the words.
+pub(super) fn read(arguments: &[String], outputs: Outputs<'_>) -> Result<Arguments, ConfigError> {
     let mut result = Arguments::default();
-    let mut rest = arguments;
-    if let [first, tail @ ..] = rest
-        && !first.starts_with('-')
-    {
-        result.word = Some(first.clone());
-        rest = tail;
-    }
-    let normalized = normalize(rest)?;
+    let normalized = normalize(arguments, outputs.is_some())?;
     let matches = command()
         .try_get_matches_from(&normalized)
         .map_err(|error| from_clap(&error))?;
@@ -46,7 +57,9 @@ pub(super) fn read(arguments: &[String]) -> Result<Arguments, ConfigError> {
         else {
             continue;
         };
-        if let Some(flag) = flag(name) {
+        if let Some(outputs) = outputs.filter(|_| name == OUTPUT) {
+            result.output = Output::parse(value, outputs)?;
+        } else if let Some(flag) = flag(name) {
             result.given.push(Given {
                 flag,
                 value: value.to_owned(),
@@ -59,9 +72,10 @@ pub(super) fn read(arguments: &[String]) -> Result<Arguments, ConfigError> {
 
 /// The command as clap knows it: every flag takes its value by `=`.
 fn command() -> Command {
-    let flags = all_flags().iter().map(|flag| {
-        Arg::new(flag.name)
-            .long(flag.name)
+    let names = all_flags().iter().map(|flag| flag.name);
+    let flags = names.chain([OUTPUT]).map(|name| {
+        Arg::new(name)
+            .long(name)
             .action(ArgAction::Append)
             .require_equals(true)
             .allow_hyphen_values(true)
@@ -85,7 +99,7 @@ fn command() -> Command {
 }
 
 /// Rewrites Go's spellings to `--flag=value`.
-fn normalize(arguments: &[String]) -> Result<Vec<String>, ConfigError> {
+fn normalize(arguments: &[String], has_output: bool) -> Result<Vec<String>, ConfigError> {
     let mut normalized = Vec::with_capacity(arguments.len());
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
@@ -97,17 +111,24 @@ fn normalize(arguments: &[String]) -> Result<Vec<String>, ConfigError> {
                 word: argument.clone(),
             });
         };
+        let missing = || ConfigError::MissingValue {
+            flag: name.to_owned(),
+        };
+        let is_output = name.split('=').next() == Some(OUTPUT);
+        if is_output && !has_output {
+            return Err(unknown(OUTPUT));
+        }
         if matches!(name, "help" | "h" | "version") {
             normalized.push(format!("--{}", if name == "h" { "help" } else { name }));
         } else if name.contains('=') {
             normalized.push(format!("--{name}"));
+        } else if is_output {
+            let value = rest.next().ok_or_else(missing)?;
+            normalized.push(format!("--{name}={value}"));
         } else {
             match flag(name) {
                 Some(flag) if flag.kind == Kind::Bool => normalized.push(format!("--{name}=true")),
                 Some(_) => {
-                    let missing = || ConfigError::MissingValue {
-                        flag: name.to_owned(),
-                    };
                     let value = rest.next().ok_or_else(missing)?;
                     normalized.push(format!("--{name}={value}"));
                 }
@@ -145,7 +166,7 @@ mod tests {
 
     fn read_words(words: &[&str]) -> Result<Vec<String>, String> {
         let words: Vec<String> = words.iter().map(ToString::to_string).collect();
-        let read = read(&words).map_err(|error| error.to_string())?;
+        let read = read(&words, None).map_err(|error| error.to_string())?;
         Ok(read
             .given
             .iter()
@@ -194,6 +215,10 @@ mod tests {
             (
                 &["-listen-client-url", "x"],
                 "unknown flag --listen-client-url, did you mean --listen-client-urls; --help lists all flags",
+            ),
+            (
+                &["--output=json"],
+                "unknown flag --output; --help lists all flags",
             ),
             (
                 &["--something-else-entirely"],

@@ -2,13 +2,27 @@
 
 use std::fmt::Write as _;
 
-use crate::config::{Flag, Group, Standing, all_flags};
+use crate::config::{Flag, GROUPS, Standing, all_flags};
 
 const USAGE: &str = "\
 Usage:
 
   keelson [flags]
     Start a member.
+
+  keelson config show [flags] [--output text|json|yaml]
+    Show every setting with the value that a member with these flags would use, and where it comes
+    from. The YAML is a config file.
+
+  keelson config profiles | keelson config profile NAME
+    List the profiles, or show one.
+
+  keelson config defaults
+    Show what a profile may hold, with defaults and limits, in the form of one.
+
+  keelson doctor [flags] [--output text|json]
+    Look at this machine: whether a member with these flags can start, and what would help it. Exits
+    with 0 if it can, with 1 if it cannot, with 2 if the flags make no sense.
 
   keelson --version | keelson version
     Show the versions: Keelson's own and that of the etcd API it serves.
@@ -18,21 +32,9 @@ Usage:
 
 Every flag can also be given as an environment variable, --name as ETCD_NAME and Keelson's own
 --cores as KEELSON_CORES, and as a key of the YAML file named by --config-file. Flags come before
-variables; with a config file, other flags and variables are left aside.
+variables, and both before a profile; with a config file, other flags and variables are left aside,
+--profile too: the file names its own.
 ";
-
-const GROUPS: [Group; 10] = [
-    Group::Member,
-    Group::Clustering,
-    Group::Security,
-    Group::Auth,
-    Group::Monitoring,
-    Group::Logging,
-    Group::Tracing,
-    Group::Features,
-    Group::Unsafe,
-    Group::Keelson,
-];
 
 /// The whole text.
 pub(super) fn text() -> String {

@@ -2,19 +2,26 @@
 //!
 //! [`parse`] is pure: arguments, environment and a way to read the config file go in, what to do
 //! comes out. `main` calls [`from_process`], which hands it the process's own, and acts on the
-//! outcome: it prints a text and exits, or serves.
+//! outcome: it prints a text and exits, serves, or has the machine looked at.
 //!
 //! ```text
-//! keelson [flags]            serve
-//! keelson serve [flags]      serve
-//! keelson version            print versions, as does --version
-//! keelson help               print the flags, as does --help
+//! keelson [flags]                    serve
+//! keelson serve [flags]              serve
+//! keelson config show [flags]        print every setting with its value and where that comes from
+//! keelson config profiles            print the list of profiles
+//! keelson config profile NAME        print one
+//! keelson config defaults            print what a profile may hold
+//! keelson doctor [flags]             say whether a member can start here, and what would help it
+//! keelson version                    print versions, as does --version
+//! keelson help                       print the flags, as does --help
 //! ```
 
 mod arguments;
 mod help;
 mod parse;
 mod process;
+mod tools;
 
-pub use parse::{CliError, Invocation, Serve, parse};
+pub use parse::{CliError, Doctor, Invocation, Serve, parse};
 pub use process::from_process;
+pub use tools::Output;

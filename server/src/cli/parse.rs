@@ -1,8 +1,12 @@
 //! From arguments, environment and file to what the process is to do.
 
-use crate::config::{self, Config, ConfigError, Given, Notice, Source, all_flags, version};
+use crate::config::{
+    self, Assembled, Config, ConfigError, Given, Notice, Source, all_flags, version,
+};
 
-use super::{arguments, help};
+use super::arguments::{self, Arguments};
+use super::help;
+use super::tools::{self, Output};
 
 /// What the process is to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,6 +15,8 @@ pub enum Invocation {
     Print(String),
     /// Serve.
     Serve(Box<Serve>),
+    /// Look at the machine.
+    Doctor(Box<Doctor>),
 }
 
 /// A member to start.
@@ -22,6 +28,17 @@ pub struct Serve {
     pub notices: Vec<Notice>,
 }
 
+/// A machine to look at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Doctor {
+    /// What a member would run with.
+    pub config: Config,
+    /// What it would log about that.
+    pub notices: Vec<Notice>,
+    /// How to write what is found.
+    pub output: Output,
+}
+
 /// Why there is nothing to do. Printed on standard error; [`ConfigError::exit_code`] is the
 /// process's.
 pub type CliError = ConfigError;
@@ -29,43 +46,125 @@ pub type CliError = ConfigError;
 /// Decides what to do.
 ///
 /// `arguments` come without the program's name, `environment` as names with values; `read_file`
-/// returns the text of the config file or why it cannot be read.
+/// returns the text of a config file or profile, or why it cannot be read.
 ///
 /// # Errors
 /// One sentence about what the operator has to mend.
 pub fn parse(
     arguments: &[String],
     environment: &[(String, String)],
-    read_file: impl FnOnce(&str) -> Result<String, String>,
+    read_file: impl Fn(&str) -> Result<String, String>,
 ) -> Result<Invocation, CliError> {
-    let arguments = arguments::read(arguments)?;
-    match arguments.word.as_deref() {
-        _ if arguments.help => return Ok(Invocation::Print(help::text())),
-        _ if arguments.version => return Ok(Invocation::Print(version::text())),
-        None | Some("serve") => {}
-        Some("version") => return Ok(Invocation::Print(version::text())),
-        Some("help") => return Ok(Invocation::Print(help::text())),
-        Some(word) => {
-            return Err(ConfigError::UnexpectedWord {
-                word: word.to_owned(),
-            });
-        }
-    }
-    let environment = Environment::read(environment);
-    let file = config_file(&arguments.given).or_else(|| config_file(&environment.given));
-    let (given, mut notices) = match file {
-        Some(path) => (
-            from_file(&path, read_file)?,
-            aside(&path, &arguments.given, &environment),
-        ),
-        None => merge(arguments.given, environment),
+    let (words, arguments) = arguments::split_words(arguments);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let unexpected = |word: &str| ConfigError::UnexpectedWord {
+        word: word.to_owned(),
     };
-    let assembled = config::assemble(&given)?;
-    notices.extend(assembled.notices);
+    let text = match *words {
+        [] | ["serve"] => return serve(arguments, environment, &read_file),
+        ["config", "show"] => return show(arguments, environment, &read_file),
+        ["doctor"] => return doctor(arguments, environment, &read_file),
+        ["version"] => version::text(),
+        ["help"] => help::text(),
+        ["config", "profiles"] => tools::profiles(),
+        ["config", "profile", name] => tools::profile(name)?,
+        ["config", "defaults"] => tools::defaults(),
+        ["serve" | "doctor" | "version" | "help", word, ..]
+        | ["config", "show" | "profiles" | "defaults", word, ..]
+        | ["config", "profile", _, word, ..] => return Err(unexpected(word)),
+        ["config", ..] => return Err(ConfigError::Incomplete(tools::CONFIG_USAGE.to_owned())),
+        [word, ..] => return Err(unexpected(word)),
+    };
+    // Flags that a word does not need are still checked.
+    arguments::read(arguments, None)?;
+    Ok(Invocation::Print(text))
+}
+
+/// `keelson [flags]`.
+fn serve(
+    arguments: &[String],
+    environment: &[(String, String)],
+    read_file: &impl Fn(&str) -> Result<String, String>,
+) -> Result<Invocation, CliError> {
+    let arguments = arguments::read(arguments, None)?;
+    if let Some(text) = asked_for(&arguments) {
+        return Ok(Invocation::Print(text));
+    }
+    let (assembled, notices) = configure(arguments.given, environment, read_file)?;
     Ok(Invocation::Serve(Box::new(Serve {
         config: assembled.config,
         notices,
     })))
+}
+
+/// `keelson config show [flags]`.
+fn show(
+    arguments: &[String],
+    environment: &[(String, String)],
+    read_file: &impl Fn(&str) -> Result<String, String>,
+) -> Result<Invocation, CliError> {
+    let outputs = [
+        ("text", Output::Text),
+        ("json", Output::Json),
+        ("yaml", Output::Yaml),
+    ];
+    let arguments = arguments::read(arguments, Some(&outputs))?;
+    if let Some(text) = asked_for(&arguments) {
+        return Ok(Invocation::Print(text));
+    }
+    let (assembled, notices) = configure(arguments.given, environment, read_file)?;
+    let text = tools::show(&assembled, &notices, arguments.output);
+    Ok(Invocation::Print(text))
+}
+
+/// `keelson doctor [flags]`.
+fn doctor(
+    arguments: &[String],
+    environment: &[(String, String)],
+    read_file: &impl Fn(&str) -> Result<String, String>,
+) -> Result<Invocation, CliError> {
+    let outputs = [("text", Output::Text), ("json", Output::Json)];
+    let arguments = arguments::read(arguments, Some(&outputs))?;
+    if let Some(text) = asked_for(&arguments) {
+        return Ok(Invocation::Print(text));
+    }
+    let (assembled, notices) = configure(arguments.given, environment, read_file)?;
+    Ok(Invocation::Doctor(Box::new(Doctor {
+        config: assembled.config,
+        notices,
+        output: arguments.output,
+    })))
+}
+
+/// The text that `--help` or `--version` asks for.
+fn asked_for(arguments: &Arguments) -> Option<String> {
+    match arguments {
+        _ if arguments.help => Some(help::text()),
+        _ if arguments.version => Some(version::text()),
+        _ => None,
+    }
+}
+
+/// From all that was given to a configuration, with everything that is to be said about it.
+fn configure(
+    flags: Vec<Given>,
+    environment: &[(String, String)],
+    read_file: &impl Fn(&str) -> Result<String, String>,
+) -> Result<(Assembled, Vec<Notice>), CliError> {
+    let environment = Environment::read(environment);
+    let file = config_file(&flags).or_else(|| config_file(&environment.given));
+    let (given, mut notices) = match file {
+        Some(file) => (
+            from_file(file, read_file)?,
+            aside(&file.value, &flags, &environment),
+        ),
+        None => merge(&flags, environment),
+    };
+    let (given, notice) = config::over_profile(given, read_file)?;
+    notices.extend(notice);
+    let assembled = config::assemble(&given)?;
+    notices.extend(assembled.notices.iter().cloned());
+    Ok((assembled, notices))
 }
 
 /// The environment's part.
@@ -106,25 +205,26 @@ impl Environment {
     }
 }
 
-/// The path of the config file, if one is given.
-fn config_file(given: &[Given]) -> Option<String> {
-    let path = given
+/// What names the config file, if something does.
+fn config_file(given: &[Given]) -> Option<&Given> {
+    given
         .iter()
-        .rfind(|given| given.flag.name == "config-file")?
-        .value
-        .clone();
-    Some(path).filter(|path| !path.is_empty())
+        .rfind(|given| given.flag.name == "config-file")
+        .filter(|given| !given.value.is_empty())
 }
 
 fn from_file(
-    path: &str,
-    read_file: impl FnOnce(&str) -> Result<String, String>,
+    file: &Given,
+    read_file: &impl Fn(&str) -> Result<String, String>,
 ) -> Result<Vec<Given>, ConfigError> {
+    let path = &file.value;
     let text = read_file(path).map_err(|why| ConfigError::BadFile {
-        path: path.to_owned(),
+        path: path.clone(),
         why,
     })?;
-    config::read_yaml(path, &text)
+    let mut given = config::read_yaml(path, &text)?;
+    given.push(file.clone());
+    Ok(given)
 }
 
 /// Says which flags and variables a config file puts aside.
@@ -147,7 +247,7 @@ fn aside(path: &str, flags: &[Given], environment: &Environment) -> Vec<Notice> 
 }
 
 /// Flags over variables.
-fn merge(flags: Vec<Given>, environment: Environment) -> (Vec<Given>, Vec<Notice>) {
+fn merge(flags: &[Given], environment: Environment) -> (Vec<Given>, Vec<Notice>) {
     let mut notices = environment.notices;
     let mut given = Vec::new();
     for variable in environment.given {
@@ -169,7 +269,7 @@ fn merge(flags: Vec<Given>, environment: Environment) -> (Vec<Given>, Vec<Notice
             given.push(variable);
         }
     }
-    given.extend(flags);
+    given.extend(flags.iter().cloned());
     (given, notices)
 }
 

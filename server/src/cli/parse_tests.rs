@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keelson_tuning::Profile;
+
 use crate::config::{
     AutoCompaction, ClusterState, Config, CoreSelection, FeatureGates, HttpUrl, LogConfig,
     LogFormat, LogLevel, LogOutput, Standing, all_flags, flag,
@@ -254,6 +256,10 @@ fn every_used_flag_changes_its_setting() {
         ),
         (&["--unsafe-no-fsync"], |c| c.unsafe_no_fsync = true),
         (&["--cores", "1"], |c| c.cores = CoreSelection::Count(1)),
+        (&["--profile=small-vm", "--cores=all"], |c| {
+            c.profile = Some("small-vm".into());
+            Profile::built_in("small-vm").unwrap().apply(&mut c.tuning);
+        }),
         (&["--wal-depth=4", "--runtime-drain-ms", "0"], |c| {
             c.tuning.wal.depth = 4;
             c.tuning.runtime.drain_ms = 0;
@@ -420,7 +426,7 @@ fn what_must_be_mended_is_said_in_one_sentence() {
         ),
         (
             &["gateway", "start"],
-            "unexpected word \"start\" on the command line; --help shows the usage",
+            "unexpected word \"gateway\" on the command line; --help shows the usage",
         ),
         (
             &["gateway"],

@@ -68,6 +68,17 @@ pub struct Assembled {
     pub config: Config,
     /// What to log.
     pub notices: Vec<Notice>,
+    /// What was given for each flag, by the name that the flag has today.
+    pub origins: BTreeMap<&'static str, Origin>,
+}
+
+/// What was given for a flag, and where it stood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The value that counts, as it was written.
+    pub value: String,
+    /// The place in words; several for feature gates, which add up.
+    pub places: Vec<String>,
 }
 
 /// Builds the configuration. Of several values for one flag the last one counts.
@@ -83,6 +94,7 @@ pub fn assemble(given: &[Given]) -> Result<Assembled, ConfigError> {
     Ok(Assembled {
         config,
         notices: values.notices,
+        origins: values.origins,
     })
 }
 
@@ -93,6 +105,7 @@ struct Values {
     gates: FeatureGates,
     tuning: Tuning,
     notices: Vec<Notice>,
+    origins: BTreeMap<&'static str, Origin>,
 }
 
 impl Values {
@@ -100,6 +113,7 @@ impl Values {
         check_kind(given)?;
         let setting = given.setting();
         let value = &given.value;
+        self.note_origin(given.flag.name, given);
         match given.flag.standing {
             Standing::Used => {
                 self.used.insert(given.flag.name, given.clone());
@@ -133,12 +147,14 @@ impl Values {
                     flag,
                     ..given.clone()
                 })?;
+                self.note_origin(name, given);
             }
             Standing::Gate(gate) => {
                 let text = format!("{gate}={value}");
                 self.notices.push(Notice::info(format!(
                     "{setting} is now called --feature-gates={text}"
                 )));
+                self.note_origin("feature-gates", given);
                 self.admit_gates(given, &text)?;
             }
             Standing::Ignored => {
@@ -147,6 +163,17 @@ impl Values {
             }
         }
         Ok(())
+    }
+
+    /// The last one counts, except that gates add up.
+    fn note_origin(&mut self, name: &'static str, given: &Given) {
+        let before = self.origins.remove(name).map(|origin| origin.places);
+        let mut places = before
+            .filter(|_| name == "feature-gates")
+            .unwrap_or_default();
+        places.push(given.origin());
+        let value = given.value.clone();
+        self.origins.insert(name, Origin { value, places });
     }
 
     fn admit_gates(&mut self, given: &Given, text: &str) -> Result<(), ConfigError> {
@@ -195,6 +222,7 @@ impl Values {
             feature_gates: self.gates.clone(),
             log: self.log()?,
             unsafe_no_fsync: self.bool("unsafe-no-fsync"),
+            profile: self.given_text("profile").map(str::to_owned),
             cores: self.cores()?,
             tuning: self.tuning.clone(),
             name,

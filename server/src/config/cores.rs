@@ -1,5 +1,7 @@
 //! Which cores the member runs on.
 
+use std::fmt;
+
 use super::error::ConfigError;
 
 /// The value of `--cores`.
@@ -91,6 +93,18 @@ impl CoreSelection {
     }
 }
 
+impl fmt::Display for CoreSelection {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => out.write_str("all"),
+            Self::Count(count) => count.fmt(out),
+            // A list of one is told from a count by being a range.
+            Self::List(cores) if cores.len() == 1 => write!(out, "{0}-{0}", cores[0]),
+            Self::List(cores) => out.write_str(&listed(cores)),
+        }
+    }
+}
+
 fn listed(cores: &[u32]) -> String {
     cores
         .iter()
@@ -113,7 +127,9 @@ mod tests {
             ("0,2-4", CoreSelection::List(vec![0, 2, 3, 4])),
             ("5,1", CoreSelection::List(vec![5, 1])),
         ] {
-            assert_eq!(CoreSelection::parse(text), Ok(selection), "{text}");
+            assert_eq!(CoreSelection::parse(text), Ok(selection.clone()), "{text}");
+            let shown = selection.to_string();
+            assert_eq!(CoreSelection::parse(&shown), Ok(selection), "{text}");
         }
         for text in [
             "", "0", "-1", "a", "1,", "1-", "3-1", "1,1", "0-1,1-2", "1-99999",

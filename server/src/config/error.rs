@@ -1,6 +1,6 @@
 //! Why a configuration cannot be used.
 
-use keelson_tuning::TuningError;
+use keelson_tuning::{ProfileError, TuningError};
 
 use super::given::Given;
 
@@ -27,6 +27,9 @@ pub enum ConfigError {
         /// The word.
         word: String,
     },
+    /// A word that needs another one behind it; the text says which there are.
+    #[error("{0}")]
+    Incomplete(String),
     /// A key of the config file that neither etcd nor Keelson has.
     #[error("unknown key {key:?} in {path}{}", nearest_words(.nearest, ""))]
     UnknownKey {
@@ -70,6 +73,9 @@ pub enum ConfigError {
     /// Settings that are fine each but do not fit each other or this machine.
     #[error("{0}")]
     Unfit(String),
+    /// A profile that there is not, or whose file is wrong.
+    #[error("{0}")]
+    Profile(#[from] ProfileError),
     /// A tuning value outside its limits.
     #[error("{0}")]
     Tuning(#[from] TuningError),
@@ -90,7 +96,10 @@ impl ConfigError {
     /// and etcd have it, 1 for everything else.
     pub fn exit_code(&self) -> i32 {
         match self {
-            Self::UnknownFlag { .. } | Self::MissingValue { .. } | Self::UnexpectedWord { .. } => 2,
+            Self::UnknownFlag { .. }
+            | Self::MissingValue { .. }
+            | Self::UnexpectedWord { .. }
+            | Self::Incomplete(_) => 2,
             Self::BadValue {
                 on_command_line, ..
             } => 1 + i32::from(*on_command_line),
@@ -98,6 +107,7 @@ impl ConfigError {
             | Self::BadFile { .. }
             | Self::NotSupported { .. }
             | Self::Unfit(_)
+            | Self::Profile(_)
             | Self::Tuning(_) => 1,
         }
     }

@@ -11,6 +11,8 @@ pub enum Source {
     Environment,
     /// In the config file at this path.
     File(String),
+    /// In the profile of this name, or at this path.
+    Profile(String),
 }
 
 /// A value for a flag, not yet understood.
@@ -31,6 +33,18 @@ impl Given {
             Source::Flag => format!("--{}", self.flag.name),
             Source::Environment => self.flag.variable(),
             Source::File(path) => format!("{} in {path}", self.flag.name),
+            Source::Profile(name) => format!("{} in profile {name}", self.flag.name),
+        }
+    }
+
+    /// The place it stood in, for a list of settings: `flag --name`, `environment ETCD_NAME`,
+    /// `config file k.yml`, `profile nvme`.
+    pub fn origin(&self) -> String {
+        match &self.source {
+            Source::Flag => format!("flag {}", self.setting()),
+            Source::Environment => format!("environment {}", self.setting()),
+            Source::File(path) => format!("config file {path}"),
+            Source::Profile(name) => format!("profile {name}"),
         }
     }
 

@@ -6,8 +6,9 @@
 //! mend. The table of every flag that any etcd of the 3.5 and 3.6 lines knows, and what Keelson
 //! does with it, is in `flags/`.
 //!
-//! Precedence: flags, then environment, then defaults. A config file stands alone: with it, other
-//! flags and the environment are left aside, as in etcd, and a notice says so.
+//! Precedence: flags, then environment, then the profile, then defaults. A config file stands alone:
+//! with it, other flags and the environment are left aside, as in etcd, and a notice says so; what it
+//! says comes before the profile that it names. A [`profile`] speaks by flag names too.
 //!
 //! Invariants:
 //! 1. No setting is silently ignored: it is used, or a notice says why it changes nothing, or the
@@ -23,7 +24,9 @@ mod features;
 mod file;
 mod flags;
 mod given;
+mod profile;
 mod settings;
+mod shown;
 mod spelling;
 mod url;
 pub mod version;
@@ -36,8 +39,10 @@ pub use error::ConfigError;
 pub use features::{Effect, FEATURES, Feature, FeatureGates};
 pub(crate) use file::nearest;
 pub use file::read_yaml;
-pub use flags::{Flag, Group, Kind, Standing, all_flags, flag};
+pub use flags::{Flag, GROUPS, Group, Kind, Standing, all_flags, current_flags, flag};
 pub use given::{Given, Source};
+pub use profile::over_profile;
 pub use settings::{Config, LogConfig, LogFormat, LogLevel, LogOutput};
+pub use shown::{Effective, Use, effective};
 pub use spelling::{format_duration, parse_duration};
 pub use url::HttpUrl;

@@ -92,6 +92,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `--unsafe-no-fsync`.
     pub unsafe_no_fsync: bool,
+    /// `--profile`, whose values are among the others; `None` without one.
+    pub profile: Option<String>,
     /// `--cores`; resolve it against [`crate::runtime::available_cores`].
     pub cores: CoreSelection,
     /// The tuning sections; they pass their own check.

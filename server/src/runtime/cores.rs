@@ -20,6 +20,9 @@ use super::placement::CoreLoad;
 use super::time::monotonic_ms;
 use super::watchdog::Watchdog;
 
+/// `io_uring` rings of one executor: main, latency, polling.
+pub const RINGS_PER_CORE: usize = 3;
+
 /// How executors are built. The defaults fit a server under a memlock limit of 8 MB.
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {

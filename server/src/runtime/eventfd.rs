@@ -105,9 +105,7 @@ impl EventFdReader {
         loop {
             match self.0.read_at(0, 8).await {
                 Ok(bytes) => {
-                    let bytes: [u8; 8] = bytes
-                        .as_ref()
-                        .try_into()
+                    let bytes = <[u8; 8]>::try_from(&bytes[..])
                         .map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
                     return Ok(u64::from_ne_bytes(bytes));
                 }

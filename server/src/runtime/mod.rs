@@ -53,7 +53,8 @@ mod runtime_tests;
 pub use self::core::{Core, spawn, this_core, try_this_core};
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use cores::{
-    CoreLink, CoreStats, Cores, RuntimeConfig, RuntimeError, Stopper, available_cores, start,
+    CoreLink, CoreStats, Cores, RINGS_PER_CORE, RuntimeConfig, RuntimeError, Stopper,
+    available_cores, start,
 };
 pub use event::{Latch, LatchWait, LocalEvent};
 pub use eventfd::{Watch, watch_eventfd};

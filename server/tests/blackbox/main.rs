@@ -27,5 +27,6 @@ mod flags;
 mod http;
 mod kube;
 mod lease;
+mod tools;
 mod walk;
 mod watch;

@@ -30,6 +30,8 @@ mod uring_tests;
 use std::os::fd::RawFd;
 
 pub use aligned::AlignedBuf;
+pub(crate) use probe::PROBE_NAME;
+pub use probe::{RingError, probe_directory, probe_rings};
 pub use sim::{SimDisk, SimFault};
 pub use uring::{IoMode, UringDisk};
 

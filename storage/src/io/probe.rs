@@ -3,17 +3,105 @@
 //!
 //! The probe does what the log will do: one aligned O_DIRECT write with RWF_DSYNC, to a file it removes
 //! again. A crash in between leaves that file, which the next probe overwrites and listings leave out.
+//!
+//! `keelson doctor` asks the same of a directory that is not used yet, and whether `io_uring` works.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use io_uring::{IoUring, Probe, opcode};
+
 use super::{AlignedBuf, DiskError};
-use crate::limits::WAL_BLOCK_BYTES;
+use crate::limits::{WAL_BLOCK_BYTES, WAL_RING_ENTRIES};
 
 /// The probe's file.
-pub(super) const PROBE_NAME: &str = ".keelson-probe";
+pub(crate) const PROBE_NAME: &str = ".keelson-probe";
+
+/// What the disk's ring is asked for, with the system calls' names.
+const OPERATIONS: [(u8, &str); 5] = [
+    (opcode::Write::CODE, "write"),
+    (opcode::Fsync::CODE, "fsync"),
+    (opcode::OpenAt::CODE, "openat"),
+    (opcode::Fallocate::CODE, "fallocate"),
+    (opcode::UnlinkAt::CODE, "unlinkat"),
+];
+
+/// Writes one block into a directory, which must exist, the way the log will, and removes it again.
+///
+/// # Errors
+/// What is wrong with the directory or its filesystem, and what to change.
+pub fn probe_directory(directory: &Path) -> Result<(), DiskError> {
+    let location = directory.display().to_string();
+    let file = File::open(directory).map_err(|e| DiskError::from_io("open", location, &e))?;
+    probe_direct(directory, &file)
+}
+
+/// Why `io_uring` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    /// The kernel refused a ring or its first operation.
+    #[error("io_uring ring {number}: {source}")]
+    Refused {
+        /// Which one, from 1 on; the last one is the log's.
+        number: usize,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel's `io_uring` is too old.
+    #[error("this kernel's io_uring has no {0}")]
+    Missing(&'static str),
+}
+
+/// Sets up `count` rings of `entries` entries and the log's own, all at once as a member has them, and has
+/// each do nothing once.
+///
+/// # Errors
+/// What the kernel refused.
+pub fn probe_rings(count: usize, entries: u32) -> Result<(), RingError> {
+    let sizes = std::iter::repeat_n(entries, count).chain([WAL_RING_ENTRIES]);
+    let mut rings = Vec::with_capacity(count + 1);
+    for (index, entries) in sizes.enumerate() {
+        let ring = nop(entries).map_err(|source| RingError::Refused {
+            number: index + 1,
+            source,
+        })?;
+        rings.push(ring);
+    }
+    let log_ring = rings.last().expect("the log's ring is the last one");
+    let mut known = Probe::new();
+    let asked = log_ring.submitter().register_probe(&mut known);
+    asked.map_err(|source| RingError::Refused {
+        number: rings.len(),
+        source,
+    })?;
+    match OPERATIONS
+        .iter()
+        .find(|(code, _)| !known.is_supported(*code))
+    {
+        Some((_, name)) => Err(RingError::Missing(name)),
+        None => Ok(()),
+    }
+}
+
+/// A ring that has done nothing once.
+fn nop(entries: u32) -> io::Result<IoUring> {
+    let mut ring = IoUring::new(entries)?;
+    // SAFETY: the operation refers to no memory.
+    unsafe {
+        let entry = opcode::Nop::new().build();
+        ring.submission().push(&entry).expect("a new ring has room");
+    }
+    ring.submit_and_wait(1)?;
+    let done = ring.completion().next();
+    match done.map(|done| done.result()) {
+        Some(0) => Ok(ring),
+        Some(error) => Err(io::Error::from_raw_os_error(-error)),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
 
 /// Writes one block the way the log will and removes it again.
 pub(super) fn probe_direct(directory: &Path, directory_file: &File) -> Result<(), DiskError> {
@@ -92,4 +180,29 @@ fn filesystem_name(directory: &File) -> (String, bool) {
         other => return (format!("unrecognised (type {other:#x})"), false),
     };
     (name.to_owned(), false)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_work_here_and_too_many_entries_are_refused() {
+        probe_rings(3, 32).unwrap();
+        match probe_rings(1, 1 << 30).unwrap_err() {
+            RingError::Refused { number: 1, source } => {
+                assert_eq!(source.raw_os_error(), Some(libc::EINVAL));
+            }
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_named() {
+        let scratch = tempfile::tempdir().unwrap();
+        let gone = scratch.path().join("gone");
+        let text = probe_directory(&gone).unwrap_err().to_string();
+        assert!(text.contains(&gone.display().to_string()), "{text}");
+    }
 }

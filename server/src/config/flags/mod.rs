@@ -45,6 +45,20 @@ pub enum Group {
     Keelson,
 }
 
+/// The groups in the order in which they are shown.
+pub const GROUPS: [Group; 10] = [
+    Group::Member,
+    Group::Clustering,
+    Group::Security,
+    Group::Auth,
+    Group::Monitoring,
+    Group::Logging,
+    Group::Tracing,
+    Group::Features,
+    Group::Unsafe,
+    Group::Keelson,
+];
+
 impl Group {
     /// The heading.
     pub fn heading(self) -> &'static str {
@@ -154,14 +168,25 @@ const NO_AUTH: &str = "users and tokens are not available yet; leave the flag ou
 const NO_TRACING: &str = "distributed tracing is not available; leave the flag out";
 const NO_BACKEND: &str = "there is no database file behind the log whose commits could be tuned";
 
-const OWN: &[Flag] = &[row(
-    "cores",
-    Group::Keelson,
-    Kind::Text,
-    "all",
-    Standing::Used,
-    "Cores to run on: all, a count such as 2, or a list such as 0,2-3 whose first core is the engine's.",
-)];
+const OWN: &[Flag] = &[
+    row(
+        "profile",
+        Group::Keelson,
+        Kind::Text,
+        "",
+        Standing::Used,
+        "A set of the settings below for a kind of machine, by name or by the path of a file; what is \
+         set otherwise comes before it. \"keelson config profiles\" lists them.",
+    ),
+    row(
+        "cores",
+        Group::Keelson,
+        Kind::Text,
+        "all",
+        Standing::Used,
+        "Cores to run on: all, a count such as 2, or a list such as 0,2-3 whose first core is the engine's.",
+    ),
+];
 
 /// Every flag: etcd's, those that other releases of etcd have, ours, and the tuning settings.
 pub fn all_flags() -> &'static [Flag] {
@@ -183,6 +208,12 @@ pub fn all_flags() -> &'static [Flag] {
             .chain(tuning)
             .collect()
     })
+}
+
+/// The flags that the present release of etcd has, and ours.
+pub fn current_flags() -> impl Iterator<Item = &'static Flag> {
+    let is_retired = |flag: &&Flag| RETIRED.iter().any(|old| old.name == flag.name);
+    all_flags().iter().filter(move |flag| !is_retired(flag))
 }
 
 /// The flag of that name.

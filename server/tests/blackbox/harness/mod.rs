@@ -17,6 +17,7 @@ pub use clients::{Clients, Failure, accepted, failure, refused, revision_of};
 pub use etcd::etcd_binaries;
 pub use etcdctl::Etcdctl;
 pub use launch::{heavy, raise_open_files};
+pub use ports::free_port;
 pub use server::{Server, ServerKind, ServerOptions};
 pub use wait::{DEADLINE, eventually};
 pub use watch_session::WatchSession;
