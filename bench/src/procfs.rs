@@ -7,10 +7,14 @@
 //! the process, so it holds for both ways.
 
 use std::fs;
+use std::ops::{Add, Sub};
 
 use anyhow::{Context, Result};
 
-/// What one process has used since it started.
+/// Written to `clear_refs`, it sets the highest resident set back to the present one.
+const RESET_PEAK: &str = "5";
+
+/// What one process, or several together, have used since they started.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
     /// User plus system time of all threads, ended ones included.
@@ -19,8 +23,10 @@ pub struct Usage {
     pub write_calls: u64,
     /// Bytes handed to the storage layer.
     pub written_bytes: u64,
-    /// Highest resident set so far.
+    /// Highest resident set so far, or since [`reset_peak`].
     pub rss_bytes_peak: u64,
+    /// Resident set now.
+    pub rss_bytes: u64,
 }
 
 impl Usage {
@@ -40,8 +46,43 @@ impl Usage {
             written_bytes: field(&io, "write_bytes:").context("no write_bytes in /proc/PID/io")?,
             rss_bytes_peak: 1024
                 * field(&status, "VmHWM:").context("no VmHWM in /proc/PID/status")?,
+            rss_bytes: 1024 * field(&status, "VmRSS:").context("no VmRSS in /proc/PID/status")?,
         })
     }
+}
+
+/// Sums over processes; a sum of peaks is the most that all together can have held.
+impl Add for Usage {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            cpu_seconds: self.cpu_seconds + other.cpu_seconds,
+            write_calls: self.write_calls + other.write_calls,
+            written_bytes: self.written_bytes + other.written_bytes,
+            rss_bytes_peak: self.rss_bytes_peak + other.rss_bytes_peak,
+            rss_bytes: self.rss_bytes + other.rss_bytes,
+        }
+    }
+}
+
+/// What was used between two readings; resident sets are the later one's.
+impl Sub for Usage {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            cpu_seconds: self.cpu_seconds - earlier.cpu_seconds,
+            write_calls: self.write_calls.saturating_sub(earlier.write_calls),
+            written_bytes: self.written_bytes.saturating_sub(earlier.written_bytes),
+            ..self
+        }
+    }
+}
+
+/// Lets the highest resident set of a process begin anew. False if the kernel does not let us.
+pub fn reset_peak(pid: u32) -> bool {
+    fs::write(format!("/proc/{pid}/clear_refs"), RESET_PEAK).is_ok()
 }
 
 /// CPU seconds of this process.
@@ -90,9 +131,29 @@ mod tests {
     }
 
     #[test]
+    fn usages_add_up_and_tell_what_a_window_took() {
+        let one = Usage {
+            cpu_seconds: 1.5,
+            write_calls: 10,
+            written_bytes: 4096,
+            rss_bytes_peak: 300,
+            rss_bytes: 200,
+        };
+        let sum = one + one;
+        assert_eq!(
+            (sum.cpu_seconds, sum.write_calls, sum.rss_bytes),
+            (3.0, 20, 400)
+        );
+        let window = sum - one;
+        assert_eq!((window.cpu_seconds, window.written_bytes), (1.5, 4096));
+        assert_eq!((window.rss_bytes_peak, window.rss_bytes), (600, 400));
+    }
+
+    #[test]
     fn this_process_has_a_usage() {
         let usage = Usage::of(std::process::id()).unwrap();
-        assert!(usage.rss_bytes_peak > 0);
+        assert!(usage.rss_bytes > 0);
+        assert!(usage.rss_bytes_peak >= usage.rss_bytes);
         assert!(Usage::of(u32::MAX).is_err());
     }
 }

@@ -5,14 +5,14 @@
 //! acknowledged writes imply. The log is still in the page cache at the second start, unless the
 //! server reads it with O_DIRECT.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use keelson_proto::etcdserverpb::{RangeRequest, RangeResponse};
 
-use crate::cli::{Against, OutputFormat, ReplayOptions};
+use crate::cli::{OutputFormat, ReplayOptions};
 use crate::grpc::{Channel, Rpc};
 use crate::job::{JobSpec, Setting, jobs};
 use crate::load::{Load, key_range};
@@ -49,11 +49,11 @@ struct Replay {
 
 /// Runs the command.
 pub async fn run(options: &ReplayOptions) -> Result<()> {
-    let parent = options.servers.data_parent()?;
+    let parent = options.servers.start.data_parent()?;
     let machine = Machine::facts(&parent);
-    let job = job(options)?;
+    let job = filling(options)?;
     let mut servers = Vec::new();
-    for launch in options.servers.launches(Against::None)? {
+    for launch in options.servers.start.launches(options.servers.against)? {
         servers.push(measure(&launch, &Home::create(&parent)?, &job, options.puts).await?);
     }
     let report = Report {
@@ -69,27 +69,22 @@ pub async fn run(options: &ReplayOptions) -> Result<()> {
     Ok(())
 }
 
-/// The job that fills: puts with keys in turn, until all are done.
-fn job(options: &ReplayOptions) -> Result<JobSpec> {
-    let load = &options.load;
-    let setting = |word: &str, value: u64| Setting {
+/// The shipped job that writes keys in turn, so many times.
+fn filling(options: &ReplayOptions) -> Result<JobSpec> {
+    let set = |word: &str, value: u64| Setting {
         word: word.to_owned(),
         value: value.to_string(),
         line: None,
     };
     let settings = [
-        setting("runtime", 0),
-        setting("ramp_time", 0),
-        setting("size", options.puts),
-        setting("key_count", options.key_count.unwrap_or(options.puts)),
-        setting("value_bytes", load.value_bytes as u64),
-        setting("connections", load.connections),
-        setting("numjobs", load.threads),
-        setting("iodepth", options.clients.div_ceil(load.threads)),
-        setting("seed", load.seed),
+        set("size", options.puts),
+        set("runtime", 0),
+        set("ramp_time", 0),
+        set("key_count", options.key_count.unwrap_or(options.puts)),
+        set("value_bytes", options.value_bytes),
+        set("iodepth", options.clients),
     ];
-    let mut jobs = jobs(&["put-seq".to_owned()], &settings)?;
-    Ok(jobs.pop().expect("the file holds one job"))
+    Ok(jobs(&["put-seq".to_owned()], &settings)?.remove(0))
 }
 
 async fn measure(launch: &Launch, home: &Home, job: &JobSpec, puts: u64) -> Result<Replay> {
@@ -143,7 +138,8 @@ async fn fill(name: &str, server: &Server, job: &JobSpec, puts: u64) -> Result<f
     );
     bar.set_message(name.to_owned());
     let mut load = Load::connect(job, &[server.address()]).await?;
-    let start = load.begin().start;
+    load.begin();
+    let start = Instant::now();
     let tally = loop {
         match tokio::time::timeout(PROGRESS_INTERVAL, load.finish()).await {
             Ok(tally) => break tally?,
@@ -183,10 +179,7 @@ fn print_text(report: &Report, puts: u64) {
     println!("{}", report.machine);
     println!(
         "replay   {puts} puts of {} bytes on {} keys, {} in flight on {} connections\n",
-        job.value_bytes,
-        job.key_count,
-        job.in_flight(),
-        job.connections
+        job.value_bytes, job.key_count, job.iodepth, job.connections
     );
     let mut table = Table::default();
     let row = |name: &str, cell: &dyn Fn(&Replay) -> String| {

@@ -62,8 +62,7 @@ impl AnswerHeaders {
         self.decoder
             .decode(block, |name, value| meaning.add(name, value))?;
         let first = block.first().copied().unwrap_or(SIZE_UPDATE);
-        let repeats =
-            self.decoder.changes() == changes && first & SIZE_UPDATE_MASK != SIZE_UPDATE;
+        let repeats = self.decoder.changes() == changes && first & SIZE_UPDATE_MASK != SIZE_UPDATE;
         if repeats && block.len() <= MEMO_BYTES_MAX && meaning.message.is_empty() {
             let memo = &mut self.memos[self.next_memo];
             memo.block[..block.len()].copy_from_slice(block);

@@ -208,7 +208,8 @@ mod tests {
 
     #[test]
     fn all_entries_fit_the_default_table() {
-        let mut headers = RequestHeaders::new("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".into());
+        let mut headers =
+            RequestHeaders::new("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".into());
         let mut bytes = 0;
         for rpc in Rpc::ALL {
             let mut block = Vec::new();

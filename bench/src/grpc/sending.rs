@@ -89,13 +89,7 @@ impl Sending {
     }
 
     /// Opens a stream.
-    pub fn open(
-        &mut self,
-        streams: &mut Streams,
-        rpc: Rpc,
-        token: u32,
-        delivery: Delivery,
-    ) -> u32 {
+    pub fn open(&mut self, streams: &mut Streams, rpc: Rpc, token: u32, delivery: Delivery) -> u32 {
         let stream = streams
             .open_next(token, delivery, self.initial_window)
             .expect("a connection that is short of ids is not usable, and callers ask that first");
@@ -133,7 +127,9 @@ impl Sending {
         set_prefix(&mut framed[FRAME_HEAD_BYTES..]);
         let data_bytes = framed.len() - FRAME_HEAD_BYTES;
         let room = self.window.min(stream.send_window);
-        if data_bytes <= self.frame_bytes_max && data_bytes as i64 <= room && self.waiting.is_empty()
+        if data_bytes <= self.frame_bytes_max
+            && data_bytes as i64 <= room
+            && self.waiting.is_empty()
         {
             let flag = if is_last { flags::END_STREAM } else { 0 };
             let head = FrameHead::new(FrameKind::Data, flag, id, data_bytes as u32);

@@ -205,8 +205,8 @@ impl Session {
         payload: &[u8],
         on_event: &mut impl FnMut(u32, Event<'_>),
     ) -> Result<(), Failure> {
-        let data = strip_padding(head, payload)
-            .ok_or_else(|| violation("more padding than payload"))?;
+        let data =
+            strip_padding(head, payload).ok_or_else(|| violation("more padding than payload"))?;
         self.received_bytes += head.payload_bytes;
         if self.received_bytes > CONNECTION_WINDOW_BYTES / WINDOW_REFILL_PART {
             put_window_update(&mut self.sending.out, 0, self.received_bytes);
@@ -242,8 +242,8 @@ impl Session {
         payload: &[u8],
         on_event: &mut impl FnMut(u32, Event<'_>),
     ) -> Result<(), Failure> {
-        let mut block = strip_padding(head, payload)
-            .ok_or_else(|| violation("more padding than payload"))?;
+        let mut block =
+            strip_padding(head, payload).ok_or_else(|| violation("more padding than payload"))?;
         if head.has(flags::PRIORITY) {
             block = block.get(PRIORITY_BYTES..).ok_or_else(|| {
                 Failure::protocol(ErrorCode::FrameSizeError, "HEADERS without their priority")
@@ -481,12 +481,7 @@ impl Session {
     }
 
     /// Ends a stream on which the server goes on with what makes no sense.
-    fn give_up(
-        &mut self,
-        id: u32,
-        failure: Failure,
-        on_event: &mut impl FnMut(u32, Event<'_>),
-    ) {
+    fn give_up(&mut self, id: u32, failure: Failure, on_event: &mut impl FnMut(u32, Event<'_>)) {
         if let Some(stream) = self.streams.get(id) {
             // One reset is enough.
             stream.is_half_closed = true;

@@ -4,7 +4,7 @@ use super::file::{JobFile, Problems, Setting};
 use super::resolve::Resolver;
 use super::shipped::SHIPPED;
 use super::spec::{JobSpec, KeyOrder, ListMode, MixPart, Op, WritePath};
-use super::{jobs, shipped, summary};
+use super::{jobs, shipped, spec_summary, summary};
 
 fn override_of(word: &str, value: &str) -> Setting {
     Setting {
@@ -55,6 +55,23 @@ fn a_job_has_a_value_for_every_key() {
     );
     let text = serde_json::to_string(&job).unwrap();
     assert_eq!(serde_json::from_str::<JobSpec>(&text).unwrap(), job);
+}
+
+#[test]
+fn a_spec_is_shown_as_one_would_write_it() {
+    let job = one(
+        "[a]\nop=list\nkey_count=10k\nvalue_bytes=1k\nnumjobs=2\ninflight=4\n",
+        &[],
+    );
+    let text = spec_summary(&job);
+    assert_eq!(
+        text,
+        "op=list, runtime=5s, ramp_time=1s, numjobs=2, iodepth=2, connections=4, value_bytes=1k, \
+         key_bytes=16, key_count=10k, serializable=0, list_mode=paged, page_limit=500, seed=1, \
+         group_reporting=1"
+    );
+    let again = format!("[a]\n{}\n", text.replace(", ", "\n"));
+    assert_eq!(one(&again, &[]), job);
 }
 
 #[test]

@@ -9,6 +9,8 @@
 //!    |    |
 //!   keys  value   each key once; how each kind of value is written
 //!    |
+//!   overrides     the same keys as options of the command line
+//!
 //!   spec       JobSpec: one job, every key resolved; all that a load works from
 //! ```
 //!
@@ -16,6 +18,7 @@
 
 mod file;
 mod keys;
+mod overrides;
 mod resolve;
 mod shipped;
 mod spec;
@@ -24,7 +27,9 @@ mod value;
 #[cfg(test)]
 mod job_tests;
 
-pub use file::{Problems, Setting};
-pub use keys::{KEYS, Key, listing, markdown};
+pub use file::Setting;
+pub use keys::{listing, markdown};
+pub use overrides::Overrides;
+pub use resolve::summary as spec_summary;
 pub use shipped::{SHIPPED, jobs, shipped, summary};
 pub use spec::{DiskSpec, JobSpec, KeyOrder, KubeSpec, ListMode, MixPart, Op, WritePath};

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::file::{JobFile, Problem, Problems, Section, Setting};
 use super::keys::{KEYS, Key};
 use super::spec::{JobSpec, Op};
+use super::value::Kind;
 
 /// The place of a setting that has no line.
 const COMMAND_LINE: &str = "command line";
@@ -254,6 +255,19 @@ impl<'a> Resolver<'a> {
     }
 }
 
+/// What a job is, as one would write it: every key that its operation looks at.
+pub fn summary(spec: &JobSpec) -> String {
+    let fields = serde_json::to_value(spec).expect("a spec is plain data");
+    let shown = KEYS
+        .iter()
+        .filter(|key| key.ops.contains(&spec.op) && !key.field.is_empty());
+    let parts = shown.filter_map(|key| {
+        let value = key.field.iter().fold(&fields, |value, name| &value[*name]);
+        Some(format!("{}={}", key.name, key.kind.show(value)?))
+    });
+    parts.collect::<Vec<_>>().join(", ")
+}
+
 fn problem(place: &str, line: Option<u32>, text: String) -> Problem {
     Problem {
         place: place.to_owned(),
@@ -295,7 +309,7 @@ fn defaults(op: Op) -> Map<String, Value> {
 /// The value of a key that has none.
 fn empty(key: &Key) -> Value {
     match key.kind {
-        super::value::Kind::Cpus | super::value::Kind::Endpoints => json!([]),
+        Kind::Cpus | Kind::Endpoints => json!([]),
         _ => Value::Null,
     }
 }

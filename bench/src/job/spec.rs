@@ -163,6 +163,16 @@ impl JobSpec {
         u64::from(self.numjobs) * u64::from(self.iodepth)
     }
 
+    /// Whether it reads by RangeStream.
+    pub fn uses_range_stream(&self) -> bool {
+        let lists = match self.op {
+            Op::List => true,
+            Op::Mixed => self.mix.iter().any(|part| part.op == Op::List),
+            _ => false,
+        };
+        lists && self.list_mode == ListMode::Stream
+    }
+
     /// Measured time.
     pub fn runtime(&self) -> Duration {
         Duration::from_millis(self.runtime_ms)

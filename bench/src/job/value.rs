@@ -75,6 +75,40 @@ impl Kind {
         }
     }
 
+    /// A value of a spec's JSON as it would be written; None if there is none.
+    pub fn show(self, value: &Value) -> Option<String> {
+        let shown = match self {
+            Self::Count { .. } | Self::CountList { .. } => {
+                join(value, |part| Some(short(part.as_u64()?)))
+            }
+            Self::Bytes { .. } | Self::BytesList { .. } => {
+                join(value, |part| Some(short_binary(part.as_u64()?)))
+            }
+            Self::Time { .. } => {
+                let duration = Duration::from_millis(value.as_u64()?);
+                Some(
+                    humantime::format_duration(duration)
+                        .to_string()
+                        .replace(' ', ""),
+                )
+            }
+            Self::Flag => value.as_bool().map(|flag| u8::from(flag).to_string()),
+            Self::Direct => match value.as_str()? {
+                "direct" => Some("1".to_owned()),
+                "buffered" => Some("0".to_owned()),
+                word => Some(word.to_owned()),
+            },
+            Self::Mix => join(value, |part| {
+                Some(format!("{}:{}", part["op"].as_str()?, part["weight"]))
+            }),
+            Self::Cpus => join(value, |part| Some(part.as_u64()?.to_string())),
+            Self::Word(_) | Self::Op | Self::Endpoints | Self::Path => {
+                join(value, |part| part.as_str().map(str::to_owned))
+            }
+        };
+        shown.filter(|text| !text.is_empty())
+    }
+
     /// The word for the value on a command line.
     pub fn placeholder(self) -> &'static str {
         match self {
@@ -183,6 +217,17 @@ fn endpoint(text: &str) -> Option<String> {
     (is_named && port.parse::<u16>().is_ok_and(|port| port > 0)).then(|| format!("{host}:{port}"))
 }
 
+/// A value, or the values of a list with commas.
+fn join(value: &Value, show: impl Fn(&Value) -> Option<String>) -> Option<String> {
+    match value {
+        Value::Array(parts) => {
+            let parts: Option<Vec<String>> = parts.iter().map(show).collect();
+            Some(parts?.join(","))
+        }
+        one => show(one),
+    }
+}
+
 /// A number as it would be written with a suffix, if that loses nothing.
 fn short(value: u64) -> String {
     with_suffix(value, 1_000)
@@ -252,8 +297,15 @@ mod tests {
             ),
         ];
         for (kind, text, value) in good {
-            assert_eq!(kind.parse(text), Some(value), "{text}");
+            assert_eq!(kind.parse(text), Some(value.clone()), "{text}");
+            let again = kind.show(&value).and_then(|shown| kind.parse(&shown));
+            assert!(
+                again == Some(value) || text.is_empty(),
+                "{text} is shown as {again:?}"
+            );
         }
+        assert_eq!(count.show(&json!(100_000)).as_deref(), Some("100k"));
+        assert_eq!(count.show(&Value::Null), None);
         let bad = [
             (count, "0"),
             (count, "2m"),

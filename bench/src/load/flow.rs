@@ -331,7 +331,9 @@ mod tests {
         dues.sort_unstable();
         let expected: Vec<u64> = (0..10).map(|at| SECOND + at * SECOND / 10).collect();
         assert_eq!(dues, expected);
-        let shares: Vec<u64> = (0..3).map(|worker| share(10, worker, 3).count() as u64).collect();
+        let shares: Vec<u64> = (0..3)
+            .map(|worker| share(10, worker, 3).count() as u64)
+            .collect();
         assert_eq!(shares.iter().sum::<u64>(), 10);
     }
 

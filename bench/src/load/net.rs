@@ -53,8 +53,13 @@ impl Net {
             let socket = TcpStream::connect_timeout(address, CONNECT_TIMEOUT)?;
             socket.set_nodelay(true)?;
             socket.set_nonblocking(true)?;
-            epoll::add(&epoll, &socket, EventData::new_u64(at as u64), EventFlags::IN)
-                .map_err(std::io::Error::from)?;
+            epoll::add(
+                &epoll,
+                &socket,
+                EventData::new_u64(at as u64),
+                EventFlags::IN,
+            )
+            .map_err(std::io::Error::from)?;
             connections.push(Connection {
                 socket,
                 session: Session::new(address.to_string()),
@@ -188,7 +193,11 @@ impl Connection {
         self.is_blocked = !is_all;
         if is_all == self.is_watched_for_room {
             self.is_watched_for_room = !is_all;
-            let room = if is_all { EventFlags::empty() } else { EventFlags::OUT };
+            let room = if is_all {
+                EventFlags::empty()
+            } else {
+                EventFlags::OUT
+            };
             let data = EventData::new_u64(at as u64);
             epoll::modify(epoll, &self.socket, data, EventFlags::IN | room)
                 .map_err(std::io::Error::from)?;
@@ -210,8 +219,5 @@ impl Connection {
 }
 
 fn is_transient(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::WouldBlock | ErrorKind::Interrupted
-    )
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

@@ -265,7 +265,11 @@ mod tests {
             sum.add(tally);
         }
         assert_eq!((sum.operations, sum.operations_total), (3, 3));
-        assert_eq!(sum.latency_ns.len(), 3 + 2, "what was never sent has waited");
+        assert_eq!(
+            sum.latency_ns.len(),
+            3 + 2,
+            "what was never sent has waited"
+        );
         assert_eq!(sum.steps[0].operations, 3);
         assert_eq!(sum.steps[1].latency_ns.len(), 3);
         assert_eq!((sum.conflicts, sum.bytes, sum.unsent), (2, 200, 2));

@@ -1,8 +1,6 @@
 //! What must be known of the answers about one key.
 
-use super::super::wire::{
-    Fields, Malformed, Value, bytes_field, header_revision, number_field,
-};
+use super::super::wire::{Fields, Malformed, Value, bytes_field, header_revision, number_field};
 
 /// Field numbers of RangeResponse, TxnResponse, ResponseOp and KeyValue.
 const RANGE_KVS: u32 = 2;
@@ -104,7 +102,10 @@ mod tests {
     #[test]
     fn a_guarded_change_took_place_or_tells_what_it_found() {
         let put = Response::ResponsePut(PutResponse::default());
-        assert_eq!(Answer::guarded(&txn(true, Some(put.clone()))), Ok(Answer::Changed(90)));
+        assert_eq!(
+            Answer::guarded(&txn(true, Some(put.clone()))),
+            Ok(Answer::Changed(90))
+        );
         let range = |revisions: &[i64]| Response::ResponseRange(range_response(revisions));
         assert_eq!(
             Answer::guarded(&txn(false, Some(range(&[70])))),

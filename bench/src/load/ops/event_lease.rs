@@ -110,12 +110,18 @@ mod tests {
             assert_eq!(lease.take(&mut session, 2 * SECOND), 9);
         }
         assert!(session.out().is_empty());
-        assert_eq!(lease.take(&mut session, 2 * SECOND), 9, "until the next is there");
+        assert_eq!(
+            lease.take(&mut session, 2 * SECOND),
+            9,
+            "until the next is there"
+        );
         assert!(!session.out().is_empty());
         session.out().clear();
         lease.take(&mut session, 2 * SECOND);
         assert!(session.out().is_empty(), "one is on its way");
-        lease.on_event(Event::Message(&[0x10, 10]), 3 * SECOND).unwrap();
+        lease
+            .on_event(Event::Message(&[0x10, 10]), 3 * SECOND)
+            .unwrap();
         lease.on_event(Event::End(Ok(())), 3 * SECOND).unwrap();
         assert_eq!(lease.take(&mut session, 62 * SECOND), 10);
         assert!(session.out().is_empty());

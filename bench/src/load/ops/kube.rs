@@ -192,9 +192,7 @@ impl Kube {
         let each_node = Pace::every(interval, nodes.end - nodes.start);
         let pace = |task: &Task| match task {
             Task::Renew | Task::Get => each_node.clone(),
-            Task::Pod => {
-                Pace::per_second(u64::from(job.kube.pods_per_second), worker, workers)
-            }
+            Task::Pod => Pace::per_second(u64::from(job.kube.pods_per_second), worker, workers),
             Task::List => Pace::per_second(LISTS_PER_SECOND, worker, workers),
         };
         tasks(job.op).iter().map(pace).collect()
@@ -264,7 +262,9 @@ impl Kube {
         };
         self.places[at as usize].answer = None;
         if step == Step::Get {
-            session.call(Rpc::Range, at, Delivery::Unary, |out| range(out, &key, false));
+            session.call(Rpc::Range, at, Delivery::Unary, |out| {
+                range(out, &key, false)
+            });
         } else {
             session.call(Rpc::Txn, at, Delivery::Unary, |out| {
                 guarded(out, &key, mod_revision, change);
@@ -452,7 +452,9 @@ mod tests {
         assert_eq!(script(0), [Create, Bind, Status, Status, Delete]);
         assert_eq!(
             script(5),
-            [Create, Event, Bind, Event, Status, Event, Status, Event, Event, Delete]
+            [
+                Create, Event, Bind, Event, Status, Event, Status, Event, Event, Delete
+            ]
         );
         for (step, (name, _)) in [(Step::Renew, STEPS[0]), (Delete, STEPS[5])] {
             assert_eq!(STEPS[step as usize].0, name);

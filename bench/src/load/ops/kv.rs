@@ -53,7 +53,12 @@ impl Kv {
         let keys = KeyText::of(job);
         let parts = parts(job);
         let places = (0..job.iodepth).map(|_| Place::default()).collect();
-        let pages = Pages::new(keys.range(), job.list_mode, job.page_limit, job.serializable);
+        let pages = Pages::new(
+            keys.range(),
+            job.list_mode,
+            job.page_limit,
+            job.serializable,
+        );
         Self {
             weight_sum: parts.iter().map(|part| part.weight).sum(),
             may_miss: parts.iter().any(|part| part.op == Op::Delete),

@@ -175,7 +175,8 @@ impl Listing {
             Some((PAIR_KEY, rest)) => match read_varint(rest)? {
                 Some((key_bytes, rest)) => {
                     let key_bytes = usize::try_from(key_bytes).map_err(|_| Malformed)?;
-                    rest.get(..key_bytes).map(|key| (key, rest.len() - key_bytes))
+                    rest.get(..key_bytes)
+                        .map(|key| (key, rest.len() - key_bytes))
                 }
                 None => None,
             },
@@ -277,8 +278,16 @@ mod tests {
         let whole = response().encode_to_vec();
         let mut listing = Listing::default();
         listing.begin(false);
-        assert_eq!(listing.take(&whole[..whole.len() - 3], true), Err(Malformed));
-        for wrong in [&[0x12, 2, 0x0a, 9][..], &[0x12, 1, 0x12], &[0x0b, 1], &[0xff; 12]] {
+        assert_eq!(
+            listing.take(&whole[..whole.len() - 3], true),
+            Err(Malformed)
+        );
+        for wrong in [
+            &[0x12, 2, 0x0a, 9][..],
+            &[0x12, 1, 0x12],
+            &[0x0b, 1],
+            &[0xff; 12],
+        ] {
             listing.begin(false);
             assert_eq!(listing.take(wrong, true), Err(Malformed), "{wrong:?}");
         }
@@ -286,8 +295,14 @@ mod tests {
         assert_eq!(listing.take(&[0x12, 0], true), Err(Malformed));
         // A key that never ends is given up.
         listing.begin(false);
-        let endless = [&[0x12, 0xff, 0xff, 0x7f, 0x0a, 0xff, 0xff, 0x7e][..], &[b'k'; 9_000]].concat();
-        let taken = endless.chunks(100).try_for_each(|part| listing.take(part, false));
+        let endless = [
+            &[0x12, 0xff, 0xff, 0x7f, 0x0a, 0xff, 0xff, 0x7e][..],
+            &[b'k'; 9_000],
+        ]
+        .concat();
+        let taken = endless
+            .chunks(100)
+            .try_for_each(|part| listing.take(part, false));
         assert_eq!(taken, Err(Malformed));
     }
 }

@@ -26,12 +26,7 @@ pub struct Pages {
 
 impl Pages {
     /// A way to read a range.
-    pub fn new(
-        range: Range<Vec<u8>>,
-        mode: ListMode,
-        page_limit: u64,
-        serializable: bool,
-    ) -> Self {
+    pub fn new(range: Range<Vec<u8>>, mode: ListMode, page_limit: u64, serializable: bool) -> Self {
         Self {
             range,
             mode,
@@ -108,8 +103,14 @@ mod tests {
         let mut listing = Listing::default();
         pages.begin(&mut listing);
         let first = request(&pages, &listing);
-        assert_eq!((&first.key[..], &first.range_end[..]), (&b"a/"[..], &b"a0"[..]));
-        assert_eq!((first.limit, first.revision, first.serializable), (500, 0, true));
+        assert_eq!(
+            (&first.key[..], &first.range_end[..]),
+            (&b"a/"[..], &b"a0"[..])
+        );
+        assert_eq!(
+            (first.limit, first.revision, first.serializable),
+            (500, 0, true)
+        );
         let answer = RangeResponse {
             header: Some(ResponseHeader {
                 revision: 77,
@@ -131,7 +132,10 @@ mod tests {
             code: Code::Unimplemented,
             message: String::new(),
         };
-        assert!(!pages.falls_back(&listing, &unknown), "no stream was asked for");
+        assert!(
+            !pages.falls_back(&listing, &unknown),
+            "no stream was asked for"
+        );
     }
 
     #[test]
@@ -145,7 +149,10 @@ mod tests {
             message: String::new(),
         };
         assert!(pages.falls_back(&listing, &unknown));
-        assert!(pages.falls_back(&listing, &unknown), "another was under way");
+        assert!(
+            pages.falls_back(&listing, &unknown),
+            "another was under way"
+        );
         pages.begin(&mut listing);
         assert!(!listing.is_stream());
         assert_eq!(request(&pages, &listing).limit, 0);

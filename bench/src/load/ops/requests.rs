@@ -82,8 +82,7 @@ pub fn put_operation(out: &mut Vec<u8>, key: &[u8], value: &[u8], lease: u64) {
         0 => 0,
         lease => 1 + varint_bytes(lease),
     };
-    let request_bytes =
-        bytes_field_bytes(key.len()) + bytes_field_bytes(value.len()) + lease_bytes;
+    let request_bytes = bytes_field_bytes(key.len()) + bytes_field_bytes(value.len()) + lease_bytes;
     operation_head(out, field::TXN_SUCCESS, field::OP_PUT, request_bytes);
     put(out, key, value, lease);
 }
@@ -135,7 +134,10 @@ mod tests {
             let value = vec![7; value_bytes];
             let mut out = Vec::new();
             put(&mut out, KEY, &value, lease.cast_unsigned());
-            assert_eq!(PutRequest::decode(&out[..]).unwrap(), put_request(&value, lease));
+            assert_eq!(
+                PutRequest::decode(&out[..]).unwrap(),
+                put_request(&value, lease)
+            );
         }
         let mut out = Vec::new();
         range(&mut out, KEY, true);
@@ -161,7 +163,10 @@ mod tests {
                 };
                 let changes = [
                     (put_change, Request::RequestPut(put_request(&value, lease))),
-                    (Change::Delete, Request::RequestDeleteRange(delete_request.clone())),
+                    (
+                        Change::Delete,
+                        Request::RequestDeleteRange(delete_request.clone()),
+                    ),
                 ];
                 for (change, expected) in changes {
                     let mut out = Vec::new();

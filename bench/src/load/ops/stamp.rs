@@ -64,7 +64,10 @@ impl Stamp {
 }
 
 /// Reads a WatchResponse and hands on the value of each event; empty for a deletion.
-pub fn read_watch(message: &[u8], mut on_value: impl FnMut(&[u8])) -> Result<WatchAnswer, Malformed> {
+pub fn read_watch(
+    message: &[u8],
+    mut on_value: impl FnMut(&[u8]),
+) -> Result<WatchAnswer, Malformed> {
     let mut answer = WatchAnswer::Events;
     let mut fields = Fields(message);
     while let Some((field, value)) = fields.next()? {

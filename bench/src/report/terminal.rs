@@ -80,14 +80,46 @@ pub fn number(value: f64) -> String {
     out + rest
 }
 
-/// `median (min .. max)`, a dash if there is none.
+/// Words in lines of a length, those after the first indented.
+pub fn wrapped(text: &str, chars_max: usize, indent: usize) -> String {
+    let mut out = String::new();
+    let mut used = 0;
+    for word in text.split(' ') {
+        if used > 0 && used + 1 + word.len() > chars_max {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            used = indent;
+        } else if used > 0 {
+            out.push(' ');
+            used += 1;
+        }
+        out.push_str(word);
+        used += word.len();
+    }
+    out
+}
+
+/// `median (min .. max)` of ratios, a dash if there is none.
 pub fn spread(spread: Option<Spread>) -> String {
     match spread {
         Some(Spread { median, min, max }) => {
-            format!("{} ({} .. {})", number(median), number(min), number(max))
+            format!("{} ({} .. {})", ratio(median), ratio(min), ratio(max))
         }
         None => "-".to_owned(),
     }
+}
+
+/// A ratio with three significant digits.
+pub fn ratio(value: f64) -> String {
+    let decimals = match value.abs() {
+        0.0 => 0,
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        size if size >= 1.0 => 2,
+        size if size >= 0.1 => 3,
+        _ => 4,
+    };
+    format!("{value:.decimals$}")
 }
 
 /// Fails if there were errors, telling each by its code.
@@ -126,11 +158,23 @@ mod tests {
     }
 
     #[test]
+    fn ratios_have_three_digits() {
+        let texts = [0.0, 0.0123, 0.648_3, 1.651, 12.34, 123.4].map(ratio);
+        assert_eq!(texts, ["0", "0.0123", "0.648", "1.65", "12.3", "123"]);
+    }
+
+    #[test]
     fn tables_line_up() {
         let mut table = Table::default();
         table.row(["".into(), "a".into(), "long".into()]);
         table.row(["name".into(), "123".into()]);
         assert_eq!(table.render(), "        a  long\nname  123\n");
+    }
+
+    #[test]
+    fn long_lines_are_broken_between_words() {
+        assert_eq!(wrapped("ab cd ef g", 6, 2), "ab cd\n  ef g");
+        assert_eq!(wrapped("abcdefgh i", 6, 2), "abcdefgh\n  i");
     }
 
     #[test]

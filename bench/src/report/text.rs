@@ -1,0 +1,320 @@
+//! A document for a terminal: what it ran on, then each job as fio would print it.
+
+use std::fmt::Write as _;
+
+use super::document::{Contender, Document, JobResult, Round};
+use super::figures::FIGURES;
+use super::terminal::{Table, number, spread, wrapped};
+use crate::job::spec_summary;
+use crate::stats::{Errors, Latency, Spread};
+
+const MIB: f64 = (1 << 20) as f64;
+const LINE_CHARS_MAX: usize = 100;
+/// The percentiles that fio prints, five to a line.
+const PERCENTS: [f64; 17] = [
+    1.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95,
+    99.99,
+];
+/// The ratios of the summary over several jobs: name, head of the column.
+const SUMMARY: [(&str, &str); 5] = [
+    ("throughput_ratio", "throughput"),
+    ("cpu_per_op_ratio", "CPU per op"),
+    ("p50_ratio", "p50"),
+    ("p99_ratio", "p99"),
+    ("rss_above_baseline_ratio", "RSS above base"),
+];
+
+/// The whole of it.
+pub fn text(document: &Document) -> String {
+    let mut out = format!("{}\n", document.machine);
+    if let Some(probe) = &document.disk_probe {
+        line(
+            &mut out,
+            &format!(
+                "probe    a durable 4 KiB write alone takes {} us (p50), {} us (p99) on this disk",
+                number(probe.write_4k_depth1_p50_us),
+                number(probe.write_4k_depth1_p99_us)
+            ),
+        );
+    }
+    for warning in &document.warnings {
+        line(&mut out, &format!("WARNING  {warning}"));
+    }
+    for job in &document.jobs {
+        out.push('\n');
+        job_text(&mut out, job, document);
+    }
+    let compared = document.jobs.iter().filter(|job| !job.ratios.is_empty());
+    if compared.count() > 1 {
+        out.push('\n');
+        summary(&mut out, document);
+    }
+    if document.interrupted {
+        line(
+            &mut out,
+            "\ninterrupted: what was measured until then is above",
+        );
+    }
+    out
+}
+
+fn job_text(out: &mut String, job: &JobResult, document: &Document) {
+    line(
+        out,
+        &format!(
+            "{}: {}",
+            job.name,
+            wrapped(&spec_summary(&job.spec), LINE_CHARS_MAX, 2)
+        ),
+    );
+    for server in &job.servers {
+        if let Some(note) = &server.note {
+            line(out, &format!("  {}: {note}", server.name));
+        }
+    }
+    if document.command == "compare" {
+        comparison(out, job, document);
+    } else {
+        for server in &job.servers {
+            for round in &server.rounds {
+                round_text(out, server, round, document);
+            }
+        }
+    }
+    for server in &job.servers {
+        let mut errors = Errors::new();
+        for (code, count) in server.rounds.iter().flat_map(|round| &round.errors) {
+            *errors.entry(code.clone()).or_default() += count;
+        }
+        if document.command == "compare" || !errors.is_empty() {
+            line(
+                out,
+                &format!("  {} errors: {}", server.name, error_text(&errors)),
+            );
+        }
+    }
+}
+
+/// One row a figure, one column a server, and the ratio.
+fn comparison(out: &mut String, job: &JobResult, document: &Document) {
+    let members = match document.members {
+        1 => String::new(),
+        count => format!("{count} members each; "),
+    };
+    let rounds: Vec<String> = job
+        .servers
+        .iter()
+        .map(|server| server.rounds.len().to_string())
+        .collect();
+    line(
+        out,
+        &format!(
+            "  {members}{} of {} rounds; medians, and ratios with (min .. max) over rounds\n",
+            rounds.join(" and "),
+            document.rounds
+        ),
+    );
+    let mut table = Table::default();
+    let names = job
+        .servers
+        .iter()
+        .map(|server| format!("{} {}", server.name, server.version));
+    let head = (job.servers.len() > 1).then(|| "ratio".to_owned());
+    table.row(std::iter::once(String::new()).chain(names).chain(head));
+    for figure in FIGURES {
+        let values: Vec<Option<&Spread>> = job
+            .servers
+            .iter()
+            .map(|server| server.figures.get(figure.name))
+            .collect();
+        if values.iter().all(Option::is_none) {
+            continue;
+        }
+        let cells = values
+            .into_iter()
+            .map(|value| value.map_or("-".to_owned(), |value| figure.shown(value.median)));
+        let ratio =
+            (job.servers.len() > 1).then(|| spread(job.ratio_spread.get(figure.ratio).copied()));
+        table.row(
+            std::iter::once(format!("  {}", figure.label))
+                .chain(cells)
+                .chain(ratio),
+        );
+    }
+    out.push_str(&table.render());
+}
+
+/// One round as fio would show a job.
+fn round_text(out: &mut String, server: &Contender, round: &Round, document: &Document) {
+    let cut = if round.cut_short { ", cut short" } else { "" };
+    line(
+        out,
+        &format!(
+            "  {} {}: {} s measured{cut}",
+            server.name,
+            server.version,
+            number(round.seconds)
+        ),
+    );
+    let per_second = Spread::over(round.per_second.iter().map(|&count| count as f64));
+    let range = per_second.map_or(String::new(), |spread| {
+        format!(
+            "; per second min {}, median {}, max {}",
+            number(spread.min),
+            number(spread.median),
+            number(spread.max)
+        )
+    });
+    line(
+        out,
+        &format!(
+            "  throughput : {} ops/s, {} ops{range}",
+            number(round.operations_per_second),
+            number(round.operations as f64)
+        ),
+    );
+    latency_text(out, &round.latency_us, "");
+    for step in &round.steps {
+        line(
+            out,
+            &format!(
+                "    {:<11}: {} ops; {}",
+                step.name,
+                number(step.operations as f64),
+                latency_line(&step.latency_us)
+            ),
+        );
+    }
+    for (index, clone) in round.clones.iter().enumerate() {
+        line(
+            out,
+            &format!(
+                "    clone {index:<5}: {} ops/s; {}; errors {}",
+                number(clone.operations_per_second),
+                latency_line(&clone.latency_us),
+                error_text(&clone.errors)
+            ),
+        );
+    }
+    line(
+        out,
+        &format!("  errors     : {}", error_text(&round.errors)),
+    );
+    if let Some(first) = &round.first_error {
+        line(out, &format!("    first    : {first}"));
+    }
+    if round.unsent > 0 || round.behind_us_max > 0.0 {
+        line(
+            out,
+            &format!(
+                "  schedule   : at most {} us late, {} never sent",
+                number(round.behind_us_max),
+                round.unsent
+            ),
+        );
+    }
+    if let Some(used) = &round.server {
+        let flushes = used
+            .flushes_per_operation
+            .map_or("unknown".to_owned(), number);
+        let of_members = if document.members > 1 {
+            ", all members"
+        } else {
+            ""
+        };
+        line(
+            out,
+            &format!(
+                "  server     : CPU {} s per 100k ops ({} % of a core{of_members}); RSS peak {} MiB, {} MiB above \
+                 {} MiB\n               per op: {} bytes written, {flushes} flushes, {} write calls",
+                number(used.cpu_seconds_per_100k),
+                number(used.cpu_percent),
+                number(used.rss_bytes_peak as f64 / MIB),
+                number(used.rss_bytes_above_baseline as f64 / MIB),
+                number(used.rss_bytes_baseline as f64 / MIB),
+                number(used.written_bytes_per_operation),
+                number(used.write_calls_per_operation)
+            ),
+        );
+    }
+    line(
+        out,
+        &format!(
+            "  generator  : CPU {} s per 100k ops ({} % of a core)",
+            number(round.generator_cpu_seconds_per_100k),
+            number(round.generator_cpu_percent)
+        ),
+    );
+}
+
+fn latency_text(out: &mut String, latency: &Latency, indent: &str) {
+    line(
+        out,
+        &format!("{indent}  latency us : {}", latency_line(latency)),
+    );
+    if latency.count == 0 {
+        return;
+    }
+    line(out, &format!("{indent}  percentiles (us):"));
+    let told: Vec<String> = PERCENTS
+        .iter()
+        .filter_map(|wanted| {
+            let (_, us) = latency
+                .percentiles
+                .iter()
+                .find(|(percent, _)| percent == wanted)?;
+            Some(format!("{wanted:5.2}th=[{:>9}]", number(*us)))
+        })
+        .collect();
+    for few in told.chunks(5) {
+        line(out, &format!("{indent}   | {}", few.join(", ")));
+    }
+}
+
+fn latency_line(latency: &Latency) -> String {
+    if latency.count == 0 {
+        return "nothing was timed".to_owned();
+    }
+    let [min, mean, stddev, p99, max] = [
+        latency.min,
+        latency.mean,
+        latency.stddev,
+        latency.p99,
+        latency.max,
+    ]
+    .map(number);
+    format!("min {min}, avg {mean}, stdev {stddev}, p99 {p99}, max {max}")
+}
+
+fn error_text(errors: &Errors) -> String {
+    if errors.is_empty() {
+        return "none".to_owned();
+    }
+    let counts: Vec<String> = errors
+        .iter()
+        .map(|(code, count)| format!("{count} {code}"))
+        .collect();
+    counts.join(", ")
+}
+
+/// The ratios of all jobs, one row each.
+fn summary(out: &mut String, document: &Document) {
+    line(
+        out,
+        "summary: ratios of the first server over the second, median (min .. max)\n",
+    );
+    let mut table = Table::default();
+    let heads = SUMMARY.iter().map(|(_, head)| (*head).to_owned());
+    table.row(std::iter::once(String::new()).chain(heads));
+    for job in &document.jobs {
+        let cells = SUMMARY
+            .iter()
+            .map(|(name, _)| spread(job.ratio_spread.get(*name).copied()));
+        table.row(std::iter::once(format!("  {}", job.name)).chain(cells));
+    }
+    out.push_str(&table.render());
+}
+
+fn line(out: &mut String, text: &str) {
+    writeln!(out, "{text}").expect("a string takes any text");
+}
