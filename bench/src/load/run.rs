@@ -32,7 +32,8 @@ const UNTIMED: Duration = Duration::from_secs(365 * 24 * 3_600);
 pub struct Load {
     spec: Arc<JobSpec>,
     workers: Vec<Handle>,
-    sum: Option<Tally>,
+    /// Of the workers that have ended, the last one first.
+    tallies: Vec<Tally>,
 }
 
 /// The command's end of one worker thread.
@@ -102,7 +103,7 @@ impl Load {
         Ok(Self {
             spec,
             workers,
-            sum: None,
+            tallies: Vec::new(),
         })
     }
 
@@ -144,13 +145,20 @@ impl Load {
                 .await
                 .context("a load thread ended early")?
                 .context("the load broke off")?;
-            match &mut self.sum {
-                Some(sum) => sum.add(tally),
-                None => self.sum = Some(tally),
-            }
+            self.tallies.push(tally);
             self.workers.pop();
         }
-        self.sum.take().context("the load was finished before")
+        let mut tallies = self.tallies.iter();
+        let mut sum = tallies.next().context("a load has a worker")?.clone();
+        for tally in tallies {
+            sum.add(tally.clone());
+        }
+        Ok(sum)
+    }
+
+    /// What each clone saw, once the load is finished.
+    pub fn clones(&self) -> impl Iterator<Item = &Tally> {
+        self.tallies.iter().rev()
     }
 }
 
