@@ -184,6 +184,18 @@ impl Document {
 }
 
 impl JobResult {
+    /// The kinds of operations that some round has, in order; none if the job is of one kind.
+    pub fn kinds(&self) -> Vec<&str> {
+        let mut kinds: Vec<&str> = Vec::new();
+        let rounds = self.servers.iter().flat_map(|server| &server.rounds);
+        for step in rounds.flat_map(|round| &round.steps) {
+            if step.is_there() && !kinds.contains(&step.name.as_str()) {
+                kinds.push(&step.name);
+            }
+        }
+        kinds
+    }
+
     /// The result of a job from the rounds of its servers.
     pub fn new(spec: JobSpec, servers: Vec<Contender>) -> Self {
         let ratio_spread = match &servers[..] {
@@ -203,7 +215,35 @@ impl JobResult {
     }
 }
 
+impl StepRound {
+    /// Whether the job had any of it.
+    pub fn is_there(&self) -> bool {
+        self.operations > 0 || self.latency_us.count > 0
+    }
+}
+
+/// One kind of operation of one server, medians over the rounds.
+pub struct Kind {
+    pub operations: f64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+}
+
 impl Contender {
+    /// What the rounds brought for one kind of operation.
+    pub fn kind(&self, name: &str) -> Option<Kind> {
+        let steps = || {
+            let all = self.rounds.iter().flat_map(|round| &round.steps);
+            all.filter(|step| step.name == name && step.is_there())
+        };
+        let median = |of: fn(&StepRound) -> f64| Some(Spread::over(steps().map(of))?.median);
+        Some(Kind {
+            operations: median(|step| step.operations as f64)?,
+            p50_us: median(|step| step.latency_us.p50)?,
+            p99_us: median(|step| step.latency_us.p99)?,
+        })
+    }
+
     /// A server and its rounds.
     pub fn new(name: String, version: String, note: Option<String>, rounds: Vec<Round>) -> Self {
         Self {

@@ -7,7 +7,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::charts;
 use super::document::{Document, JobResult};
 use super::figures::{FIGURES, Figure};
-use super::terminal::{number, spread};
+use super::terminal::{count, number, spread};
 use crate::disk::{DiskResult, Figures, Way};
 use crate::job::spec_summary;
 
@@ -154,6 +154,12 @@ fn job_section(job: &JobResult, document: &Document) -> Result<Markup> {
                     figcaption { "All figures" }
                     div.scroll { (figure_table(job)) }
                 }
+                @if !job.kinds().is_empty() {
+                    figure {
+                        figcaption { "By kind of operation" }
+                        div.scroll { (kind_table(job)) }
+                    }
+                }
                 @for (caption, svg) in pictures {
                     figure {
                         figcaption { (caption) }
@@ -252,6 +258,41 @@ fn figure_table(job: &JobResult) -> Markup {
                             }
                         }
                         @if compares { (ratio_cell(job, figure.ratio)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Latencies of each kind of operation of a job that has several.
+fn kind_table(job: &JobResult) -> Markup {
+    html! {
+        table {
+            thead {
+                tr {
+                    th {}
+                    @for server in &job.servers {
+                        th { (server.name) " p50, us" }
+                        th { "p99, us" }
+                        th { "in a round" }
+                    }
+                }
+            }
+            tbody {
+                @for kind in job.kinds() {
+                    tr {
+                        th { (kind) }
+                        @for server in &job.servers {
+                            @match server.kind(kind) {
+                                Some(of) => {
+                                    td { (number(of.p50_us)) }
+                                    td { (number(of.p99_us)) }
+                                    td { (count(of.operations as u64)) }
+                                }
+                                None => { td { "-" } td { "-" } td { "-" } }
+                            }
+                        }
                     }
                 }
             }

@@ -210,8 +210,8 @@ fn a_single_run_is_told_as_fio_would() {
     for part in [
         "  throughput : 40,000 ops/s, 80,000 ops; per second min 36,000, median 40,000, max 44,000",
         " 99.00th=[",
-        "    create     : 7.00 ops; min ",
-        "    clone 0    : 4.50 ops/s; ",
+        "    create       : 7 ops; min ",
+        "    clone 0      : 4.50 ops/s; ",
         "3 never sent",
         "  errors     : none",
         "RSS peak 30.00 MiB, 20.00 MiB above 10.00 MiB",
@@ -219,6 +219,41 @@ fn a_single_run_is_told_as_fio_would() {
     ] {
         assert!(told.contains(part), "{part:?} in\n{told}");
     }
+}
+
+#[test]
+fn kinds_of_operations_are_told_beside_each_other() {
+    let mut document = comparison();
+    assert!(document.jobs[0].kinds().is_empty());
+    let step = |name: &str, operations| StepRound {
+        name: name.to_owned(),
+        is_operation: true,
+        operations,
+        latency_us: match operations {
+            0 => Latency::from(&latency_histogram()),
+            us => latency(us),
+        },
+    };
+    for (index, server) in document.jobs[0].servers.iter_mut().enumerate() {
+        for round in &mut server.rounds {
+            round.steps = vec![step("create", 1_000), step("delete", 0)];
+            if index == 0 {
+                round.steps.push(step("list", 5));
+            }
+        }
+    }
+    assert_eq!(document.jobs[0].kinds(), ["create", "list"]);
+    let told = text(&document);
+    assert!(
+        told.contains("    create  500,170 / 990,380 (1,000)  500,170 / 990,380 (1,000)"),
+        "{told}"
+    );
+    assert!(
+        told.contains("    list         2,501 / 4,952 (5)                            -"),
+        "{told}"
+    );
+    let page = page(&[("a.json".to_owned(), document)]).unwrap();
+    assert!(page.contains("By kind of operation"));
 }
 
 #[test]

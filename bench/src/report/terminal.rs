@@ -67,7 +67,15 @@ pub fn number(value: f64) -> String {
         size if size >= 1.0 || size == 0.0 => 2,
         _ => 4,
     };
-    let text = format!("{value:.decimals$}");
+    grouped(&format!("{value:.decimals$}"))
+}
+
+/// A number of things, thousands set apart.
+pub fn count(value: u64) -> String {
+    grouped(&value.to_string())
+}
+
+fn grouped(text: &str) -> String {
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
     let (sign, digits) = whole.split_at(usize::from(whole.starts_with('-')));
     let mut out = sign.to_owned();
@@ -155,6 +163,7 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(number(value), text);
         }
+        assert_eq!([7, 1_234_567].map(count), ["7", "1,234,567"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::document::{Contender, Document, JobResult, Round};
 use super::figures::FIGURES;
-use super::terminal::{Table, number, spread, wrapped};
+use super::terminal::{Table, count, number, spread, wrapped};
 use crate::job::spec_summary;
 use crate::stats::{Errors, Latency, Spread};
 
@@ -146,6 +146,31 @@ fn comparison(out: &mut String, job: &JobResult, document: &Document) {
         );
     }
     out.push_str(&table.render());
+    let kinds = job.kinds();
+    if !kinds.is_empty() {
+        line(
+            out,
+            "\n  p50 / p99 in us, and operations of a round, by kind:",
+        );
+        out.push_str(&kind_table(job, &kinds));
+    }
+}
+
+fn kind_table(job: &JobResult, kinds: &[&str]) -> String {
+    let mut table = Table::default();
+    for kind in kinds {
+        let cells = job.servers.iter().map(|server| match server.kind(kind) {
+            Some(of) => format!(
+                "{} / {} ({})",
+                number(of.p50_us),
+                number(of.p99_us),
+                count(of.operations as u64)
+            ),
+            None => "-".to_owned(),
+        });
+        table.row(std::iter::once(format!("    {kind}")).chain(cells));
+    }
+    table.render()
 }
 
 /// One round as fio would show a job.
@@ -164,9 +189,9 @@ fn round_text(out: &mut String, server: &Contender, round: &Round, document: &Do
     let range = per_second.map_or(String::new(), |spread| {
         format!(
             "; per second min {}, median {}, max {}",
-            number(spread.min),
-            number(spread.median),
-            number(spread.max)
+            count(spread.min as u64),
+            count(spread.median as u64),
+            count(spread.max as u64)
         )
     });
     line(
@@ -174,17 +199,17 @@ fn round_text(out: &mut String, server: &Contender, round: &Round, document: &Do
         &format!(
             "  throughput : {} ops/s, {} ops{range}",
             number(round.operations_per_second),
-            number(round.operations as f64)
+            count(round.operations)
         ),
     );
     latency_text(out, &round.latency_us, "");
-    for step in &round.steps {
+    for step in round.steps.iter().filter(|step| step.is_there()) {
         line(
             out,
             &format!(
-                "    {:<11}: {} ops; {}",
+                "    {:<13}: {} ops; {}",
                 step.name,
-                number(step.operations as f64),
+                count(step.operations),
                 latency_line(&step.latency_us)
             ),
         );
@@ -193,7 +218,7 @@ fn round_text(out: &mut String, server: &Contender, round: &Round, document: &Do
         line(
             out,
             &format!(
-                "    clone {index:<5}: {} ops/s; {}; errors {}",
+                "    clone {index:<7}: {} ops/s; {}; errors {}",
                 number(clone.operations_per_second),
                 latency_line(&clone.latency_us),
                 error_text(&clone.errors)
