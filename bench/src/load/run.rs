@@ -19,7 +19,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use super::clock::{Clock, nanos};
 use super::flow::{Flow, Pace, share};
 use super::net::Net;
-use super::ops::{FILL_PLACES, Fill, KUBE_STEPS, Keepalive, Kube, Kv, Share, Watch, fills};
+use super::ops::{FILL_PLACES, Fill, Keepalive, Kube, Kv, Share, Watch, fills};
 use super::tally::Tally;
 use super::worker::{Shift, Signals, Worker, Workload};
 use crate::grpc::Failure;
@@ -183,7 +183,7 @@ impl Duty {
             Op::Watch | Op::WatchLatency => self.work(Watch::new(share), rate, &[]),
             Op::KubeNodeLeases | Op::KubePodChurn | Op::Kube1kNodes => {
                 let paces = Kube::paces(&job, self.worker);
-                self.work(Kube::new(share), paces, &KUBE_STEPS)
+                self.work(Kube::new(share), paces, &Kube::steps(&job))
             }
             Op::Disk => unreachable!("the disk probe is no load"),
         }

@@ -168,7 +168,16 @@ fn job_section(job: &JobResult, document: &Document) -> Result<Markup> {
 
 /// What a probe of a disk brought, a table for each way of writing.
 fn disk_section(disk: &DiskResult) -> Markup {
-    let heads = ["block", "in flight", "IOPS", "MB/s", "p50, us", "p99, us", "p99.9, us", "max, us"];
+    let heads = [
+        "block",
+        "in flight",
+        "IOPS",
+        "MB/s",
+        "p50, us",
+        "p99, us",
+        "p99.9, us",
+        "max, us",
+    ];
     let of_way = |way: Way| disk.runs.iter().filter(move |run| run.cell.way == way);
     html! {
         section.job id=(disk.name) {
