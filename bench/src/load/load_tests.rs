@@ -113,7 +113,7 @@ fn every_op_brings_what_it_asks_for() {
             let name = &job.name;
             assert_eq!(tally.first_error, None, "{name}");
             assert!(tally.operations > 0, "{name}");
-            assert!(tally.latency_ns.len() > 0, "{name}");
+            assert!(!tally.latency_ns.is_empty(), "{name}");
             assert!(
                 tally.cpu_ns > 0 && tally.measured_ns >= 299_000_000,
                 "{name}"

@@ -15,7 +15,7 @@
 
 use std::ops::Range;
 
-use super::super::clock::{MILLISECOND, SECOND};
+use super::super::clock::MILLISECOND;
 use super::super::flow::{Pace, Start, share};
 use super::super::keys::{KeyText, value};
 use super::super::net::Net;
