@@ -19,7 +19,7 @@ use crate::cluster::Cluster;
 use crate::interrupt::Interrupt;
 use crate::job::{JobSpec, ListMode};
 use crate::load::{Load, Tally};
-use crate::procfs::{Usage, own_cpu_seconds};
+use crate::procfs::{Usage, own_cpu_time};
 use crate::report::{CloneRound, PROGRESS_INTERVAL, Round, ServerUse, StepRound, fail_on_errors};
 use crate::scrape;
 use crate::stats::Latency;
@@ -139,7 +139,7 @@ impl Reading {
     fn take(target: &mut Target) -> Result<Self> {
         Ok(Self {
             server: target.usage()?,
-            own_cpu_seconds: own_cpu_seconds()?,
+            own_cpu_seconds: own_cpu_time().as_secs_f64(),
         })
     }
 }

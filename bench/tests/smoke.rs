@@ -74,11 +74,7 @@ fn check_round(round: &Value) {
     for figure in ["operations_per_second", "generator_cpu_seconds_per_100k"] {
         assert!(round[figure].as_f64().unwrap() > 0.0, "{figure} in {round}");
     }
-    for figure in [
-        "cpu_seconds_per_100k",
-        "rss_bytes_peak",
-        "rss_bytes_baseline",
-    ] {
+    for figure in ["rss_bytes_peak", "rss_bytes_baseline"] {
         let value = round["server"][figure].as_f64().unwrap();
         assert!(value > 0.0, "{figure} in {round}");
     }
@@ -115,6 +111,9 @@ fn a_second_of_load_brings_every_figure() {
     for job in jobs {
         check_round(&job["servers"][0]["rounds"][0]);
     }
+    // CPU time comes in ticks, of which a slow disk's job may not use one.
+    let cpu = |job: &Value| job["servers"][0]["rounds"][0]["server"]["cpu_percent"].as_f64();
+    assert!(jobs.iter().filter_map(cpu).sum::<f64>() > 0.0, "{document}");
     assert_eq!(jobs[0]["spec"]["key_count"], 500);
     assert_eq!(
         fs::read_dir(dir.path()).unwrap().count(),
@@ -160,12 +159,20 @@ fn a_comparison_with_etcd_ends_in_ratios_and_a_page() {
         "p99_ratio",
         "flushes_ratio",
     ] {
-        assert!(job[ratio].as_f64().unwrap() > 0.0, "{ratio} in {job}");
+        assert!(job[ratio].as_f64().unwrap() >= 0.0, "{ratio} in {job}");
         assert!(
             job["ratio_spread"][ratio]["min"].is_f64(),
             "{ratio} in {job}"
         );
     }
+
+    assert!(job["throughput_ratio"].as_f64().unwrap() > 0.0);
+    assert!(
+        document["disk_probe"]["write_4k_depth1_p50_us"]
+            .as_f64()
+            .unwrap()
+            > 0.0
+    );
 
     let page = dir.path().join("page.html");
     let report = Command::new(BENCH)
