@@ -530,3 +530,7 @@ fn put_reset(out: &mut Vec<u8>, stream: u32, code: ErrorCode) {
     FrameHead::new(FrameKind::RstStream, 0, stream, 4).write(out);
     out.extend_from_slice(&(code as u32).to_be_bytes());
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

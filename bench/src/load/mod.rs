@@ -35,3 +35,6 @@ mod worker;
 pub use keys::key_range;
 pub use run::Load;
 pub use tally::Tally;
+
+#[cfg(test)]
+mod load_tests;

@@ -19,7 +19,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use super::clock::{Clock, nanos};
 use super::flow::{Flow, Pace, share};
 use super::net::Net;
-use super::ops::{FILL_PLACES, Fill, KUBE_STEPS, Keepalive, Kube, Kv, Share, Watch, fills};
+use super::ops::{FILL_PLACES, Fill, Keepalive, Kube, Kv, Share, Watch, fills};
 use super::tally::Tally;
 use super::worker::{Shift, Signals, Worker, Workload};
 use crate::grpc::Failure;
@@ -183,7 +183,7 @@ impl Duty {
             Op::Watch | Op::WatchLatency => self.work(Watch::new(share), rate, &[]),
             Op::KubeNodeLeases | Op::KubePodChurn | Op::Kube1kNodes => {
                 let paces = Kube::paces(&job, self.worker);
-                self.work(Kube::new(share), paces, &KUBE_STEPS)
+                self.work(Kube::new(share), paces, &Kube::steps(&job))
             }
             Op::Disk => unreachable!("the disk probe is no load"),
         }
@@ -226,7 +226,10 @@ impl Duty {
             None => u64::MAX,
         };
         let outcome = match window {
-            Ok(Some(window)) => worker.run(window, operations),
+            Ok(Some(window)) => {
+                let begin = window.start.saturating_sub(nanos(self.spec.ramp_time()));
+                worker.run(begin, window, operations)
+            }
             Ok(None) => return None,
             Err(failure) => Err(failure),
         };
@@ -267,7 +270,7 @@ fn fill(workload: Fill, addresses: &[SocketAddr], clock: Clock) -> Result<Vec<i6
     let net = Net::connect(&ways)?;
     let mut worker = Worker::new(workload, net, clock, shift, Signals::default());
     let now = clock.now();
-    worker.run(now..now.saturating_add(nanos(UNTIMED)), batches)?;
+    worker.run(now, now..now.saturating_add(nanos(UNTIMED)), batches)?;
     let (workload, tally) = worker.into_parts();
     if let Some(error) = tally.first_error {
         bail!("cannot write the keys: {error}");

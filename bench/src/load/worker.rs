@@ -146,13 +146,12 @@ impl<W: Workload> Worker<W> {
         }
     }
 
-    /// Puts the servers under the load: so many operations, until the end of the window.
-    pub fn run(&mut self, window: Range<u64>, operations: u64) -> Result<(), Failure> {
+    /// Puts the servers under the load: so many operations, until the end of the window. Schedules
+    /// begin when the load was to begin, however late this thread is.
+    pub fn run(&mut self, begin: u64, window: Range<u64>, operations: u64) -> Result<(), Failure> {
         self.shift.now = self.clock.now();
         self.shift.tally.set_window(window.clone());
-        self.shift
-            .flow
-            .begin(self.shift.now, window.end, operations);
+        self.shift.flow.begin(begin, window.end, operations);
         let mut cpu = CpuMeter::new(window);
         loop {
             self.shift.now = self.clock.now();

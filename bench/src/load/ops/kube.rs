@@ -15,7 +15,7 @@
 
 use std::ops::Range;
 
-use super::super::clock::{MILLISECOND, SECOND};
+use super::super::clock::MILLISECOND;
 use super::super::flow::{Pace, Start, share};
 use super::super::keys::{KeyText, value};
 use super::super::net::Net;
@@ -58,7 +58,7 @@ const RESOURCES: [&str; 14] = [
 const PAGE_LIMIT: u64 = 500;
 const LISTS_PER_SECOND: u64 = 1;
 
-/// Kinds of operations, in the order of [`STEPS`].
+/// Kinds of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Renew,
@@ -72,18 +72,21 @@ enum Step {
     Seen,
 }
 
-/// Names of the kinds, and whether they are operations.
-pub const STEPS: [(&str, bool); 9] = [
-    ("lease-renew", true),
-    ("pod-create", true),
-    ("pod-bind", true),
-    ("pod-status", true),
-    ("event-create", true),
-    ("pod-delete", true),
-    ("node-get", true),
-    ("node-list", true),
-    ("watch-event", false),
-];
+impl Step {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Renew => "lease-renew",
+            Self::Create => "pod-create",
+            Self::Bind => "pod-bind",
+            Self::Status => "pod-status",
+            Self::Event => "event-create",
+            Self::Delete => "pod-delete",
+            Self::Get => "node-get",
+            Self::List => "node-list",
+            Self::Seen => "watch-event",
+        }
+    }
+}
 
 /// What a schedule is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +106,8 @@ pub struct Kube {
     next_get: u64,
     next_pod: u64,
     workers: u64,
+    /// The kinds of operations of the job, as they are tallied.
+    steps: Vec<Step>,
     /// What becomes of a pod.
     script: Vec<Step>,
     node_leases: KeyText,
@@ -156,6 +161,7 @@ impl Kube {
             nodes,
             next_pod: worker as u64,
             workers: workers as u64,
+            steps: steps(job),
             script: script(job.kube.events_per_pod),
             node_leases: KeyText::new(NODE_LEASES.as_bytes(), 0),
             pages: Pages::new(node_names.range(), ListMode::Paged, PAGE_LIMIT, false),
@@ -182,6 +188,14 @@ impl Kube {
                 Fill::new(keys, u64::from(job.kube.nodes), value)
             })
             .into()
+    }
+
+    /// The names of the kinds of operations, and whether they count: events that are seen do not.
+    pub fn steps(job: &JobSpec) -> Vec<(&'static str, bool)> {
+        let steps = steps(job).into_iter();
+        steps
+            .map(|step| (step.name(), step != Step::Seen))
+            .collect()
     }
 
     /// The schedule of each task.
@@ -314,7 +328,7 @@ impl Kube {
         } else if listing.more {
             listing.begin_page();
             shift.go_on(at);
-        } else if listing.key_count == self.node_count {
+        } else if listing.key_count >= self.node_count {
             shift.tally.record_bytes(listing.bytes, shift.now);
             self.finish_step(at, Step::List, shift);
         } else {
@@ -324,7 +338,7 @@ impl Kube {
 
     fn finish_step(&mut self, at: u32, step: Step, shift: &mut Shift) {
         let place = &mut self.places[at as usize];
-        shift.record(step as usize, place.began);
+        shift.record(tallied(&self.steps, step), place.began);
         if place.task == Some(Task::Pod) && place.script_at + 1 < self.script.len() {
             place.script_at += 1;
             place.began = shift.now;
@@ -370,9 +384,10 @@ impl Workload for Kube {
     fn on_event(&mut self, token: u32, event: Event<'_>, shift: &mut Shift) {
         if token >= WATCH_TOKENS {
             let writer = self.writer;
+            let seen = tallied(&self.steps, Step::Seen);
             let taken = self.watchers.on_event(event, |value| {
                 if let Some(stamp) = Stamp::read(value, writer) {
-                    shift.record(Step::Seen as usize, stamp.began);
+                    shift.record(seen, stamp.began);
                 }
             });
             if let Err(failure) = taken {
@@ -416,6 +431,33 @@ fn tasks(op: Op) -> &'static [Task] {
     }
 }
 
+/// The kinds of operations of a job.
+fn steps(job: &JobSpec) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for task in tasks(job.op) {
+        match task {
+            Task::Renew => steps.push(Step::Renew),
+            Task::Get => steps.push(Step::Get),
+            Task::List => steps.push(Step::List),
+            Task::Pod => steps.extend(script(job.kube.events_per_pod)),
+        }
+    }
+    steps.push(Step::Seen);
+    let mut known = Vec::new();
+    steps.retain(|step| {
+        let is_new = !known.contains(step);
+        known.push(*step);
+        is_new
+    });
+    steps
+}
+
+/// Where a kind is tallied.
+fn tallied(steps: &[Step], step: Step) -> usize {
+    let at = steps.iter().position(|&other| other == step);
+    at.expect("only the job's own kinds happen")
+}
+
 /// What becomes of a pod, its Event objects shared out over its changes.
 fn script(events_per_pod: u32) -> Vec<Step> {
     const LIFE: [Step; 4] = [Step::Create, Step::Bind, Step::Status, Step::Status];
@@ -456,10 +498,6 @@ mod tests {
                 Create, Event, Bind, Event, Status, Event, Status, Event, Event, Delete
             ]
         );
-        for (step, (name, _)) in [(Step::Renew, STEPS[0]), (Delete, STEPS[5])] {
-            assert_eq!(STEPS[step as usize].0, name);
-        }
-        assert_eq!(STEPS[Step::Seen as usize], ("watch-event", false));
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod watchers;
 
 pub use fill::{FILL_PLACES, Fill};
 pub use keepalive::Keepalive;
-pub use kube::{Kube, STEPS as KUBE_STEPS};
+pub use kube::Kube;
 pub use kv::Kv;
 pub use watch::Watch;
 
