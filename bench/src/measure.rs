@@ -19,7 +19,7 @@ use crate::cluster::Cluster;
 use crate::interrupt::Interrupt;
 use crate::job::{JobSpec, ListMode};
 use crate::load::{Load, Tally};
-use crate::procfs::{Usage, own_cpu_seconds};
+use crate::procfs::{Usage, own_cpu_time};
 use crate::report::{CloneRound, PROGRESS_INTERVAL, Round, ServerUse, StepRound, fail_on_errors};
 use crate::scrape;
 use crate::stats::Latency;
@@ -29,6 +29,7 @@ const OPERATIONS_UNIT: f64 = 100_000.0;
 /// What the progress line gives a job that ends by its size.
 const UNTIMED_MILLIS: u64 = 10_000;
 const SECOND_NANOS: f64 = 1e9;
+const SECOND_SLACK: f64 = 0.01;
 
 /// What is put under load.
 pub enum Target {
@@ -138,7 +139,7 @@ impl Reading {
     fn take(target: &mut Target) -> Result<Self> {
         Ok(Self {
             server: target.usage()?,
-            own_cpu_seconds: own_cpu_seconds()?,
+            own_cpu_seconds: own_cpu_time().as_secs_f64(),
         })
     }
 }
@@ -160,6 +161,14 @@ struct Watched<'a> {
     begun: Instant,
     /// Highest sum of resident sets that was seen.
     rss_bytes_seen: u64,
+}
+
+/// A measured window.
+struct Window {
+    tally: Tally,
+    start: Reading,
+    end: Reading,
+    cut_short: bool,
 }
 
 /// Puts a server under a job. None if Ctrl-C came before anything was measured.
@@ -186,45 +195,20 @@ pub async fn measure(
         rss_bytes_seen: 0,
     };
     progress.phase("runs");
-    let window = watched.load.begin();
-    match watched.until(window.start, progress, interrupt).await? {
-        Seen::Due => {}
-        Seen::Interrupted => return Ok(None),
-        Seen::Ended(tally) => {
-            fail_on_errors(&job.name, &tally.errors, tally.first_error.as_deref())?;
-            bail!(
-                "{} was done before its measured time began: size is too small",
-                job.name
-            );
-        }
-    }
-    let at_start = Reading::take(watched.target)?;
-    let seen = watched.until(window.end, progress, interrupt).await?;
-    let at_end = Reading::take(watched.target)?;
-    let cut_short = matches!(seen, Seen::Interrupted);
-    let tally = match seen {
-        Seen::Ended(tally) => *tally,
-        Seen::Due => watched.load.finish().await?,
-        Seen::Interrupted => {
-            watched.load.stop();
-            watched.load.finish().await?
-        }
-    };
-    if cut_short && tally.operations == 0 {
+    let Some(window) = watched.window(progress, interrupt).await? else {
         return Ok(None);
-    }
-    if tally.operations == 0 {
-        fail_on_errors(&job.name, &tally.errors, tally.first_error.as_deref())?;
-    }
-    ensure!(
-        tally.operations > 0,
-        "no answer came inside the measured time"
-    );
+    };
+    let clones = watched.clones(seconds(&window.tally));
     let rss_bytes_seen = watched.rss_bytes_seen;
     let flushes = flushes_before
         .zip(flush_count(&addresses).await)
         .map(|(before, after)| after - before);
-    let usages = [baseline, at_start.server, at_end.server, target.usage()?];
+    let usages = [
+        baseline,
+        window.start.server,
+        window.end.server,
+        target.usage()?,
+    ];
     let server = match usages {
         [Some(baseline), Some(start), Some(end), Some(last)] => {
             let peak = if is_reset {
@@ -232,15 +216,61 @@ pub async fn measure(
             } else {
                 rss_bytes_seen
             };
-            Some(server_use(&tally, baseline, end - start, peak, flushes))
+            Some(server_use(
+                &window.tally,
+                baseline,
+                end - start,
+                peak,
+                flushes,
+            ))
         }
         _ => None,
     };
-    let own_cpu_seconds = at_end.own_cpu_seconds - at_start.own_cpu_seconds;
-    Ok(Some(round(tally, cut_short, server, own_cpu_seconds)))
+    Ok(Some(round(window, server, clones)))
 }
 
 impl Watched<'_> {
+    /// Lets the load go and measures. None if Ctrl-C came before its first answer.
+    async fn window(
+        &mut self,
+        progress: &Progress<'_>,
+        interrupt: &Interrupt,
+    ) -> Result<Option<Window>> {
+        let name = &self.job.name;
+        let time = self.load.begin();
+        match self.until(time.start, progress, interrupt).await? {
+            Seen::Due => {}
+            Seen::Interrupted => return Ok(None),
+            Seen::Ended(tally) => {
+                fail_on_errors(name, &tally.errors, tally.first_error.as_deref())?;
+                bail!("{name} was done before its measured time began: its size is too small");
+            }
+        }
+        let start = Reading::take(self.target)?;
+        let seen = self.until(time.end, progress, interrupt).await?;
+        let end = Reading::take(self.target)?;
+        let cut_short = matches!(seen, Seen::Interrupted);
+        let tally = match seen {
+            Seen::Ended(tally) => *tally,
+            Seen::Due => self.load.finish().await?,
+            Seen::Interrupted => {
+                self.load.stop();
+                self.load.finish().await?
+            }
+        };
+        if tally.operations > 0 {
+            return Ok(Some(Window {
+                tally,
+                start,
+                end,
+                cut_short,
+            }));
+        }
+        fail_on_errors(name, &tally.errors, tally.first_error.as_deref())?;
+        ensure!(cut_short, "{name}: no answer came inside the measured time");
+        Ok(None)
+    }
+
     /// Watches the load until a time comes, the load ends, or Ctrl-C comes.
     async fn until(
         &mut self,
@@ -263,6 +293,17 @@ impl Watched<'_> {
                 self.rss_bytes_seen = self.rss_bytes_seen.max(usage.rss_bytes);
             }
         }
+    }
+
+    /// Each clone by itself, if the job asks for it.
+    fn clones(&self, seconds: f64) -> Vec<CloneRound> {
+        if self.job.group_reporting {
+            return Vec::new();
+        }
+        self.load
+            .clones()
+            .map(|tally| clone_round(tally, seconds))
+            .collect()
     }
 }
 
@@ -300,26 +341,41 @@ fn server_use(
     }
 }
 
-fn round(tally: Tally, cut_short: bool, server: Option<ServerUse>, own_cpu_seconds: f64) -> Round {
+fn clone_round(tally: &Tally, seconds: f64) -> CloneRound {
+    CloneRound {
+        operations: tally.operations,
+        operations_per_second: tally.operations as f64 / seconds,
+        latency_us: Latency::from(&tally.latency_ns),
+        errors: tally.errors.clone(),
+    }
+}
+
+fn round(window: Window, server: Option<ServerUse>, clones: Vec<CloneRound>) -> Round {
+    let tally = window.tally;
     let seconds = seconds(&tally);
     let operations = tally.operations as f64;
-    let whole_seconds = seconds.round() as usize;
+    let own_cpu_seconds = window.end.own_cpu_seconds - window.start.own_cpu_seconds;
+    // The last second counts if it was one but for the clock's last digits.
+    let whole_seconds = (seconds + SECOND_SLACK).floor() as usize;
     let steps = tally.steps.iter().map(|step| StepRound {
         name: step.name.to_owned(),
+        is_operation: step.is_operation,
         operations: step.operations,
         latency_us: Latency::from(&step.latency_ns),
     });
+    let mut per_second: Vec<u64> = tally
+        .seconds
+        .iter()
+        .map(|second| second.operations)
+        .collect();
+    // Seconds without an answer at the end are seconds too.
+    per_second.resize(whole_seconds, 0);
     Round {
         seconds,
-        cut_short,
+        cut_short: window.cut_short,
         operations: tally.operations,
         operations_per_second: operations / seconds,
-        per_second: tally
-            .seconds
-            .iter()
-            .take(whole_seconds)
-            .map(|second| second.operations)
-            .collect(),
+        per_second,
         latency_us: Latency::from(&tally.latency_ns),
         steps: steps.collect(),
         conflicts: tally.conflicts,
@@ -331,6 +387,6 @@ fn round(tally: Tally, cut_short: bool, server: Option<ServerUse>, own_cpu_secon
         generator_cpu_percent: 100.0 * own_cpu_seconds / seconds,
         errors: tally.errors,
         first_error: tally.first_error,
-        clones: Vec::<CloneRound>::new(),
+        clones,
     }
 }

@@ -87,11 +87,6 @@ pub fn reset_peak(pid: u32) -> bool {
     fs::write(format!("/proc/{pid}/clear_refs"), RESET_PEAK).is_ok()
 }
 
-/// CPU seconds of this process.
-pub fn own_cpu_seconds() -> Result<f64> {
-    Ok(Usage::of(std::process::id())?.cpu_seconds)
-}
-
 /// CPU time of this process, exact: for runs in which a clock tick would be much.
 pub fn own_cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);

@@ -51,11 +51,15 @@ impl From<&Histogram<u64>> for Latency {
         let at = |percent: f64| us(histogram.value_at_quantile(percent / 100.0) as f64);
         let count = histogram.len() as f64;
         // Beyond one request in so many, every percentile is the maximum.
-        let is_told = |percent: f64| percent == 100.0 || count * (1.0 - percent / 100.0) >= 1.0;
+        let is_told = |percent: f64| percent == 100.0 || count * (100.0 - percent) > 99.999;
         let told = PERCENTS.into_iter().filter(|&percent| is_told(percent));
         Self {
             count: histogram.len(),
-            min: us(histogram.min() as f64),
+            min: if histogram.is_empty() {
+                0.0
+            } else {
+                us(histogram.min() as f64)
+            },
             mean: us(histogram.mean()),
             stddev: us(histogram.stdev()),
             p50: at(50.0),
@@ -134,9 +138,11 @@ mod tests {
             .collect();
         assert!(percents.is_sorted(), "{percents:?}");
         assert_eq!(percents[last - 1], 99.9, "a thousand requests tell no more");
+        let empty = Latency::from(&latency_histogram());
+        assert_eq!(empty.percentiles, [(100.0, 0.0)]);
         assert_eq!(
-            Latency::from(&latency_histogram()).percentiles,
-            [(100.0, 0.0)]
+            (empty.min, empty.mean, empty.stddev, empty.max),
+            (0.0, 0.0, 0.0, 0.0)
         );
     }
 }

@@ -249,7 +249,7 @@ fn what_is_wrong_is_told_with_its_line_and_what_is_allowed() {
         ),
         (
             "[a]\nop=put\nrate=0\n[b]\nop=mixed\nmix=watch:1",
-            "my.fio:3: rate=0: allowed is 1 to 10m\nmy.fio:6: mix=watch:1: allowed is op:weight with commas, of the ops put, txn-update, range, list",
+            "my.fio:3: rate=0: allowed is 1 to 10m\nmy.fio:6: mix=watch:1: allowed is op:weight with commas, of the ops put, txn-update, range, list, delete",
         ),
     ];
     for (text, expected) in cases {

@@ -40,23 +40,16 @@ impl KeyText {
         self.prefix.len() + self.digits
     }
 
-    /// Appends a key.
-    pub fn write(&self, index: u64, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.prefix);
-        let begin = out.len();
-        out.resize(begin + self.digits, b'0');
-        write_digits(&mut out[begin..], index);
-    }
-
     /// Writes the digits of a key over those of another.
     pub fn patch(&self, key: &mut [u8], index: u64) {
         write_digits(&mut key[self.prefix.len()..][..self.digits], index);
     }
 
-    /// A key by itself.
+    /// A key.
     pub fn key(&self, index: u64) -> Vec<u8> {
-        let mut key = Vec::with_capacity(self.bytes());
-        self.write(index, &mut key);
+        let mut key = self.prefix.clone();
+        key.resize(self.bytes(), b'0');
+        self.patch(&mut key, index);
         key
     }
 

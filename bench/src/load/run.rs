@@ -16,10 +16,10 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
-use super::clock::{Clock, SECOND};
+use super::clock::{Clock, nanos};
 use super::flow::{Flow, Pace, share};
 use super::net::Net;
-use super::ops::{FILL_PLACES, Fill, Keepalive, Kv, Share, needs_keys};
+use super::ops::{FILL_PLACES, Fill, KUBE_STEPS, Keepalive, Kube, Kv, Share, Watch, fills};
 use super::tally::Tally;
 use super::worker::{Shift, Signals, Worker, Workload};
 use crate::grpc::Failure;
@@ -32,7 +32,8 @@ const UNTIMED: Duration = Duration::from_secs(365 * 24 * 3_600);
 pub struct Load {
     spec: Arc<JobSpec>,
     workers: Vec<Handle>,
-    sum: Option<Tally>,
+    /// Of the workers that have ended, the last one first.
+    tallies: Vec<Tally>,
 }
 
 /// The command's end of one worker thread.
@@ -47,7 +48,8 @@ struct Duty {
     spec: Arc<JobSpec>,
     worker: usize,
     addresses: Vec<SocketAddr>,
-    revisions: Arc<[i64]>,
+    revisions: Arc<[Vec<i64>]>,
+    run: u32,
     clock: Clock,
     signals: Signals,
     ready: oneshot::Sender<Result<(), Failure>>,
@@ -60,6 +62,7 @@ impl Load {
         let spec = Arc::new(spec.clone());
         let clock = Clock::new();
         let revisions = filled(&spec, addresses, clock).await?;
+        let run = rand::random();
         let mut workers = Vec::new();
         let mut waiting = Vec::new();
         for worker in 0..spec.numjobs as usize {
@@ -72,6 +75,7 @@ impl Load {
                 worker,
                 addresses: connections(&spec, worker, addresses),
                 revisions: revisions.clone(),
+                run,
                 clock,
                 signals: signals.clone(),
                 ready: report_ready,
@@ -99,7 +103,7 @@ impl Load {
         Ok(Self {
             spec,
             workers,
-            sum: None,
+            tallies: Vec::new(),
         })
     }
 
@@ -141,13 +145,20 @@ impl Load {
                 .await
                 .context("a load thread ended early")?
                 .context("the load broke off")?;
-            match &mut self.sum {
-                Some(sum) => sum.add(tally),
-                None => self.sum = Some(tally),
-            }
+            self.tallies.push(tally);
             self.workers.pop();
         }
-        self.sum.take().context("the load was finished before")
+        let mut tallies = self.tallies.iter();
+        let mut sum = tallies.next().context("a load has a worker")?.clone();
+        for tally in tallies {
+            sum.add(tally.clone());
+        }
+        Ok(sum)
+    }
+
+    /// What each clone saw, once the load is finished.
+    pub fn clones(&self) -> impl Iterator<Item = &Tally> {
+        self.tallies.iter().rev()
     }
 }
 
@@ -159,25 +170,33 @@ impl Duty {
         let share = Share {
             job: &job,
             worker: self.worker,
+            run: self.run,
             revisions: &revisions,
         };
+        let pace = |rate| Pace::per_second(rate, self.worker, job.numjobs as usize);
+        let rate: Vec<Pace> = job.rate.map(pace).into_iter().collect();
         match job.op {
-            Op::Put | Op::TxnUpdate | Op::Range | Op::List | Op::Mixed => {
-                self.work(Kv::new(share), &Kv::steps(&job))
+            Op::Put | Op::TxnUpdate | Op::Range | Op::List | Op::Delete | Op::Mixed => {
+                self.work(Kv::new(share), rate, &Kv::steps(&job))
             }
-            Op::LeaseKeepalive => self.work(Keepalive::new(share), &[]),
-            op => unreachable!("{op} is no load"),
+            Op::LeaseKeepalive => self.work(Keepalive::new(share), rate, &[]),
+            Op::Watch | Op::WatchLatency => self.work(Watch::new(share), rate, &[]),
+            Op::KubeNodeLeases | Op::KubePodChurn | Op::Kube1kNodes => {
+                let paces = Kube::paces(&job, self.worker);
+                self.work(Kube::new(share), paces, &KUBE_STEPS)
+            }
+            Op::Disk => unreachable!("the disk probe is no load"),
         }
     }
 
     fn work<W: Workload>(
         mut self,
         workload: W,
+        paces: Vec<Pace>,
         steps: &[(&'static str, bool)],
     ) -> Option<Result<Tally, Failure>> {
         let workers = self.spec.numjobs as usize;
-        let pace = |rate| Pace::new(rate, self.worker, workers);
-        let flow = Flow::new(self.spec.iodepth as usize, self.spec.rate.map(pace));
+        let flow = Flow::new(self.spec.iodepth as usize, paces);
         let shift = Shift::new(flow, Tally::new(steps));
         let prepared = Net::connect(&self.addresses).and_then(|net| {
             let mut worker = Worker::new(workload, net, self.clock, shift, self.signals.clone());
@@ -215,22 +234,28 @@ impl Duty {
     }
 }
 
-/// The mod revisions of the job's keys, written if the job needs them.
-async fn filled(spec: &Arc<JobSpec>, addresses: &[SocketAddr], clock: Clock) -> Result<Arc<[i64]>> {
-    if !needs_keys(spec) {
+/// The mod revisions of the keys that the job needs, once they are written.
+async fn filled(
+    spec: &Arc<JobSpec>,
+    addresses: &[SocketAddr],
+    clock: Clock,
+) -> Result<Arc<[Vec<i64>]>> {
+    let fills = fills(spec);
+    if fills.is_empty() {
         return Ok(Arc::default());
     }
     let (report, filled) = oneshot::channel();
-    let (job, addresses) = (spec.clone(), addresses.to_vec());
+    let addresses = addresses.to_vec();
     spawn(spec, "load-fill".to_owned(), move || {
+        let filled = fills.into_iter().map(|work| fill(work, &addresses, clock));
         // Nobody listens once the command has been interrupted.
-        let _ = report.send(fill(&job, &addresses, clock));
+        let _ = report.send(filled.collect::<Result<Vec<_>>>());
     })?;
-    filled.await.context("the filling thread ended early")?
+    let revisions = filled.await.context("the filling thread ended early")??;
+    Ok(revisions.into())
 }
 
-fn fill(job: &JobSpec, addresses: &[SocketAddr], clock: Clock) -> Result<Arc<[i64]>> {
-    let workload = Fill::new(job);
+fn fill(workload: Fill, addresses: &[SocketAddr], clock: Clock) -> Result<Vec<i64>> {
     let batches = workload.batches();
     let ways: Vec<SocketAddr> = addresses
         .iter()
@@ -238,16 +263,16 @@ fn fill(job: &JobSpec, addresses: &[SocketAddr], clock: Clock) -> Result<Arc<[i6
         .cycle()
         .take(FILL_PLACES as usize)
         .collect();
-    let shift = Shift::new(Flow::new(ways.len(), None), Tally::new(&[]));
+    let shift = Shift::new(Flow::new(ways.len(), Vec::new()), Tally::new(&[]));
     let net = Net::connect(&ways)?;
     let mut worker = Worker::new(workload, net, clock, shift, Signals::default());
     let now = clock.now();
-    worker.run(now..now.saturating_add(UNTIMED.as_secs() * SECOND), batches)?;
+    worker.run(now..now.saturating_add(nanos(UNTIMED)), batches)?;
     let (workload, tally) = worker.into_parts();
     if let Some(error) = tally.first_error {
         bail!("cannot write the keys: {error}");
     }
-    Ok(workload.revisions.into())
+    Ok(workload.revisions)
 }
 
 /// The addresses of one worker's connections: its share, spread over the endpoints.

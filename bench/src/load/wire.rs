@@ -134,6 +134,11 @@ pub fn varint_bytes(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
+/// Bytes of a field with a number below 16 that holds so many.
+pub fn bytes_field_bytes(length: usize) -> usize {
+    1 + varint_bytes(length as u64) + length
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

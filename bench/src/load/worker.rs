@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::clock::{Clock, MILLISECOND, SECOND};
-use super::flow::Flow;
+use super::flow::{Flow, Start};
 use super::net::Net;
 use super::tally::Tally;
 use crate::grpc::{Event, Failure};
@@ -35,18 +35,13 @@ pub trait Workload {
     }
 
     /// Begins an operation.
-    fn start(&mut self, place: u32, net: &mut Net, shift: &mut Shift);
+    fn start(&mut self, start: Start, net: &mut Net, shift: &mut Shift);
 
     /// Goes on with an operation that takes several requests; see [`Shift::go_on`].
     fn go_on(&mut self, place: u32, net: &mut Net, shift: &mut Shift);
 
     /// Takes what came for a token.
     fn on_event(&mut self, token: u32, event: Event<'_>, shift: &mut Shift);
-
-    /// Does what is due by the workload's own clock, and tells when to be asked again.
-    fn on_turn(&mut self, _net: &mut Net, _shift: &mut Shift) -> u64 {
-        u64::MAX
-    }
 }
 
 /// The worker's side of a workload: the time, the places, what was seen.
@@ -92,11 +87,16 @@ impl Shift {
         self.flow.release(place);
     }
 
+    /// Something that counts has come, for an operation that may go on.
+    pub fn record(&mut self, step: usize, began: u64) {
+        self.tally.record(step, began, self.now);
+    }
+
     /// The operation in a place failed.
     pub fn fail(&mut self, place: u32, failure: &Failure) {
         self.tally.record_failure(failure);
         if failure.breaks_connection() {
-            self.flow.retire(place);
+            self.flow.retire();
         } else {
             self.flow.rest(place, self.now);
         }
@@ -160,13 +160,12 @@ impl<W: Workload> Worker<W> {
                 self.shift.flow.stop(self.shift.now);
             }
             self.begin_operations();
-            let tick = self.workload.on_turn(&mut self.net, &mut self.shift);
             let now = self.shift.now;
             cpu.look(now, self.shift.flow.end());
             if self.shift.flow.is_over(now) {
                 break;
             }
-            let wake = tick.min(self.shift.flow.wake()).min(cpu.wake());
+            let wake = self.shift.flow.wake().min(cpu.wake());
             let wait = wake.saturating_sub(now).min(STOP_LOOK_INTERVAL);
             self.exchange(wait)?;
             self.signals
@@ -193,12 +192,12 @@ impl<W: Workload> Worker<W> {
             }
         }
         self.shift.again = again;
-        while let Some(place) = self.shift.flow.next(self.shift.now) {
-            if self.net.is_usable(place as usize) {
-                self.workload.start(place, &mut self.net, &mut self.shift);
+        while let Some(start) = self.shift.flow.next(self.shift.now) {
+            if self.net.is_usable(start.place as usize) {
+                self.workload.start(start, &mut self.net, &mut self.shift);
             } else {
                 let lost = Failure::Transport("the connection is closed".to_owned());
-                self.shift.fail(place, &lost);
+                self.shift.fail(start.place, &lost);
             }
         }
     }

@@ -33,7 +33,7 @@ const BARS_SIZE: (u32, u32) = (620, 360);
 const TEXT_SIZE: u32 = 16;
 const LABEL_SIZE: u32 = 16;
 /// A round's own line beside the one over all rounds.
-const ROUND_OPACITY: f64 = 0.3;
+const ROUND_OPACITY: f64 = 0.4;
 /// The figures that have bars: name, head.
 const BARS: [(&str, &str); 3] = [
     ("operations_per_second", "throughput, ops/s"),

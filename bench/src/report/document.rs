@@ -137,6 +137,8 @@ pub struct ServerUse {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StepRound {
     pub name: String,
+    /// Whether it counts among the job's operations; events that come beside them do not.
+    pub is_operation: bool,
     pub operations: u64,
     pub latency_us: Latency,
 }

@@ -1,12 +1,14 @@
 //! Documents as one page that stands by itself: styles and pictures are in it, nothing is fetched.
 
 use anyhow::Result;
+use clap::ValueEnum;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::charts;
 use super::document::{Document, JobResult};
 use super::figures::{FIGURES, Figure};
 use super::terminal::{number, spread};
+use crate::disk::{DiskResult, Figures, Way};
 use crate::job::spec_summary;
 
 const STYLE: &str = include_str!("page.css");
@@ -61,6 +63,7 @@ fn result(name: &str, document: &Document) -> Result<Markup> {
             }
             @if document.jobs.iter().any(|job| !job.ratios.is_empty()) { (summary(document)) }
             @for job in jobs { (job) }
+            @for disk in &document.disk { (disk_section(disk)) }
         }
     })
 }
@@ -123,7 +126,7 @@ fn job_section(job: &JobResult, document: &Document) -> Result<Markup> {
         pictures.push(("Latency by percentile", svg));
     }
     if let Some(svg) = charts::course(job)? {
-        pictures.push(("Answers per second", svg));
+        pictures.push(("Operations per second", svg));
     }
     let has_rounds = job.servers.iter().any(|server| server.rounds.len() > 1);
     Ok(html! {
@@ -161,6 +164,63 @@ fn job_section(job: &JobResult, document: &Document) -> Result<Markup> {
             (errors(job, document))
         }
     })
+}
+
+/// What a probe of a disk brought, a table for each way of writing.
+fn disk_section(disk: &DiskResult) -> Markup {
+    let heads = [
+        "block",
+        "in flight",
+        "IOPS",
+        "MB/s",
+        "p50, us",
+        "p99, us",
+        "p99.9, us",
+        "max, us",
+    ];
+    let of_way = |way: Way| disk.runs.iter().filter(move |run| run.cell.way == way);
+    html! {
+        section.job id=(disk.name) {
+            h2 { (disk.name) }
+            p.spec {
+                "a file of " (disk.file_bytes >> 20) " MiB in " code { (disk.directory) }
+                ", filled once and written over in turn"
+            }
+            div.pictures {
+                @for way in Way::value_variants().iter().copied().filter(|&way| of_way(way).count() > 0) {
+                    figure {
+                        figcaption { (way.name()) }
+                        p.hint { (way.story()) }
+                        div.scroll {
+                            table {
+                                thead { tr { @for head in heads { th { (head) } } } }
+                                tbody { @for run in of_way(way) { (disk_row(run)) } }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn disk_row(run: &Figures) -> Markup {
+    let latency = &run.latency_us;
+    let figures = [
+        run.iops,
+        run.bytes_per_second / 1e6,
+        latency.p50,
+        latency.p99,
+        latency.p999,
+        latency.max,
+    ];
+    html! {
+        tr {
+            th { (run.cell.bs_bytes >> 10) "k" }
+            td { (run.cell.iodepth) }
+            @for figure in figures { td { (number(figure)) } }
+        }
+    }
 }
 
 fn figure_table(job: &JobResult) -> Markup {

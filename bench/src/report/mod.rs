@@ -15,6 +15,9 @@ mod html;
 mod terminal;
 mod text;
 
+#[cfg(test)]
+mod report_tests;
+
 pub use document::{
     CloneRound, Contender, DiskProbe, Document, JobResult, Round, ServerUse, StepRound,
 };

@@ -1,13 +1,12 @@
 //! Writes all keys before a job that reads them: many to a transaction, several in flight.
 
-use super::super::flow::share;
-use super::super::keys::{KeyText, value};
+use super::super::flow::{Start, share};
+use super::super::keys::KeyText;
 use super::super::net::Net;
 use super::super::wire::header_revision;
 use super::super::worker::{Shift, Workload};
-use super::requests::Requests;
+use super::requests::put_operation;
 use crate::grpc::{Delivery, Event, Failure, Rpc};
-use crate::job::JobSpec;
 
 /// etcd takes 128 operations in a transaction, unless it is told otherwise.
 const BATCH_KEYS_MAX: u64 = 100;
@@ -18,7 +17,9 @@ pub const FILL_PLACES: u32 = 8;
 
 /// The workload that fills.
 pub struct Fill {
-    requests: Requests,
+    keys: KeyText,
+    key: Vec<u8>,
+    value: Vec<u8>,
     key_count: u64,
     batches: u64,
     next_batch: u64,
@@ -29,20 +30,20 @@ pub struct Fill {
 }
 
 impl Fill {
-    /// Fills with the keys of a job.
-    pub fn new(job: &JobSpec) -> Self {
-        let keys = KeyText::of(job);
-        let pair_bytes = keys.bytes() as u64 + job.value_bytes;
-        let batch_keys = (BATCH_BYTES_MAX / pair_bytes.max(1)).clamp(1, BATCH_KEYS_MAX);
-        let key_count =
-            usize::try_from(job.key_count).expect("the keys' revisions fit into memory");
+    /// Fills with so many keys, all of one value.
+    pub fn new(keys: KeyText, key_count: u64, value: Vec<u8>) -> Self {
+        let pair_bytes = (keys.bytes() + value.len()) as u64;
+        let batch_keys = (BATCH_BYTES_MAX / pair_bytes).clamp(1, BATCH_KEYS_MAX);
+        let revisions = usize::try_from(key_count).expect("the keys' revisions fit into memory");
         Self {
-            requests: Requests::new(keys, &value(job.seed, job.value_bytes), false),
-            key_count: job.key_count,
-            batches: job.key_count.div_ceil(batch_keys),
+            key: keys.key(0),
+            keys,
+            value,
+            key_count,
+            batches: key_count.div_ceil(batch_keys),
             next_batch: 0,
             places: vec![(0, None); FILL_PLACES as usize],
-            revisions: vec![0; key_count],
+            revisions: vec![0; revisions],
         }
     }
 
@@ -57,14 +58,24 @@ impl Fill {
 }
 
 impl Workload for Fill {
-    fn start(&mut self, at: u32, net: &mut Net, _shift: &mut Shift) {
+    fn start(&mut self, start: Start, net: &mut Net, _shift: &mut Shift) {
+        let at = start.place;
         let batch = self.next_batch;
         self.next_batch += 1;
         self.places[at as usize] = (batch, None);
         let keys = self.keys_of(batch);
+        let Self {
+            keys: text,
+            key,
+            value,
+            ..
+        } = self;
         net.session(at as usize)
             .call(Rpc::Txn, at, Delivery::Unary, |out| {
-                self.requests.put_batch(keys, out);
+                for index in keys {
+                    text.patch(key, index);
+                    put_operation(out, key, value, 0);
+                }
             });
     }
 

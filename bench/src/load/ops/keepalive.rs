@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use super::super::flow::Start;
 use super::super::net::Net;
 use super::super::wire::{number_field, put_number};
 use super::super::worker::{Shift, Workload};
@@ -110,7 +111,8 @@ impl Workload for Keepalive {
         }
     }
 
-    fn start(&mut self, place: u32, net: &mut Net, _shift: &mut Shift) {
+    fn start(&mut self, start: Start, net: &mut Net, _shift: &mut Shift) {
+        let place = start.place;
         let lease = self.leases[place as usize];
         let connection = place as usize % self.streams.len();
         let stream = &mut self.streams[connection];

@@ -2,30 +2,18 @@
 
 use rand::Rng;
 
+use super::super::flow::Start;
 use super::super::keys::{KeyChoice, KeyText, value};
 use super::super::net::Net;
-use super::super::wire::{
-    Fields, Malformed, Value, bytes_field, header_revision, number_field, put_bytes, put_number,
-};
+use super::super::wire::Malformed;
 use super::super::worker::{Shift, Workload};
 use super::Share;
+use super::answer::Answer;
 use super::listing::Listing;
-use super::requests::Requests;
+use super::pages::Pages;
+use super::requests::{Change, delete, guarded, put, range};
 use crate::grpc::{Delivery, Event, Failure, Rpc};
-use crate::job::{JobSpec, ListMode, MixPart, Op};
-
-/// Field numbers of answers.
-const RANGE_KVS: u32 = 2;
-const TXN_SUCCEEDED: u32 = 2;
-const TXN_RESPONSES: u32 = 3;
-const RESPONSE_RANGE: u32 = 1;
-const KV_MOD_REVISION: u32 = 3;
-/// Field numbers of RangeRequest.
-const REQUEST_KEY: u32 = 1;
-const REQUEST_RANGE_END: u32 = 2;
-const REQUEST_LIMIT: u32 = 3;
-const REQUEST_REVISION: u32 = 4;
-const REQUEST_SERIALIZABLE: u32 = 7;
+use crate::job::{JobSpec, MixPart, Op};
 
 /// The workload of the plain operations.
 pub struct Kv {
@@ -33,23 +21,19 @@ pub struct Kv {
     weight_sum: u32,
     /// Deletes are among them, so a key may be missing.
     may_miss: bool,
-    requests: Requests,
-    list: ListPlan,
+    keys: KeyText,
+    /// The key of the request that is being written.
+    key: Vec<u8>,
+    value: Vec<u8>,
+    serializable: bool,
+    pages: Pages,
+    key_count: u64,
     choice: KeyChoice,
     /// The mod revision of each key as far as this worker knows it.
     revisions: Vec<i64>,
     places: Vec<Place>,
     first_place: u64,
     places_total: u64,
-}
-
-/// How all keys are read.
-struct ListPlan {
-    mode: ListMode,
-    page_limit: u64,
-    serializable: bool,
-    from: Vec<u8>,
-    to: Vec<u8>,
 }
 
 /// The operation in one place.
@@ -60,21 +44,6 @@ struct Place {
     /// What the message of the answer said; None until it has come.
     answer: Option<Result<Answer, Malformed>>,
     listing: Listing,
-    /// The revision that the pages of a listing are read at; 0 before the first.
-    pinned: i64,
-}
-
-/// What must be known of an answer.
-#[derive(Clone, Copy)]
-enum Answer {
-    /// It is what it should be.
-    Good,
-    /// There is no such key.
-    Missing,
-    /// The update took place at this revision.
-    Updated(i64),
-    /// The update found this mod revision, 0 for none.
-    Conflict(i64),
 }
 
 impl Kv {
@@ -84,21 +53,24 @@ impl Kv {
         let keys = KeyText::of(job);
         let parts = parts(job);
         let places = (0..job.iodepth).map(|_| Place::default()).collect();
-        let range = keys.range();
+        let pages = Pages::new(
+            keys.range(),
+            job.list_mode,
+            job.page_limit,
+            job.serializable,
+        );
         Self {
             weight_sum: parts.iter().map(|part| part.weight).sum(),
             may_miss: parts.iter().any(|part| part.op == Op::Delete),
             parts,
-            requests: Requests::new(keys, &value(job.seed, job.value_bytes), job.serializable),
-            list: ListPlan {
-                mode: job.list_mode,
-                page_limit: job.page_limit,
-                serializable: job.serializable,
-                from: range.start,
-                to: range.end,
-            },
+            key: keys.key(0),
+            keys,
+            value: value(job.seed, job.value_bytes),
+            serializable: job.serializable,
+            pages,
+            key_count: job.key_count,
             choice: KeyChoice::new(job, share.worker),
-            revisions: share.revisions.to_vec(),
+            revisions: share.revisions.first().cloned().unwrap_or_default(),
             places,
             first_place: share.first_place(),
             places_total: job.in_flight(),
@@ -132,34 +104,25 @@ impl Kv {
     fn send(&mut self, at: u32, net: &mut Net) {
         let place = &mut self.places[at as usize];
         place.answer = None;
-        let (key, requests) = (place.key, &self.requests);
+        let op = self.parts[place.part].op;
+        self.keys.patch(&mut self.key, place.key);
+        let (key, value) = (&self.key[..], &self.value[..]);
         let session = net.session(at as usize);
-        match self.parts[place.part].op {
-            Op::Put => session.call(Rpc::Put, at, Delivery::Unary, |out| requests.put(key, out)),
+        let whole = Delivery::Unary;
+        match op {
+            Op::Put => session.call(Rpc::Put, at, whole, |out| put(out, key, value, 0)),
             Op::Range => {
-                session.call(Rpc::Range, at, Delivery::Unary, |out| {
-                    requests.range(key, out)
+                session.call(Rpc::Range, at, whole, |out| {
+                    range(out, key, self.serializable);
                 });
             }
-            Op::Delete => session.call(Rpc::DeleteRange, at, Delivery::Unary, |out| {
-                requests.delete(key, out);
-            }),
+            Op::Delete => session.call(Rpc::DeleteRange, at, whole, |out| delete(out, key)),
             Op::TxnUpdate => {
-                let known = self.revisions[key as usize];
-                session.call(Rpc::Txn, at, Delivery::Unary, |out| {
-                    requests.update(key, known, out);
-                });
+                let known = self.revisions[place.key as usize];
+                let change = Change::Put { value, lease: 0 };
+                session.call(Rpc::Txn, at, whole, |out| guarded(out, key, known, change));
             }
-            Op::List => {
-                let rpc = match self.list.mode {
-                    ListMode::Stream => Rpc::RangeStream,
-                    ListMode::Paged | ListMode::Full => Rpc::Range,
-                };
-                let list = &self.list;
-                session.call(rpc, at, Delivery::Pieces, |out| {
-                    list.write(&place.listing, place.pinned, out);
-                });
-            }
+            Op::List => self.pages.call(&place.listing, session, at),
             op => unreachable!("{op} is no operation on keys"),
         }
     }
@@ -183,7 +146,7 @@ impl Kv {
                 shift.fail(at, &Failure::Answer("no such key"));
                 return;
             }
-            Answer::Updated(revision) => self.revisions[place.key as usize] = revision,
+            Answer::Changed(revision) => self.revisions[place.key as usize] = revision,
             Answer::Conflict(found) => {
                 self.revisions[place.key as usize] = found;
                 shift.tally.record_conflict(shift.now);
@@ -197,7 +160,7 @@ impl Kv {
 
     /// A page, or all, of a listing has come.
     fn on_page(&mut self, at: u32, shift: &mut Shift) {
-        let expected = self.revisions.len() as u64;
+        let expected = self.key_count;
         let place = &mut self.places[at as usize];
         if let Some(Err(Malformed)) = place.answer {
             shift.fail(at, &Failure::Answer("not the expected message"));
@@ -205,7 +168,6 @@ impl Kv {
         }
         let listing = &mut place.listing;
         if listing.more {
-            place.pinned = listing.revision;
             listing.begin_page();
             shift.go_on(at);
             return;
@@ -221,7 +183,8 @@ impl Kv {
 }
 
 impl Workload for Kv {
-    fn start(&mut self, at: u32, net: &mut Net, _shift: &mut Shift) {
+    fn start(&mut self, start: Start, net: &mut Net, _shift: &mut Shift) {
+        let at = start.place;
         let part = self.choose_part();
         let key = match self.parts[part].op {
             Op::TxnUpdate => {
@@ -231,9 +194,9 @@ impl Workload for Kv {
             _ => self.choice.next(),
         };
         let place = &mut self.places[at as usize];
-        (place.part, place.key, place.pinned) = (part, key, 0);
+        (place.part, place.key) = (part, key);
         if self.parts[part].op == Op::List {
-            place.listing.begin(self.list.mode == ListMode::Stream);
+            self.pages.begin(&mut place.listing);
         }
         self.send(at, net);
     }
@@ -246,7 +209,11 @@ impl Workload for Kv {
         let place = &mut self.places[at as usize];
         match event {
             Event::Message(message) => {
-                place.answer = Some(Answer::read(self.parts[place.part].op, message));
+                place.answer = Some(match self.parts[place.part].op {
+                    Op::Range => Answer::range(message),
+                    Op::TxnUpdate => Answer::guarded(message),
+                    _ => Answer::plain(message),
+                });
             }
             Event::Piece { bytes, is_last } => {
                 if let Err(malformed) = place.listing.take(bytes, is_last) {
@@ -254,62 +221,16 @@ impl Workload for Kv {
                 }
             }
             Event::End(Ok(())) => self.on_answer(at, shift),
-            Event::End(Err(failure)) => shift.fail(at, &failure),
-        }
-    }
-}
-
-impl ListPlan {
-    /// Appends the RangeRequest for what follows the last key.
-    fn write(&self, listing: &Listing, pinned: i64, out: &mut Vec<u8>) {
-        if pinned == 0 {
-            put_bytes(out, REQUEST_KEY, &self.from);
-        } else {
-            // The least key behind the last one, as kube-apiserver continues.
-            let next = [&listing.last_key[..], b"\0"].concat();
-            put_bytes(out, REQUEST_KEY, &next);
-        }
-        put_bytes(out, REQUEST_RANGE_END, &self.to);
-        if self.mode == ListMode::Paged {
-            put_number(out, REQUEST_LIMIT, self.page_limit);
-        }
-        if pinned != 0 {
-            put_number(out, REQUEST_REVISION, pinned.cast_unsigned());
-        }
-        if self.serializable {
-            put_number(out, REQUEST_SERIALIZABLE, 1);
-        }
-    }
-}
-
-impl Answer {
-    fn read(op: Op, message: &[u8]) -> Result<Self, Malformed> {
-        match op {
-            Op::Range => {
-                header_revision(message)?;
-                let pair = bytes_field(message, RANGE_KVS)?;
-                Ok(pair.map_or(Self::Missing, |_| Self::Good))
-            }
-            Op::TxnUpdate => Self::read_update(message),
-            _ => header_revision(message).map(|_| Self::Good),
-        }
-    }
-
-    fn read_update(message: &[u8]) -> Result<Self, Malformed> {
-        let revision = header_revision(message)?;
-        if number_field(message, TXN_SUCCEEDED)? != 0 {
-            return Ok(Self::Updated(revision));
-        }
-        let mut fields = Fields(message);
-        while let Some((field, value)) = fields.next()? {
-            if let (TXN_RESPONSES, Value::Bytes(response)) = (field, value) {
-                let range = bytes_field(response, RESPONSE_RANGE)?.ok_or(Malformed)?;
-                let pair = bytes_field(range, RANGE_KVS)?;
-                let found = pair.map_or(Ok(0), |pair| number_field(pair, KV_MOD_REVISION))?;
-                return Ok(Self::Conflict(found.cast_signed()));
+            Event::End(Err(failure)) => {
+                let is_list = self.parts[place.part].op == Op::List;
+                if is_list && self.pages.falls_back(&place.listing, &failure) {
+                    self.pages.begin(&mut place.listing);
+                    shift.go_on(at);
+                } else {
+                    shift.fail(at, &failure);
+                }
             }
         }
-        Err(Malformed)
     }
 }
 

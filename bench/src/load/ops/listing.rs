@@ -24,7 +24,7 @@ pub struct Listing {
     pub key_count: u64,
     /// Bytes of the messages.
     pub bytes: u64,
-    /// The revision in the last header.
+    /// The revision in the first header, at which later pages are read.
     pub revision: i64,
     /// The limit cut the answer short.
     pub more: bool,
@@ -48,6 +48,11 @@ impl Listing {
         self.last_key.clear();
         self.is_stream = is_stream;
         self.begin_page();
+    }
+
+    /// True if RangeStreamResponses are expected.
+    pub fn is_stream(&self) -> bool {
+        self.is_stream
     }
 
     /// Expects the next page of the same listing.
@@ -157,7 +162,10 @@ impl Listing {
         let Some(header) = bytes.get(..length) else {
             return Ok(None);
         };
-        self.revision = number_field(header, HEADER_REVISION)?.cast_signed();
+        let revision = number_field(header, HEADER_REVISION)?.cast_signed();
+        if self.revision == 0 {
+            self.revision = revision;
+        }
         Ok(Some(length))
     }
 

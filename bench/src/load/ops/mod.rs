@@ -2,22 +2,35 @@
 //!
 //! ```text
 //!   kv         put, txn-update, range, list, delete, and any mixture of them
-//!   requests   the messages of these, prepared ahead
-//!   listing    reads the answers of list in pieces
+//!   requests   the messages of these; answer: what their answers said
+//!   pages      a listing's requests; listing: its answers, read in pieces
 //!   keepalive  lease-keepalive
+//!   watch      watch and watch-latency
+//!   watchers   watch streams; stamp: values by which their events are known again
+//!   kube       a cluster's life; event_lease: the lease of its Event objects
 //!   fill       writes all keys before a job that reads them
 //! ```
 
+mod answer;
+mod event_lease;
 mod fill;
 mod keepalive;
+mod kube;
 mod kv;
 mod listing;
+mod pages;
 mod requests;
+mod stamp;
+mod watch;
+mod watchers;
 
 pub use fill::{FILL_PLACES, Fill};
 pub use keepalive::Keepalive;
+pub use kube::{Kube, STEPS as KUBE_STEPS};
 pub use kv::Kv;
+pub use watch::Watch;
 
+use super::keys::{KeyText, value};
 use crate::job::{JobSpec, Op};
 
 /// What every worker of a job knows.
@@ -25,19 +38,36 @@ use crate::job::{JobSpec, Op};
 pub struct Share<'a> {
     pub job: &'a JobSpec,
     pub worker: usize,
-    /// The mod revision of each key, 0 for those that were not written.
-    pub revisions: &'a [i64],
+    /// A number that no other load has.
+    pub run: u32,
+    /// The mod revision of each key of each fill.
+    pub revisions: &'a [Vec<i64>],
 }
 
 impl Share<'_> {
     /// This worker's first place among those of all workers.
-    pub fn first_place(&self) -> u64 {
+    fn first_place(&self) -> u64 {
         self.worker as u64 * u64::from(self.job.iodepth)
+    }
+
+    /// The mark of what this worker writes.
+    fn writer(&self) -> u64 {
+        u64::from(self.run) << 32 | self.worker as u64
     }
 }
 
-/// Whether all keys must be there before the job begins.
-pub fn needs_keys(job: &JobSpec) -> bool {
+/// What must be there before the job begins.
+pub fn fills(job: &JobSpec) -> Vec<Fill> {
+    if matches!(
+        job.op,
+        Op::KubeNodeLeases | Op::KubePodChurn | Op::Kube1kNodes
+    ) {
+        return Kube::fills(job);
+    }
     let reads = |op: Op| matches!(op, Op::Range | Op::List | Op::TxnUpdate);
-    reads(job.op) || (job.op == Op::Mixed && job.mix.iter().any(|part| reads(part.op)))
+    if reads(job.op) || (job.op == Op::Mixed && job.mix.iter().any(|part| reads(part.op))) {
+        let value = value(job.seed, job.value_bytes);
+        return vec![Fill::new(KeyText::of(job), job.key_count, value)];
+    }
+    Vec::new()
 }

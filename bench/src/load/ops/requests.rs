@@ -1,252 +1,190 @@
-//! Messages of the plain operations, encoded once; keys and revisions are written into a copy.
+//! Requests about one key, written straight into the connection's buffer.
 
-use prost::Message;
+use super::super::wire::{bytes_field_bytes, put_bytes, put_bytes_head, put_number, varint_bytes};
 
-use keelson_proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
-
-use super::super::keys::KeyText;
-use super::super::wire::{put_bytes, put_bytes_head, put_number, varint_bytes};
-
-/// Field numbers of TxnRequest, RequestOp and Compare.
-mod txn {
-    pub const COMPARE: u32 = 1;
-    pub const SUCCESS: u32 = 2;
-    pub const FAILURE: u32 = 3;
+/// Field numbers of the KV requests.
+mod field {
+    pub const PUT_KEY: u32 = 1;
+    pub const PUT_VALUE: u32 = 2;
+    pub const PUT_LEASE: u32 = 3;
+    pub const RANGE_KEY: u32 = 1;
+    pub const RANGE_SERIALIZABLE: u32 = 7;
+    pub const DELETE_KEY: u32 = 1;
+    pub const TXN_COMPARE: u32 = 1;
+    pub const TXN_SUCCESS: u32 = 2;
+    pub const TXN_FAILURE: u32 = 3;
     pub const OP_RANGE: u32 = 1;
     pub const OP_PUT: u32 = 2;
+    pub const OP_DELETE: u32 = 3;
     pub const COMPARE_TARGET: u32 = 2;
     pub const COMPARE_KEY: u32 = 3;
     pub const COMPARE_MOD_REVISION: u32 = 6;
-    pub const TARGET_MOD: u64 = 2;
+}
+/// Compare.CompareTarget.MOD; the relation EQUAL is 0 and goes without saying.
+const TARGET_MOD: u64 = 2;
+
+/// What a transaction does if the key is as it was.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    Put { value: &'a [u8], lease: u64 },
+    Delete,
 }
 
-/// A message in which only keys differ from one request to the next.
-struct Template {
-    bytes: Vec<u8>,
-    /// Where the key stands.
-    keys: Vec<usize>,
-}
-
-/// The messages of one job.
-pub struct Requests {
-    keys: KeyText,
-    put: Template,
-    range: Template,
-    delete: Template,
-    /// Both branches of the update, which follow its comparison.
-    branches: Template,
-}
-
-impl Template {
-    fn new(bytes: Vec<u8>, key: &[u8]) -> Self {
-        let found = bytes.windows(key.len()).enumerate();
-        let keys = found
-            .filter_map(|(at, window)| (window == key).then_some(at))
-            .collect();
-        Self { bytes, keys }
-    }
-
-    fn write(&self, text: &KeyText, key: u64, out: &mut Vec<u8>) {
-        let begin = out.len();
-        out.extend_from_slice(&self.bytes);
-        for &at in &self.keys {
-            text.patch(&mut out[begin + at..], key);
-        }
+/// Appends a PutRequest.
+pub fn put(out: &mut Vec<u8>, key: &[u8], value: &[u8], lease: u64) {
+    put_bytes(out, field::PUT_KEY, key);
+    put_bytes(out, field::PUT_VALUE, value);
+    if lease != 0 {
+        put_number(out, field::PUT_LEASE, lease);
     }
 }
 
-impl Requests {
-    /// Prepares the messages for keys that look like these.
-    pub fn new(keys: KeyText, value: &[u8], serializable: bool) -> Self {
-        let key = keys.key(0);
-        let put = PutRequest {
-            key: key.clone().into(),
-            value: value.to_vec().into(),
-            ..Default::default()
-        };
-        let range = RangeRequest {
-            key: key.clone().into(),
-            serializable,
-            ..Default::default()
-        };
-        let reread = RangeRequest {
-            key: key.clone().into(),
-            ..Default::default()
-        };
-        let delete = DeleteRangeRequest {
-            key: key.clone().into(),
-            ..Default::default()
-        };
-        let mut branches = Vec::new();
-        put_operation(&mut branches, txn::SUCCESS, txn::OP_PUT, &put);
-        put_operation(&mut branches, txn::FAILURE, txn::OP_RANGE, &reread);
-        let template = |bytes: Vec<u8>, count: usize| {
-            let template = Template::new(bytes, &key);
-            assert_eq!(
-                template.keys.len(),
-                count,
-                "each key is found, and nothing else"
-            );
-            template
-        };
-        Self {
-            put: template(put.encode_to_vec(), 1),
-            range: template(range.encode_to_vec(), 1),
-            delete: template(delete.encode_to_vec(), 1),
-            branches: template(branches, 2),
-            keys,
-        }
-    }
-
-    /// The keys that the messages name.
-    pub fn keys(&self) -> &KeyText {
-        &self.keys
-    }
-
-    /// Appends a PutRequest.
-    pub fn put(&self, key: u64, out: &mut Vec<u8>) {
-        self.put.write(&self.keys, key, out);
-    }
-
-    /// Appends a RangeRequest for one key.
-    pub fn range(&self, key: u64, out: &mut Vec<u8>) {
-        self.range.write(&self.keys, key, out);
-    }
-
-    /// Appends a DeleteRangeRequest for one key.
-    pub fn delete(&self, key: u64, out: &mut Vec<u8>) {
-        self.delete.write(&self.keys, key, out);
-    }
-
-    /// Appends the TxnRequest that kube-apiserver sends to update an object: put if the mod
-    /// revision is the known one, else read.
-    pub fn update(&self, key: u64, mod_revision: i64, out: &mut Vec<u8>) {
-        put_mod_compare(out, self.keys.bytes(), mod_revision, |out| {
-            self.keys.write(key, out);
-        });
-        self.branches.write(&self.keys, key, out);
-    }
-
-    /// Appends a TxnRequest that puts a row of keys.
-    pub fn put_batch(&self, keys: std::ops::Range<u64>, out: &mut Vec<u8>) {
-        for key in keys {
-            let put_bytes = self.put.bytes.len();
-            let op_bytes = 1 + varint_bytes(put_bytes as u64) + put_bytes;
-            put_bytes_head(out, txn::SUCCESS, op_bytes);
-            put_bytes_head(out, txn::OP_PUT, put_bytes);
-            self.put(key, out);
-        }
+/// Appends a RangeRequest for the key.
+pub fn range(out: &mut Vec<u8>, key: &[u8], serializable: bool) {
+    put_bytes(out, field::RANGE_KEY, key);
+    if serializable {
+        put_number(out, field::RANGE_SERIALIZABLE, 1);
     }
 }
 
-/// Appends the comparison of a key's mod revision with a known one; `key` writes the key.
-pub fn put_mod_compare(
-    out: &mut Vec<u8>,
-    key_bytes: usize,
-    mod_revision: i64,
-    key: impl FnOnce(&mut Vec<u8>),
-) {
+/// Appends a DeleteRangeRequest for the key.
+pub fn delete(out: &mut Vec<u8>, key: &[u8]) {
+    put_bytes(out, field::DELETE_KEY, key);
+}
+
+/// Appends the TxnRequest that kube-apiserver sends to change an object: the change if the mod
+/// revision is the known one (0: there is no such key), else a read.
+pub fn guarded(out: &mut Vec<u8>, key: &[u8], mod_revision: i64, change: Change<'_>) {
     let revision = mod_revision.cast_unsigned();
     let target_bytes = 2;
-    let key_field_bytes = 1 + varint_bytes(key_bytes as u64) + key_bytes;
-    // 0 is written too: the comparison is a oneof.
-    let revision_bytes = 1 + varint_bytes(revision);
-    put_bytes_head(
-        out,
-        txn::COMPARE,
-        target_bytes + key_field_bytes + revision_bytes,
-    );
-    put_number(out, txn::COMPARE_TARGET, txn::TARGET_MOD);
-    put_bytes_head(out, txn::COMPARE_KEY, key_bytes);
-    key(out);
-    put_number(out, txn::COMPARE_MOD_REVISION, revision);
+    // The revision is written even if it is 0: the given side of a comparison is a oneof.
+    let compare_bytes = target_bytes + bytes_field_bytes(key.len()) + 1 + varint_bytes(revision);
+    put_bytes_head(out, field::TXN_COMPARE, compare_bytes);
+    put_number(out, field::COMPARE_TARGET, TARGET_MOD);
+    put_bytes(out, field::COMPARE_KEY, key);
+    put_number(out, field::COMPARE_MOD_REVISION, revision);
+    match change {
+        Change::Put { value, lease } => put_operation(out, key, value, lease),
+        Change::Delete => {
+            let request_bytes = bytes_field_bytes(key.len());
+            operation_head(out, field::TXN_SUCCESS, field::OP_DELETE, request_bytes);
+            delete(out, key);
+        }
+    }
+    let request_bytes = bytes_field_bytes(key.len());
+    operation_head(out, field::TXN_FAILURE, field::OP_RANGE, request_bytes);
+    range(out, key, false);
 }
 
-/// Appends one operation of a branch of a TxnRequest.
-fn put_operation(out: &mut Vec<u8>, branch: u32, operation: u32, request: &impl Message) {
-    let mut op = Vec::new();
-    put_bytes(&mut op, operation, &request.encode_to_vec());
-    put_bytes(out, branch, &op);
+/// Appends to a TxnRequest that its success puts a key.
+pub fn put_operation(out: &mut Vec<u8>, key: &[u8], value: &[u8], lease: u64) {
+    let lease_bytes = match lease {
+        0 => 0,
+        lease => 1 + varint_bytes(lease),
+    };
+    let request_bytes = bytes_field_bytes(key.len()) + bytes_field_bytes(value.len()) + lease_bytes;
+    operation_head(out, field::TXN_SUCCESS, field::OP_PUT, request_bytes);
+    put(out, key, value, lease);
+}
+
+/// The heads of a RequestOp and of the request in it.
+fn operation_head(out: &mut Vec<u8>, branch: u32, operation: u32, request_bytes: usize) {
+    put_bytes_head(out, branch, bytes_field_bytes(request_bytes));
+    put_bytes_head(out, operation, request_bytes);
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use keelson_proto::etcdserverpb::{Compare, RequestOp, TxnRequest, compare, request_op};
+    use keelson_proto::etcdserverpb::{
+        Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, compare,
+        request_op::Request,
+    };
+    use prost::Message;
 
     use super::*;
 
-    const VALUE: &[u8] = &[7; 300];
+    const KEY: &[u8] = b"bench/0000000042";
 
-    fn requests() -> Requests {
-        Requests::new(KeyText::new(b"bench/", 16), VALUE, true)
-    }
-
-    fn put(key: &'static [u8]) -> PutRequest {
-        PutRequest {
-            key: key.into(),
-            value: VALUE.into(),
-            ..Default::default()
-        }
-    }
-
-    fn op(request: request_op::Request) -> RequestOp {
+    fn op(request: Request) -> RequestOp {
         RequestOp {
             request: Some(request),
         }
     }
 
-    #[test]
-    fn patched_messages_are_the_requests_with_that_key() {
-        let requests = requests();
-        let mut out = Vec::new();
-        requests.put(1_234_567_890, &mut out);
-        assert_eq!(
-            PutRequest::decode(&out[..]).unwrap(),
-            put(b"bench/1234567890")
-        );
-        out.clear();
-        requests.range(42, &mut out);
-        let range = RangeRequest::decode(&out[..]).unwrap();
-        assert_eq!(&range.key[..], b"bench/0000000042");
-        assert!(range.serializable && range.range_end.is_empty());
-        out.clear();
-        requests.delete(0, &mut out);
-        let delete = DeleteRangeRequest::decode(&out[..]).unwrap();
-        assert_eq!(&delete.key[..], b"bench/0000000000");
+    fn put_request(value: &[u8], lease: i64) -> PutRequest {
+        PutRequest {
+            key: KEY.into(),
+            value: value.to_vec().into(),
+            lease,
+            ..Default::default()
+        }
     }
 
-    #[test]
-    fn an_update_compares_writes_or_reads() {
-        let key = b"bench/0000000007";
-        for revision in [0, 5, 300, i64::MAX] {
-            let mut out = Vec::new();
-            requests().update(7, revision, &mut out);
-            let expected = TxnRequest {
-                compare: vec![Compare {
-                    result: compare::CompareResult::Equal.into(),
-                    target: compare::CompareTarget::Mod.into(),
-                    key: key[..].into(),
-                    target_union: Some(compare::TargetUnion::ModRevision(revision)),
-                    ..Default::default()
-                }],
-                success: vec![op(request_op::Request::RequestPut(put(key)))],
-                failure: vec![op(request_op::Request::RequestRange(RangeRequest {
-                    key: key[..].into(),
-                    ..Default::default()
-                }))],
-            };
-            assert_eq!(TxnRequest::decode(&out[..]).unwrap(), expected);
+    fn range_request() -> RangeRequest {
+        RangeRequest {
+            key: KEY.into(),
+            ..Default::default()
         }
     }
 
     #[test]
-    fn a_batch_puts_each_key_of_its_row() {
+    fn requests_are_what_prost_reads() {
+        for (value_bytes, lease) in [(0, 0), (300, 1), (70_000, i64::MAX)] {
+            let value = vec![7; value_bytes];
+            let mut out = Vec::new();
+            put(&mut out, KEY, &value, lease.cast_unsigned());
+            assert_eq!(
+                PutRequest::decode(&out[..]).unwrap(),
+                put_request(&value, lease)
+            );
+        }
         let mut out = Vec::new();
-        requests().put_batch(8..10, &mut out);
-        let txn = TxnRequest::decode(&out[..]).unwrap();
-        let expected = [b"bench/0000000008", b"bench/0000000009"]
-            .map(|key| op(request_op::Request::RequestPut(put(key))));
-        assert_eq!(txn.success, expected);
+        range(&mut out, KEY, true);
+        let decoded = RangeRequest::decode(&out[..]).unwrap();
+        assert!(decoded.serializable && decoded.key == KEY);
+        out.clear();
+        delete(&mut out, KEY);
+        assert_eq!(DeleteRangeRequest::decode(&out[..]).unwrap().key, KEY);
+    }
+
+    #[test]
+    fn a_guarded_change_compares_changes_or_reads() {
+        let delete_request = DeleteRangeRequest {
+            key: KEY.into(),
+            ..Default::default()
+        };
+        for revision in [0, 5, 300, i64::MAX] {
+            for (value_bytes, lease) in [(3, 0), (130, 9_000), (20_000, i64::MAX)] {
+                let value = vec![9; value_bytes];
+                let put_change = Change::Put {
+                    value: &value,
+                    lease: lease.cast_unsigned(),
+                };
+                let changes = [
+                    (put_change, Request::RequestPut(put_request(&value, lease))),
+                    (
+                        Change::Delete,
+                        Request::RequestDeleteRange(delete_request.clone()),
+                    ),
+                ];
+                for (change, expected) in changes {
+                    let mut out = Vec::new();
+                    guarded(&mut out, KEY, revision, change);
+                    let expected = TxnRequest {
+                        compare: vec![Compare {
+                            result: compare::CompareResult::Equal.into(),
+                            target: compare::CompareTarget::Mod.into(),
+                            key: KEY.into(),
+                            target_union: Some(compare::TargetUnion::ModRevision(revision)),
+                            ..Default::default()
+                        }],
+                        success: vec![op(expected)],
+                        failure: vec![op(Request::RequestRange(range_request()))],
+                    };
+                    assert_eq!(TxnRequest::decode(&out[..]).unwrap(), expected);
+                }
+            }
+        }
     }
 }
