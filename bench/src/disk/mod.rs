@@ -29,4 +29,3 @@ pub use command::{measure, quote, run};
 pub use figures::Figures;
 pub use plan::Plan;
 pub use report::DiskResult;
-pub use session::probe_4k_depth1;

@@ -127,9 +127,13 @@ fn line(out: &mut String, text: &str) {
     writeln!(out, "{text}").expect("writing to a string does not fail");
 }
 
-/// A TOML string: its escapes are those of JSON, which has no others.
+/// A TOML string of one line; its escapes are those of JSON.
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    let line: String = text
+        .chars()
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect();
+    serde_json::Value::from(line).to_string()
 }
 
 #[cfg(test)]
