@@ -298,6 +298,11 @@ pub fn put_new_inserted(out: &mut impl BufMut, name: &[u8], value: &[u8]) {
     put_string(out, value);
 }
 
+/// Tells the decoder a new size of its dynamic table. Stands at the beginning of a block.
+pub fn put_table_size(out: &mut impl BufMut, bytes_max: usize) {
+    put_integer(out, 0x20, 5, bytes_max);
+}
+
 /// Strings go out as they are: Huffman code would cost more time than the bytes it saves.
 fn put_string(out: &mut impl BufMut, text: &[u8]) {
     put_integer(out, 0x00, 7, text.len());

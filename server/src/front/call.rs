@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
 use tonic::Status;
 
+use super::http2::RequestHead;
 use super::messages::Messages;
 use super::replies::Replies;
 
@@ -149,7 +149,7 @@ pub struct Call {
     /// What is called.
     pub method: &'static Method,
     /// The request's headers: the call's metadata, among them `token`, `hasleader` and `client-api-version`.
-    pub headers: HeaderMap,
+    pub head: Rc<RequestHead>,
     /// What the client sends.
     pub messages: Messages,
     /// What the client gets.
@@ -160,16 +160,16 @@ pub struct Call {
     pub peer: Rc<Peer>,
 }
 
-/// Reads the `grpc-timeout` header: one to eight digits and a unit.
-pub(super) fn read_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
-    let Some(value) = headers.get("grpc-timeout") else {
+/// Reads the value of the `grpc-timeout` header: one to eight digits and a unit.
+pub(super) fn read_timeout(value: Option<&[u8]>) -> Result<Option<Duration>, Status> {
+    let Some(value) = value else {
         return Ok(None);
     };
     let malformed = || {
-        let shown = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let shown = String::from_utf8_lossy(value).into_owned();
         Status::internal(format!("malformed grpc-timeout: {shown:?}"))
     };
-    let [digits @ .., unit] = value.as_bytes() else {
+    let [digits @ .., unit] = value else {
         return Err(malformed());
     };
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
@@ -209,14 +209,12 @@ mod tests {
     }
 
     fn timeout(text: &str) -> Result<Option<Duration>, Status> {
-        let mut headers = HeaderMap::new();
-        headers.insert("grpc-timeout", text.parse().unwrap());
-        read_timeout(&headers)
+        read_timeout(Some(text.as_bytes()))
     }
 
     #[test]
     fn timeouts_have_six_units() {
-        assert_eq!(read_timeout(&HeaderMap::new()).unwrap(), None);
+        assert_eq!(read_timeout(None).unwrap(), None);
         assert_eq!(timeout("2H").unwrap(), Some(Duration::from_secs(7200)));
         assert_eq!(timeout("3M").unwrap(), Some(Duration::from_secs(180)));
         assert_eq!(

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 
 use super::connection::{Connection, Order, Phase};
 use super::limits::{HEADER_LIST_BYTES_MAX, HTTP1_BODY_BYTES_MAX};
-use super::socket::Socket;
+use super::socket::{Http1Socket, Socket};
 
 /// Answers plain HTTP requests, as one object per core.
 pub trait HttpService: 'static {
@@ -28,7 +28,8 @@ pub(super) async fn serve<H: HttpService>(
     connection: &Rc<Connection>,
     socket: Socket<Connection>,
 ) -> hyper::Result<()> {
-    let handle = socket.handle();
+    let socket = Rc::new(socket);
+    let budget = socket.clone();
     connection.enter(Phase::Http1Idle);
     let service = service_fn(|request| {
         let (http, connection) = (http.clone(), connection.clone());
@@ -48,10 +49,10 @@ pub(super) async fn serve<H: HttpService>(
     let mut serving = std::pin::pin!(
         http1::Builder::new()
             .max_buf_size(HEADER_LIST_BYTES_MAX as usize)
-            .serve_connection(socket, service)
+            .serve_connection(Http1Socket(socket), service)
     );
     poll_fn(|cx| {
-        handle.begin_turn();
+        budget.begin_turn();
         while connection.poke().poll_wait(cx).is_ready() {
             match connection.take_order() {
                 Some(Order::Close) => return Poll::Ready(Ok(())),

@@ -30,12 +30,13 @@ pub const FRAME_BYTES_MAX: u32 = 16 << 10;
 /// Largest header list of a request, auth token included.
 pub const HEADER_LIST_BYTES_MAX: u32 = 64 << 10;
 
-/// h2 closes a connection whose small DATA frames (under 256 bytes) waste more than this while no handler has
-/// read them. Its own default allows 2,000 small requests in flight, fewer than a busy client has.
-pub const SMALL_FRAME_BUDGET_BYTES: usize = 8 << 20;
+/// Bytes of a connection's output from which on streams wait with what they have: what the kernel takes in a few
+/// writes. A stream that sends in chunks holds one more behind it.
+pub const OUT_BYTES_MAX: usize = 256 << 10;
 
-/// Response bytes of one stream that may be queued behind its flow-control window.
-pub const STREAM_SEND_BUFFER_BYTES: usize = 128 << 10;
+/// Bytes of output from which on nothing is read: a client that takes no answers, and makes us answer with pings and
+/// settings, waits.
+pub const OUT_BYTES_CHOKED: usize = 1 << 20;
 
 /// Response bytes queued on one connection from which on its new calls are refused: its client does not read.
 pub const UNSENT_BYTES_PER_CONNECTION_MAX: usize = 64 << 20;
@@ -52,8 +53,8 @@ pub const READ_BYTES_PER_TURN: usize = 256 << 10;
 /// Bytes written to one connection before the core looks at the others.
 pub const WRITE_BYTES_PER_TURN: usize = 1 << 20;
 
-/// Response bytes gathered into one write.
-pub const WRITE_GATHER_BYTES: usize = 64 << 10;
+/// Where a core receives: a few frames of the largest size, and little enough to stay in the cache.
+pub const RECEIVE_BYTES: usize = 64 << 10;
 
 /// A client says what it speaks within this time, and completes an HTTP/1.1 request head.
 pub const OPENING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -82,4 +83,4 @@ pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const _: () = assert!(CONNECTION_WINDOW_BYTES > STREAM_WINDOW_BYTES);
 const _: () = assert!(FRAME_BYTES_MAX >= 16 << 10);
 const _: () = assert!(UNSENT_BYTES_PER_CORE_MAX > UNSENT_BYTES_PER_CONNECTION_MAX);
-const _: () = assert!(WRITE_GATHER_BYTES >= FRAME_BYTES_MAX as usize + 9);
+const _: () = assert!(OUT_BYTES_CHOKED > OUT_BYTES_MAX + FRAME_BYTES_MAX as usize);

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ pub(super) async fn receive<S: Service, H: HttpService>(front: Front<S, H>, seat
     loop {
         inbox.ready().await;
         while let Some(arrival) = inbox.pop() {
-            front.adopt(bind_to_core(arrival.socket), arrival.peer, arrival.role);
+            front.adopt(arrival.socket, arrival.peer, arrival.role);
         }
         if inbox.is_finished() {
             return;
@@ -174,24 +174,24 @@ fn place<S: Service, H: HttpService>(
     // Fails when the client is gone already.
     let Ok(peer) = stream.peer_addr() else { return };
     let mut placer = placer.borrow_mut();
-    match placer.choose() {
-        Some(index) if index == placer.own_index => front.adopt(stream, peer, role),
-        Some(index) => {
-            // The duplicate travels; dropping the stream here takes its poll out of this core's ring.
-            let socket = match raw_socket(&stream).try_clone_to_owned() {
-                Ok(socket) => socket,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection is closed: it cannot be handed to another core");
-                    return;
-                }
-            };
-            drop(stream);
-            if let Err(arrival) = placer.hand_over(index, Arrival { socket, peer, role }) {
-                // The other core is behind with adopting; this one still has time to accept, so it serves.
-                front.adopt(bind_to_core(arrival.socket), arrival.peer, arrival.role);
-            }
+    let Some(index) = placer.choose() else {
+        return front.refuse_connection();
+    };
+    // The duplicate goes on; dropping the stream takes it out of the executor's ring.
+    let socket = match raw_socket(&stream).try_clone_to_owned() {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::warn!(%error, "a connection is closed: there is no file descriptor for it");
+            return;
         }
-        None => front.refuse_connection(),
+    };
+    drop(stream);
+    if index == placer.own_index {
+        return front.adopt(socket, peer, role);
+    }
+    if let Err(arrival) = placer.hand_over(index, Arrival { socket, peer, role }) {
+        // The other core is behind with adopting; this one still has time to accept, so it serves.
+        front.adopt(arrival.socket, arrival.peer, arrival.role);
     }
 }
 
@@ -199,11 +199,6 @@ fn raw_socket(stream: &TcpStream) -> std::os::fd::BorrowedFd<'_> {
     let fd: RawFd = stream.as_raw_fd();
     // SAFETY: the descriptor stays open as long as the stream that the result borrows from.
     unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
-}
-
-fn bind_to_core(socket: OwnedFd) -> TcpStream {
-    // SAFETY: ownership moves into the stream, which closes it.
-    unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
 }
 
 /// Applies the placement rule with the connections placed a moment ago.
@@ -295,13 +290,12 @@ fn is_shortage(error: &io::Error) -> bool {
 }
 
 /// Options of a connection: answers leave at once, and vanished clients are noticed.
-pub(super) fn set_options(stream: &TcpStream) -> io::Result<()> {
-    let socket = raw_socket(stream);
+pub(super) fn set_options(socket: &OwnedFd) -> io::Result<()> {
     let set = |level: i32, option: i32, value: i32| {
         // SAFETY: the value is an int that lives through the call, with its size.
         let result = unsafe {
             libc::setsockopt(
-                socket.as_fd().as_raw_fd(),
+                socket.as_raw_fd(),
                 level,
                 option,
                 (&raw const value).cast(),

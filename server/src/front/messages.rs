@@ -1,21 +1,19 @@
 //! The request side of a call: HTTP/2 DATA frames in, protobuf messages out.
 //!
-//! A gRPC message is a flag byte, a big-endian length and that many bytes, cut into DATA frames anywhere. A
-//! message that lies within one DATA frame is sliced out of the read buffer; only one that spans frames is
-//! copied together. Flow-control capacity goes back to the client as frames are taken, so a handler that does
-//! not ask for messages stops its client after one window.
+//! A gRPC message is a flag byte, a big-endian length and that many bytes, cut into DATA frames anywhere. The
+//! [`Assembler`] of a stream copies each message once, out of what the socket brought into a buffer of its own. A
+//! message that waits for its handler holds the client's windows back, so a handler that does not ask for messages
+//! stops its client after one window.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
-use h2::RecvStream;
+use bytes::Bytes;
 use tonic::Status;
 
 use super::call::Method;
-use super::limits::PARTIAL_BYTES_PER_CONNECTION_MAX;
+use super::http2::SharedSession;
 use super::observer::Observer;
 
 /// Flag byte and length.
@@ -23,8 +21,8 @@ pub const PREFIX_BYTES: usize = 5;
 
 /// What the client sends on a call.
 pub struct Messages {
-    stream: RecvStream,
-    assembler: Assembler,
+    session: SharedSession,
+    stream: u32,
     method: &'static Method,
     observer: Rc<dyn Observer>,
     ended: bool,
@@ -32,14 +30,14 @@ pub struct Messages {
 
 impl Messages {
     pub(super) fn new(
-        stream: RecvStream,
-        assembler: Assembler,
+        session: SharedSession,
+        stream: u32,
         method: &'static Method,
         observer: Rc<dyn Observer>,
     ) -> Messages {
         Messages {
+            session,
             stream,
-            assembler,
             method,
             observer,
             ended: false,
@@ -58,32 +56,15 @@ impl Messages {
 
     /// [`next`](Messages::next) for hand-written futures.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
-        loop {
-            if self.ended {
-                return Poll::Ready(Ok(None));
-            }
-            match self.assembler.take() {
-                Ok(Some(message)) => {
-                    self.observer.message_received(self.method);
-                    return Poll::Ready(Ok(Some(message)));
-                }
-                Ok(None) => {}
-                Err(status) => return Poll::Ready(self.fail(status)),
-            }
-            match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(chunk)) => {
-                    // Fails only when the stream is gone, which the next poll reports.
-                    let _ = self.stream.flow_control().release_capacity(chunk.len());
-                    self.assembler.feed(chunk);
-                }
-                Some(Err(error)) => return Poll::Ready(self.fail(lost(&error))),
-                None if self.assembler.is_empty() => {
-                    self.ended = true;
-                    return Poll::Ready(Ok(None));
-                }
-                None => return Poll::Ready(self.fail(Status::internal("unexpected EOF"))),
-            }
+        if self.ended {
+            return Poll::Ready(Ok(None));
         }
+        let next = ready!(self.session.borrow_mut().poll_message(self.stream, cx));
+        match &next {
+            Ok(Some(_)) => self.observer.message_received(self.method),
+            Ok(None) | Err(_) => self.ended = true,
+        }
+        Poll::Ready(next)
     }
 
     /// The only message of a unary or server-streaming call.
@@ -97,143 +78,158 @@ impl Messages {
             )
         })
     }
+}
 
-    fn fail<T>(&mut self, status: Status) -> Result<T, Status> {
-        self.ended = true;
-        Err(status)
+impl Drop for Messages {
+    fn drop(&mut self) {
+        self.session.borrow_mut().leave_unread(self.stream);
     }
 }
 
-/// The status of a call whose request stream broke.
-fn lost(error: &h2::Error) -> Status {
-    match error.reason() {
-        Some(reason) if !error.is_go_away() && reason != h2::Reason::CANCEL => {
-            Status::internal(format!("the stream was reset by the client: {reason}"))
-        }
-        _ => Status::cancelled("context canceled"),
-    }
+/// A whole message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    pub(super) bytes: Bytes,
+    /// Bytes of the chunk that completed it, prefix included: what it holds back from the windows. Those that came
+    /// in earlier chunks were given back at once, or no message could be longer than a window.
+    pub(super) held_bytes: usize,
+}
+
+/// Why a body is not a sequence of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The flag byte says something else than "plain".
+    Flag(u8),
+    /// More bytes than a message may have.
+    TooLong {
+        message_bytes: usize,
+        message_bytes_max: usize,
+    },
 }
 
 /// Cuts messages out of a sequence of chunks. No IO.
+#[derive(Default)]
 pub(super) struct Assembler {
-    /// What is left of the newest chunk.
-    chunk: Bytes,
-    /// Beginning of a prefix that spans chunks.
+    /// The beginning of a prefix that spans chunks.
     prefix: Vec<u8>,
     /// Length of the message whose prefix has been read.
     message_bytes: Option<usize>,
-    /// Beginning of a message that spans chunks.
-    partial: BytesMut,
-    message_bytes_max: usize,
-    encoding: Option<String>,
-    budget: PartialBudget,
+    /// The beginning of a message that spans chunks.
+    partial: Vec<u8>,
 }
 
-/// Bytes of half-received messages of a connection, shared by its calls.
-#[derive(Clone, Default)]
-pub(super) struct PartialBudget(Rc<Cell<usize>>);
-
 impl Assembler {
-    /// `encoding` is the call's `grpc-encoding` unless that is `identity`.
-    pub(super) fn new(
+    /// Takes the next chunk whole, and hands over each message that it completes.
+    ///
+    /// # Errors
+    /// The first message that cannot be taken; what follows it is lost.
+    pub(super) fn feed(
+        &mut self,
+        mut chunk: &[u8],
         message_bytes_max: usize,
-        encoding: Option<String>,
-        budget: PartialBudget,
-    ) -> Assembler {
-        Assembler {
-            chunk: Bytes::new(),
-            prefix: Vec::new(),
-            message_bytes: None,
-            partial: BytesMut::new(),
-            message_bytes_max,
-            encoding,
-            budget,
+        mut on_message: impl FnMut(Message),
+    ) -> Result<(), Refusal> {
+        let mut unclaimed = chunk.len();
+        while !chunk.is_empty() {
+            let message_bytes = match self.message_bytes {
+                Some(message_bytes) => message_bytes,
+                None => match self.take_prefix(&mut chunk, message_bytes_max)? {
+                    Some(message_bytes) => message_bytes,
+                    None => return Ok(()),
+                },
+            };
+            self.message_bytes = Some(message_bytes);
+            // A message of no bytes is complete with its prefix, so it is not looked for in the next chunk.
+            let missing = message_bytes - self.partial.len();
+            if chunk.len() < missing {
+                // Grows by doubling: a client that announces much and sends little holds little.
+                self.partial.extend_from_slice(chunk);
+                return Ok(());
+            }
+            let (end, rest) = chunk.split_at(missing);
+            chunk = rest;
+            let bytes = if self.partial.is_empty() {
+                Bytes::copy_from_slice(end)
+            } else {
+                self.partial.extend_from_slice(end);
+                Bytes::from(std::mem::take(&mut self.partial))
+            };
+            self.message_bytes = None;
+            let held_bytes = unclaimed - chunk.len();
+            unclaimed = chunk.len();
+            on_message(Message { bytes, held_bytes });
         }
-    }
-
-    /// Adds the next chunk; the one before must have been used up by [`take`](Assembler::take).
-    pub(super) fn feed(&mut self, chunk: Bytes) {
-        debug_assert!(self.chunk.is_empty());
-        self.chunk = chunk;
+        Ok(())
     }
 
     /// True between two messages.
     pub(super) fn is_empty(&self) -> bool {
-        self.chunk.is_empty() && self.prefix.is_empty() && self.message_bytes.is_none()
+        self.prefix.is_empty() && self.message_bytes.is_none()
     }
 
-    /// The next message if it is complete; otherwise uses up the chunk.
-    pub(super) fn take(&mut self) -> Result<Option<Bytes>, Status> {
-        let message_bytes = match self.message_bytes {
-            Some(message_bytes) => message_bytes,
-            None => match self.take_prefix()? {
-                Some(message_bytes) => message_bytes,
-                None => return Ok(None),
-            },
-        };
-        if self.partial.is_empty() && self.chunk.len() >= message_bytes {
-            self.message_bytes = None;
-            return Ok(Some(self.chunk.split_to(message_bytes)));
-        }
-        let missing = message_bytes - self.partial.len();
-        let part = self.chunk.split_to(missing.min(self.chunk.len()));
-        self.budget.take(part.len())?;
-        // Grows by doubling: a client that announces much and sends little holds little.
-        self.partial.extend_from_slice(&part);
-        if self.partial.len() < message_bytes {
-            return Ok(None);
-        }
-        self.budget.give_back(message_bytes);
-        self.message_bytes = None;
-        Ok(Some(std::mem::take(&mut self.partial).freeze()))
+    /// Bytes of a message that has not come whole.
+    pub(super) fn partial_bytes(&self) -> usize {
+        self.partial.len()
     }
 
-    fn take_prefix(&mut self) -> Result<Option<usize>, Status> {
-        let prefix: [u8; PREFIX_BYTES] =
-            if self.prefix.is_empty() && self.chunk.len() >= PREFIX_BYTES {
-                let mut prefix = [0; PREFIX_BYTES];
-                self.chunk.copy_to_slice(&mut prefix);
-                prefix
-            } else {
-                let missing = PREFIX_BYTES - self.prefix.len();
-                let part = self.chunk.split_to(missing.min(self.chunk.len()));
-                self.prefix.extend_from_slice(&part);
-                let Ok(prefix) = self.prefix.as_slice().try_into() else {
-                    return Ok(None);
-                };
-                self.prefix.clear();
-                prefix
+    /// Drops what has come of a message; how many bytes that was.
+    pub(super) fn clear(&mut self) -> usize {
+        let partial = std::mem::take(self).partial;
+        partial.len()
+    }
+
+    fn take_prefix(
+        &mut self,
+        chunk: &mut &[u8],
+        message_bytes_max: usize,
+    ) -> Result<Option<usize>, Refusal> {
+        let missing = PREFIX_BYTES - self.prefix.len();
+        let (part, rest) = chunk.split_at(missing.min(chunk.len()));
+        *chunk = rest;
+        let [flag, length @ ..] = if part.len() == PREFIX_BYTES {
+            part.try_into().expect("it has that length")
+        } else {
+            self.prefix.extend_from_slice(part);
+            let Ok(prefix) = <[u8; PREFIX_BYTES]>::try_from(&self.prefix[..]) else {
+                return Ok(None);
             };
-        let [flag, length @ ..] = prefix;
+            self.prefix.clear();
+            prefix
+        };
         let message_bytes = u32::from_be_bytes(length) as usize;
-        self.check_flag(flag)?;
-        if message_bytes > self.message_bytes_max {
-            return Err(Status::resource_exhausted(format!(
-                "grpc: received message larger than max ({message_bytes} vs. {})",
-                self.message_bytes_max
-            )));
+        if flag != 0 {
+            return Err(Refusal::Flag(flag));
         }
-        self.message_bytes = Some(message_bytes);
+        if message_bytes > message_bytes_max {
+            return Err(Refusal::TooLong {
+                message_bytes,
+                message_bytes_max,
+            });
+        }
         Ok(Some(message_bytes))
-    }
-
-    fn check_flag(&self, flag: u8) -> Result<(), Status> {
-        match (flag, &self.encoding) {
-            (0, _) => Ok(()),
-            (1, None) => Err(Status::internal(
-                "grpc: compressed flag set with identity or empty encoding",
-            )),
-            (1, Some(encoding)) => Err(not_installed(encoding)),
-            (other, _) => Err(Status::internal(format!(
-                "grpc: received unexpected payload format {other}"
-            ))),
-        }
     }
 }
 
-impl Drop for Assembler {
-    fn drop(&mut self) {
-        self.budget.give_back(self.partial.len());
+impl Refusal {
+    /// The status to end the call with; `encoding` is its `grpc-encoding`.
+    pub(super) fn status(self, encoding: Option<&[u8]>) -> Status {
+        match self {
+            Refusal::Flag(1) => match encoding {
+                Some(encoding) if encoding != b"identity" && !encoding.is_empty() => {
+                    not_installed(&String::from_utf8_lossy(encoding))
+                }
+                _ => Status::internal("grpc: compressed flag set with identity or empty encoding"),
+            },
+            Refusal::Flag(other) => {
+                Status::internal(format!("grpc: received unexpected payload format {other}"))
+            }
+            Refusal::TooLong {
+                message_bytes,
+                message_bytes_max,
+            } => Status::resource_exhausted(format!(
+                "grpc: received message larger than max ({message_bytes} vs. {message_bytes_max})"
+            )),
+        }
     }
 }
 
@@ -242,21 +238,6 @@ pub(super) fn not_installed(encoding: &str) -> Status {
     Status::unimplemented(format!(
         "grpc: Decompressor is not installed for grpc-encoding {encoding:?}"
     ))
-}
-
-impl PartialBudget {
-    fn take(&self, count: usize) -> Result<(), Status> {
-        let used = self.0.get() + count;
-        if used > PARTIAL_BYTES_PER_CONNECTION_MAX {
-            return Err(Status::resource_exhausted("etcdserver: too many requests"));
-        }
-        self.0.set(used);
-        Ok(())
-    }
-
-    fn give_back(&self, count: usize) {
-        self.0.set(self.0.get() - count);
-    }
 }
 
 #[cfg(test)]

@@ -18,26 +18,27 @@ fn framed(messages: &[Vec<u8>]) -> Bytes {
     bytes.freeze()
 }
 
-/// Feeds `bytes` cut at `cuts` and returns the messages and the status that ended it.
-fn assemble(bytes: &Bytes, cuts: &[usize]) -> (Vec<Bytes>, Option<tonic::Status>, PartialBudget) {
-    let budget = PartialBudget::default();
-    let mut assembler = Assembler::new(MAX, None, budget.clone());
+/// Feeds `bytes` cut at `cuts` and returns the messages and what ended them.
+fn assemble(bytes: &Bytes, cuts: &[usize]) -> (Vec<Message>, Option<Refusal>, Assembler) {
+    let mut assembler = Assembler::default();
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
     cuts.extend([0, bytes.len()]);
     cuts.sort_unstable();
     let mut messages = Vec::new();
     for pair in cuts.windows(2) {
-        assembler.feed(bytes.slice(pair[0]..pair[1]));
-        loop {
-            match assembler.take() {
-                Ok(Some(message)) => messages.push(message),
-                Ok(None) => break,
-                Err(status) => return (messages, Some(status), budget),
-            }
+        let chunk = &bytes[pair[0]..pair[1]];
+        let before = messages.len();
+        let fed = assembler.feed(chunk, MAX, |message| messages.push(message));
+        let held: usize = messages[before..]
+            .iter()
+            .map(|message| message.held_bytes)
+            .sum();
+        assert!(held <= chunk.len(), "{held} of {}", chunk.len());
+        if let Err(refusal) = fed {
+            return (messages, Some(refusal), assembler);
         }
     }
-    assert!(assembler.is_empty() || !bytes.is_empty());
-    (messages, None, budget)
+    (messages, None, assembler)
 }
 
 proptest! {
@@ -46,10 +47,12 @@ proptest! {
         messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8),
         cuts in prop::collection::vec(any::<usize>(), 0..20),
     ) {
-        let (found, status, budget) = assemble(&framed(&messages), &cuts);
-        prop_assert!(status.is_none());
+        let (found, refusal, assembler) = assemble(&framed(&messages), &cuts);
+        prop_assert_eq!(refusal, None);
+        let found: Vec<Bytes> = found.into_iter().map(|message| message.bytes).collect();
         prop_assert_eq!(found, messages);
-        prop_assert_eq!(budget.0.get(), 0);
+        prop_assert!(assembler.is_empty());
+        prop_assert_eq!(assembler.partial_bytes(), 0);
     }
 
     #[test]
@@ -57,25 +60,27 @@ proptest! {
         bytes in prop::collection::vec(any::<u8>(), 0..300),
         cuts in prop::collection::vec(any::<usize>(), 0..20),
     ) {
-        let (_, _, budget) = assemble(&Bytes::from(bytes), &cuts);
-        prop_assert_eq!(budget.0.get(), 0);
+        let (_, _, mut assembler) = assemble(&Bytes::from(bytes), &cuts);
+        assembler.clear();
+        prop_assert!(assembler.is_empty());
     }
 }
 
 #[test]
-fn a_message_within_one_chunk_is_not_copied() {
+fn a_message_holds_back_what_completed_it() {
     let bytes = framed(&[vec![1; 100], vec![2; 100]]);
     let (found, _, _) = assemble(&bytes, &[]);
-    assert_eq!(found[0].as_ptr(), bytes[5..].as_ptr());
-    assert_eq!(found[1].as_ptr(), bytes[110..].as_ptr());
+    assert_eq!([found[0].held_bytes, found[1].held_bytes], [105, 105]);
+    let (found, _, _) = assemble(&bytes, &[90]);
+    assert_eq!([found[0].held_bytes, found[1].held_bytes], [15, 105]);
 }
 
 #[test]
 fn the_largest_message_passes_and_one_byte_more_does_not() {
-    let (found, status, _) = assemble(&framed(&[vec![0; MAX]]), &[17]);
-    assert_eq!((found.len(), status.is_none()), (1, true));
-    let (found, status, _) = assemble(&framed(&[vec![0; MAX + 1]]), &[3, 17]);
-    let status = status.unwrap();
+    let (found, refusal, _) = assemble(&framed(&[vec![0; MAX]]), &[17]);
+    assert_eq!((found.len(), refusal), (1, None));
+    let (found, refusal, _) = assemble(&framed(&[vec![0; MAX + 1]]), &[3, 17]);
+    let status = refusal.unwrap().status(None);
     assert_eq!((found.len(), status.code()), (0, Code::ResourceExhausted));
     assert_eq!(
         status.message(),
@@ -84,22 +89,14 @@ fn the_largest_message_passes_and_one_byte_more_does_not() {
 }
 
 #[test]
-fn half_received_messages_are_bounded_per_connection() {
-    let budget = PartialBudget::default();
-    let part = Bytes::from(vec![0; 1 << 20]);
-    let count = PARTIAL_BYTES_PER_CONNECTION_MAX / part.len();
-    let start = |budget: &PartialBudget| {
-        let mut assembler = Assembler::new(4 << 20, None, budget.clone());
-        assembler.feed(Bytes::from_static(&[0, 0, 0x20, 0, 0]));
-        assert_eq!(assembler.take().unwrap(), None);
-        assembler.feed(part.clone());
-        assembler.take().map(|_| assembler)
-    };
-    let mut held: Vec<Assembler> = (0..count).map(|_| start(&budget).ok().unwrap()).collect();
+fn compressed_messages_are_refused_in_grpc_gos_words() {
+    let text = |encoding: Option<&[u8]>| Refusal::Flag(1).status(encoding).message().to_owned();
     assert_eq!(
-        start(&budget).err().unwrap().code(),
-        Code::ResourceExhausted
+        text(None),
+        "grpc: compressed flag set with identity or empty encoding"
     );
-    held.pop();
-    assert!(start(&budget).is_ok());
+    assert_eq!(text(Some(b"identity")), text(None));
+    assert!(text(Some(b"gzip")).contains("Decompressor is not installed"));
+    let odd = Refusal::Flag(9).status(None);
+    assert_eq!(odd.message(), "grpc: received unexpected payload format 9");
 }

@@ -4,8 +4,8 @@
 //!   listen      bind, accept on the engine's core, place, hand over
 //!   server      a core's connections: adopt, tell protocols apart, sweep, drain
 //!   connection  age and orders of one connection
-//!   socket      glommio's stream behind h2's and hyper's IO traits; one write per turn
-//!   http2       the h2 crate: streams -> calls
+//!   socket      a client's socket: counted, rationed, and behind hyper's IO traits
+//!   http2       our own HTTP/2: frames -> calls, responses -> frames
 //!   messages    DATA frames -> request messages          \
 //!   replies     response messages -> HEADERS, DATA, trailers  the two halves of a call
 //!   call        Method, Service, Call: what a handler sees /
@@ -47,6 +47,7 @@ mod socket;
 
 pub use call::{Call, Method, MethodKind, MethodTable, Peer, Service};
 pub use http1::HttpService;
+pub use http2::RequestHead;
 pub use listen::{Arrival, ArrivalSeat, HandoverSeat, Listener, Role, handover};
 pub use messages::Messages;
 pub use messages::PREFIX_BYTES;

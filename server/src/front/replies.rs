@@ -1,6 +1,6 @@
 //! The response side of a call: protobuf messages in, HEADERS, DATA and trailers out.
 //!
-//! Nothing here writes to a socket. Frames go into h2's queues; the connection's task writes all of them when
+//! Nothing here writes to a socket. Frames go into the session's output; the connection's task sends all of them when
 //! the turn's handlers have run, in one system call.
 
 use std::cell::Cell;
@@ -9,16 +9,15 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use h2::SendStream;
-use h2::server::SendResponse;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use bytes::{BufMut, Bytes, BytesMut};
 use tonic::{Code, Status};
 
 use super::call::Method;
-use super::messages::PREFIX_BYTES;
+use super::http2::{Ended, SharedSession, prefix};
 use super::observer::Observer;
 use crate::runtime::{Latch, LatchWait};
+
+pub use super::http2::encode_message;
 
 /// Why nothing more can be sent on a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +35,10 @@ pub enum Closed {
 /// Ends with [`send_unary`](Replies::send_unary) or [`finish`](Replies::finish). Dropped without either, the call
 /// ends with `Internal`.
 pub struct Replies {
-    stage: Stage,
+    session: SharedSession,
+    stream: u32,
+    /// The call has been counted as handled.
+    done: bool,
     /// Message bytes announced by `begin` and not yet sent.
     owed_bytes: u64,
     /// Prefix written by `begin`, waiting for the first chunk.
@@ -45,30 +47,23 @@ pub struct Replies {
     stop_wait: Option<LatchWait>,
 }
 
-enum Stage {
-    /// No headers sent.
-    Ready(SendResponse<Payload>),
-    /// Headers sent.
-    Open(SendStream<Payload>),
-    /// Trailers sent, or the client is gone.
-    Done,
-}
-
-/// What every call needs from its connection and core.
+/// What every call needs from its core.
 pub(super) struct CallRecord {
     pub(super) method: &'static Method,
     pub(super) observer: Rc<dyn Observer>,
-    pub(super) unsent: UnsentGauge,
     pub(super) stopping: Latch,
     pub(super) live: LiveCalls,
 }
 
 impl Replies {
-    pub(super) fn new(respond: SendResponse<Payload>, record: CallRecord) -> Replies {
+    pub(super) fn new(session: SharedSession, stream: u32, record: CallRecord) -> Replies {
         record.live.begin();
+        session.borrow_mut().begin_call();
         record.observer.call_started(record.method);
         Replies {
-            stage: Stage::Ready(respond),
+            session,
+            stream,
+            done: false,
             owed_bytes: 0,
             prefix: None,
             record,
@@ -80,24 +75,31 @@ impl Replies {
     ///
     /// Never waits: what the client's window does not take yet is queued, and counts against the connection's
     /// limit of unsent bytes. For responses of many megabytes use [`begin`](Replies::begin).
-    pub fn send_unary<M: prost::Message>(self, result: Result<M, Status>) {
+    pub fn send_unary<M: prost::Message>(mut self, result: Result<M, Status>) {
         match result {
-            Ok(message) => self.send_unary_encoded(encode_message(&message)),
-            Err(status) => self.finish(Err(status)),
+            Ok(message) => {
+                let sent = self.session.borrow_mut().send_unary(self.stream, &message);
+                self.unary_sent(sent);
+            }
+            Err(status) => self.end(Err(status)),
         }
     }
 
     /// [`send_unary`](Replies::send_unary) with a message that is already encoded, prefix included
     /// ([`encode_message`]).
     pub fn send_unary_encoded(mut self, framed: Bytes) {
-        if self.open().is_ok()
-            && let Stage::Open(stream) = &mut self.stage
-        {
-            // Refused only when the client has reset the stream, which `finish` finds too.
-            let _ = stream.send_data(self.record.unsent.payload(framed), false);
+        let sent = self
+            .session
+            .borrow_mut()
+            .send_unary_encoded(self.stream, framed);
+        self.unary_sent(sent);
+    }
+
+    fn unary_sent(&mut self, sent: Result<(), Ended>) {
+        if sent.is_ok() {
             self.record.observer.message_sent(self.record.method);
         }
-        self.finish(Ok(()));
+        self.handled(sent, Code::Ok);
     }
 
     /// Sends one message of a stream, waiting for the client's window.
@@ -124,7 +126,8 @@ impl Replies {
     /// # Errors
     /// The client is gone.
     pub fn send_headers(&mut self) -> Result<(), Closed> {
-        self.open().map(|_| ())
+        let sent = self.session.borrow_mut().send_head(self.stream);
+        sent.map_err(|Ended| self.abandon())
     }
 
     /// Begins a message of `message_bytes` bytes whose encoding follows in [`chunk`](Replies::chunk)s.
@@ -133,11 +136,7 @@ impl Replies {
     /// When the message before has not been completed, or this one is larger than gRPC allows (4 GiB).
     pub fn begin(&mut self, message_bytes: u64) {
         self.assert_nothing_owed();
-        let length = u32::try_from(message_bytes).expect("a gRPC message has less than 4 GiB");
-        let mut prefix = BytesMut::with_capacity(PREFIX_BYTES);
-        prefix.put_u8(0);
-        prefix.put_u32(length);
-        self.prefix = Some(prefix.freeze());
+        self.prefix = Some(prefix(message_bytes));
         self.owed_bytes = message_bytes;
     }
 
@@ -164,8 +163,7 @@ impl Replies {
 
     /// Ends the call.
     pub fn finish(mut self, result: Result<(), Status>) {
-        let status = result.err().unwrap_or_else(|| Status::ok(""));
-        self.end(&status);
+        self.end(result);
     }
 
     /// Resolves when nobody wants the rest of this call any more, so that the handler can end. Dropping the
@@ -176,12 +174,13 @@ impl Replies {
 
     /// [`closed`](Replies::closed) for hand-written futures.
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Closed> {
-        let reset = match &mut self.stage {
-            Stage::Ready(respond) => respond.poll_reset(cx).is_ready(),
-            Stage::Open(stream) => stream.poll_reset(cx).is_ready(),
-            Stage::Done => true,
-        };
-        if reset {
+        if self.done
+            || self
+                .session
+                .borrow_mut()
+                .poll_lost(self.stream, cx)
+                .is_ready()
+        {
             return Poll::Ready(Closed::Gone);
         }
         let stopping = &self.record.stopping;
@@ -204,154 +203,59 @@ impl Replies {
         );
     }
 
-    /// Sends the headers if they are not out yet.
-    fn open(&mut self) -> Result<&mut SendStream<Payload>, Closed> {
-        if let Stage::Ready(respond) = &mut self.stage {
-            match respond.send_response(response_head(HeaderMap::with_capacity(2)), false) {
-                Ok(stream) => self.stage = Stage::Open(stream),
-                Err(_) => self.abandon(),
-            }
-        }
-        match &mut self.stage {
-            Stage::Open(stream) => Ok(stream),
-            _ => Err(Closed::Gone),
-        }
+    async fn send_bytes(&mut self, bytes: Bytes) -> Result<(), Closed> {
+        let (session, stream) = (&self.session, self.stream);
+        let room = poll_fn(|cx| session.borrow_mut().poll_room(stream, cx)).await;
+        let sent = room.and_then(|()| self.session.borrow_mut().send_data(stream, bytes));
+        sent.map_err(|Ended| self.abandon())
     }
 
-    async fn send_bytes(&mut self, mut bytes: Bytes) -> Result<(), Closed> {
-        let unsent = self.record.unsent.clone();
-        let sent = async {
-            let stream = self.open()?;
-            while !bytes.is_empty() {
-                stream.reserve_capacity(bytes.len());
-                let mut capacity = stream.capacity();
-                if capacity == 0 {
-                    // `None` and errors both mean that the stream or its connection has ended.
-                    capacity = poll_fn(|cx| stream.poll_capacity(cx))
-                        .await
-                        .and_then(Result::ok)
-                        .ok_or(Closed::Gone)?;
-                }
-                let part = bytes.split_to(capacity.min(bytes.len()));
-                stream
-                    .send_data(unsent.payload(part), false)
-                    .map_err(|_| Closed::Gone)?;
-            }
-            Ok(())
-        };
-        let sent = sent.await;
-        if sent.is_err() {
-            self.abandon();
+    fn end(&mut self, result: Result<(), Status>) {
+        if self.done {
+            return;
         }
-        sent
-    }
-
-    fn end(&mut self, status: &Status) {
-        let code = status.code();
-        let delivered = match std::mem::replace(&mut self.stage, Stage::Done) {
-            Stage::Done => return,
-            Stage::Ready(mut respond) => {
-                let head = response_head(trailers(status));
-                respond.send_response(head, true).is_ok()
+        let result = match result {
+            Ok(()) if self.owed_bytes > 0 => {
+                Err(Status::internal("the response message was not completed"))
             }
-            Stage::Open(mut stream) => {
-                let incomplete = self.owed_bytes > 0 && code == Code::Ok;
-                let cut = Status::internal("the response message was not completed");
-                stream
-                    .send_trailers(trailers(if incomplete { &cut } else { status }))
-                    .is_ok()
-            }
+            other => other,
         };
-        self.record
-            .handled(if delivered { code } else { Code::Cancelled });
+        let code = result.as_ref().err().map_or(Code::Ok, Status::code);
+        let ended = self.session.borrow_mut().finish(self.stream, result);
+        self.handled(ended, code);
     }
 
     /// The client is gone: nothing more is sent, and the call counts as cancelled.
-    fn abandon(&mut self) {
-        if !matches!(std::mem::replace(&mut self.stage, Stage::Done), Stage::Done) {
-            self.record.handled(Code::Cancelled);
+    fn abandon(&mut self) -> Closed {
+        self.handled(Err(Ended), Code::Cancelled);
+        Closed::Gone
+    }
+
+    fn handled(&mut self, delivered: Result<(), Ended>, code: Code) {
+        if !std::mem::replace(&mut self.done, true) {
+            let code = delivered.map_or(Code::Cancelled, |()| code);
+            self.record.observer.call_handled(self.record.method, code);
         }
     }
 }
 
 impl Drop for Replies {
     fn drop(&mut self) {
-        if !matches!(self.stage, Stage::Done) {
-            let gone = match &mut self.stage {
-                Stage::Open(stream) => {
-                    let mut cx = Context::from_waker(std::task::Waker::noop());
-                    stream.poll_reset(&mut cx).is_ready()
-                }
-                _ => false,
-            };
-            if gone {
+        if !self.done {
+            let lost = !self.session.borrow().is_open(self.stream);
+            if lost {
                 self.abandon();
             } else {
-                self.end(&Status::internal("the call ended without a status"));
+                self.end(Err(Status::internal("the call ended without a status")));
             }
         }
+        self.session.borrow_mut().end_call();
         self.record.live.end();
     }
 }
 
-impl CallRecord {
-    fn handled(&self, code: Code) {
-        self.observer.call_handled(self.method, code);
-    }
-}
-
-/// Encodes a message with its gRPC prefix into one buffer of exactly its size.
-#[must_use]
-pub fn encode_message<M: prost::Message>(message: &M) -> Bytes {
-    let message_bytes = message.encoded_len();
-    let length = u32::try_from(message_bytes).expect("a gRPC message has less than 4 GiB");
-    let mut framed = BytesMut::with_capacity(PREFIX_BYTES + message_bytes);
-    framed.put_u8(0);
-    framed.put_u32(length);
-    message
-        .encode(&mut framed)
-        .expect("the buffer has the message's length");
-    framed.freeze()
-}
-
-/// A complete answer without a body, for a call that is refused before it has a handler.
-pub(super) fn refuse(mut respond: SendResponse<Payload>, status: &Status) {
-    // The client may have gone away already.
-    let _ = respond.send_response(response_head(trailers(status)), true);
-}
-
-fn response_head(mut headers: HeaderMap) -> Response<()> {
-    headers.insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static("application/grpc"),
-    );
-    let mut response = Response::new(());
-    *response.headers_mut() = headers;
-    response
-}
-
-/// The headers that end a call: code and message. tonic's own conversion would also escape spaces, which every
-/// client undoes but which makes traces and raw clients unreadable.
-pub(super) fn trailers(status: &Status) -> HeaderMap {
-    const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-    const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-    const ZERO: HeaderValue = HeaderValue::from_static("0");
-    let mut headers = HeaderMap::with_capacity(2);
-    if status.code() == Code::Ok {
-        headers.insert(GRPC_STATUS, ZERO);
-        return headers;
-    }
-    headers.insert(GRPC_STATUS, HeaderValue::from(status.code() as i32));
-    let escaped = escape(status.message());
-    headers.insert(
-        GRPC_MESSAGE,
-        HeaderValue::from_maybe_shared(escaped).expect("escaped text is visible ASCII"),
-    );
-    headers
-}
-
 /// gRPC's percent-encoding: everything but visible ASCII and space, and the percent sign.
-fn escape(text: &str) -> Bytes {
+pub(super) fn escape(text: &str) -> Bytes {
     let mut escaped = BytesMut::with_capacity(text.len());
     for &byte in text.as_bytes() {
         match byte {
@@ -367,12 +271,6 @@ fn escape(text: &str) -> Bytes {
         }
     }
     escaped.freeze()
-}
-
-/// Response bytes in h2's queues, counted until they are written or dropped.
-pub(super) struct Payload {
-    bytes: Bytes,
-    gauge: UnsentGauge,
 }
 
 /// Counts unsent response bytes of a connection and of its core.
@@ -399,39 +297,14 @@ impl UnsentGauge {
         self.core.get()
     }
 
-    fn payload(&self, bytes: Bytes) -> Payload {
-        self.connection.set(self.connection.get() + bytes.len());
-        self.core.set(self.core.get() + bytes.len());
-        Payload {
-            bytes,
-            gauge: self.clone(),
-        }
+    pub(super) fn add(&self, count: usize) {
+        self.connection.set(self.connection.get() + count);
+        self.core.set(self.core.get() + count);
     }
 
-    fn sent(&self, count: usize) {
+    pub(super) fn sent(&self, count: usize) {
         self.connection.set(self.connection.get() - count);
         self.core.set(self.core.get() - count);
-    }
-}
-
-impl Buf for Payload {
-    fn remaining(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.bytes.advance(count);
-        self.gauge.sent(count);
-    }
-}
-
-impl Drop for Payload {
-    fn drop(&mut self) {
-        self.gauge.sent(self.bytes.len());
     }
 }
 
@@ -464,35 +337,17 @@ mod tests {
     }
 
     #[test]
-    fn an_ok_has_no_message() {
-        assert_eq!(trailers(&Status::ok("")).len(), 1);
-        let failed = trailers(&Status::not_found("x"));
-        assert_eq!(
-            (
-                failed["grpc-status"].as_bytes(),
-                failed["grpc-message"].as_bytes()
-            ),
-            (&b"5"[..], &b"x"[..])
-        );
-    }
-
-    #[test]
-    fn unsent_bytes_are_counted_until_written_or_dropped() {
+    fn unsent_bytes_are_counted_per_connection_and_per_core() {
         let core = UnsentGauge::default();
         let (one, two) = (core.for_connection(), core.for_connection());
-        let mut first = one.payload(Bytes::from_static(b"0123456789"));
-        let second = two.payload(Bytes::from_static(b"01234"));
-        first.advance(4);
-        assert_eq!(
-            (
-                one.connection_bytes(),
-                two.connection_bytes(),
-                core.core_bytes()
-            ),
-            (6, 5, 11)
+        one.add(10);
+        two.add(5);
+        one.sent(4);
+        let counts = (
+            one.connection_bytes(),
+            two.connection_bytes(),
+            core.core_bytes(),
         );
-        drop(second);
-        drop(first);
-        assert_eq!((one.connection_bytes(), core.core_bytes()), (0, 0));
+        assert_eq!(counts, (6, 5, 11));
     }
 }

@@ -9,20 +9,22 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use std::os::fd::OwnedFd;
+use std::task::Poll;
+
 use bytes::BytesMut;
-use glommio::net::TcpStream;
-use tokio::io::{AsyncRead as _, ReadBuf};
+use keelson_proto::http2::PREFACE;
 
 use super::call::Service;
 use super::connection::{Connection, Order, Patience};
 use super::http1::{self, HttpService};
-use super::http2::{self, PREFACE};
+use super::http2::{self, SpareBuffers};
 use super::limits;
 use super::listen::{self, ArrivalSeat, HandoverSeat, Listener, Role};
 use super::observer::Observer;
 use super::replies::{LiveCalls, UnsentGauge};
-use super::socket::{Socket, SpareBuffers};
-use crate::runtime::{Core, Latch, sleep, spawn, this_core, timeout};
+use super::socket::{ReceiveBuffer, Socket};
+use crate::runtime::{self, Core, Latch, sleep, spawn, this_core, timeout};
 
 /// What a front is told by the configuration.
 #[derive(Clone, Debug)]
@@ -73,7 +75,8 @@ pub(super) struct FrontShared<S: Service> {
     /// Set when calls should come to an end.
     pub(super) stopping: Latch,
     core: Core,
-    spares: SpareBuffers,
+    pub(super) spares: SpareBuffers,
+    pub(super) receive_buffer: ReceiveBuffer,
     roster: RefCell<Roster>,
     sweeping: Cell<bool>,
 }
@@ -116,6 +119,7 @@ impl<S: Service, H: HttpService> Front<S, H> {
             stopping: Latch::new(),
             core: this_core(),
             spares: SpareBuffers::default(),
+            receive_buffer: ReceiveBuffer::default(),
             roster: RefCell::default(),
             sweeping: Cell::new(false),
         };
@@ -181,7 +185,7 @@ impl<S: Service, H: HttpService> Front<S, H> {
     }
 
     /// Serves a connection on this core. Returns at once.
-    pub(super) fn adopt(&self, stream: TcpStream, peer: SocketAddr, role: Role) {
+    pub(super) fn adopt(&self, stream: OwnedFd, peer: SocketAddr, role: Role) {
         let shared = &self.shared;
         if let Err(error) = listen::set_options(&stream) {
             // The client hung up while it was queued.
@@ -204,7 +208,7 @@ impl<S: Service, H: HttpService> Front<S, H> {
         self.sweep_while_needed();
         let front = self.clone();
         spawn(async move {
-            let socket = Socket::new(stream, connection.clone(), front.shared.spares.clone());
+            let socket = Socket::new(runtime::Socket::new(stream), connection.clone());
             front.serve(&connection, socket).await;
             front.shared.roster.borrow_mut().remove(place);
             front.shared.publish_count();
@@ -218,9 +222,9 @@ impl<S: Service, H: HttpService> Front<S, H> {
         tracing::warn!("a connection is refused: every core has as many as it may have");
     }
 
-    async fn serve(&self, connection: &Rc<Connection>, mut socket: Socket<Connection>) {
+    async fn serve(&self, connection: &Rc<Connection>, socket: Socket<Connection>) {
         let peer = connection.peer.address;
-        match sniff(connection, &mut socket).await {
+        match sniff(connection, &socket).await {
             Sniffed::Http2 if connection.role == Role::Client => {
                 if let Err(error) = http2::serve(&self.shared, connection, socket).await {
                     tracing::debug!(%peer, %error, "connection ended");
@@ -295,33 +299,30 @@ enum Sniffed {
 }
 
 /// Reads until the first bytes say what the client speaks, and puts them back.
-async fn sniff(connection: &Connection, socket: &mut Socket<Connection>) -> Sniffed {
+async fn sniff(connection: &Connection, socket: &Socket<Connection>) -> Sniffed {
     let mut seen = BytesMut::with_capacity(PREFACE.len());
     let verdict = std::future::poll_fn(|cx| {
-        socket.handle().begin_turn();
+        socket.begin_turn();
         loop {
             if connection.poke().poll_wait(cx).is_ready() {
                 // Whatever the order: nothing is running that could be drained.
                 let _ = connection.take_order();
-                return std::task::Poll::Ready(Sniffed::Nothing);
+                return Poll::Ready(Sniffed::Nothing);
             }
             let mut room = [0; PREFACE.len()];
-            let mut room = ReadBuf::new(&mut room[..PREFACE.len() - seen.len()]);
-            match std::pin::Pin::new(&mut *socket).poll_read(cx, &mut room) {
-                std::task::Poll::Pending => return std::task::Poll::Pending,
-                std::task::Poll::Ready(Err(_)) => return std::task::Poll::Ready(Sniffed::Nothing),
-                std::task::Poll::Ready(Ok(())) if room.filled().is_empty() => {
-                    return std::task::Poll::Ready(Sniffed::Nothing);
-                }
-                std::task::Poll::Ready(Ok(())) => seen.extend_from_slice(room.filled()),
+            let missing = PREFACE.len() - seen.len();
+            match socket.poll_recv(cx, &mut room[..missing]) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_) | Ok(0)) => return Poll::Ready(Sniffed::Nothing),
+                Poll::Ready(Ok(count)) => seen.extend_from_slice(&room[..count]),
             }
             if let Some(verdict) = judge(&seen) {
-                return std::task::Poll::Ready(verdict);
+                return Poll::Ready(verdict);
             }
         }
     })
     .await;
-    socket.handle().unread(seen.freeze());
+    socket.unread(seen.freeze());
     verdict
 }
 
@@ -329,7 +330,7 @@ async fn sniff(connection: &Connection, socket: &mut Socket<Connection>) -> Snif
 fn judge(seen: &[u8]) -> Option<Sniffed> {
     if !PREFACE.starts_with(seen) {
         Some(Sniffed::Http1)
-    } else if seen.len() == PREFACE.len() {
+    } else if seen == PREFACE {
         Some(Sniffed::Http2)
     } else {
         None

@@ -1,6 +1,6 @@
 //! The core a piece of code runs on.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use keelson_storage::ids::CoreId;
 use super::cores::{CoreLink, CoreStats, Stopper};
 use super::event::{Latch, LocalEvent};
 use super::eventfd::EventFdReader;
+use super::poller::Poller;
 use super::time::{monotonic_ms, sleep};
 
 thread_local! {
@@ -37,6 +38,7 @@ struct CoreState {
     heartbeat_slow: Cell<bool>,
     work_arrived: LocalEvent,
     next_turn: NextTurn,
+    poller: OnceCell<Poller>,
 }
 
 /// Tasks that go on after the core has looked at its IO.
@@ -93,6 +95,7 @@ impl Core {
             heartbeat_slow: Cell::new(false),
             work_arrived: LocalEvent::new(),
             next_turn: NextTurn::default(),
+            poller: OnceCell::new(),
         }));
         THIS_CORE.with_borrow_mut(|this| *this = Some(core.clone()));
         core
@@ -148,6 +151,18 @@ impl Core {
     #[must_use]
     pub fn coarse_ms(&self) -> u64 {
         self.0.now_ms.get()
+    }
+
+    /// The core's sockets.
+    pub(super) fn poller(&self) -> &Poller {
+        self.0.poller.get().expect("a core starts with it")
+    }
+
+    /// Makes the ring for the core's sockets.
+    pub(super) fn start_poller(&self) -> std::io::Result<()> {
+        let poller = Poller::start()?;
+        assert!(self.0.poller.set(poller).is_ok(), "a core starts once");
+        Ok(())
     }
 
     pub(super) fn register(&self, port: &Rc<impl Port + 'static>) {

@@ -225,6 +225,8 @@ fn run_core<S, F>(
         let core = Core::enter(links, index);
         let reader = EventFdReader::new(core.link().eventfd())
             .expect("an open descriptor can be duplicated");
+        core.start_poller()
+            .expect("a ring like those of the executor and the log can be made");
         spawn(core.clone().run_wakes(reader));
         spawn(core.clone().run_turns());
         spawn(heartbeat::run(

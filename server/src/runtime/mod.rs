@@ -34,6 +34,7 @@
 //! 1. A value pushed into a ring and flushed is seen by the receiver without any further event.
 //! 2. At most one eventfd write is outstanding per core, however many producers flush.
 //! 3. Nothing here blocks a core's thread.
+//! 4. A core that has gone leaves its sockets' ring behind with the process (only tests see it).
 
 mod clock;
 mod core;
@@ -43,6 +44,7 @@ mod eventfd;
 mod heartbeat;
 mod open_files;
 pub mod placement;
+mod poller;
 mod ring;
 mod time;
 mod watchdog;
@@ -59,5 +61,6 @@ pub use cores::{
 pub use event::{Latch, LatchWait, LocalEvent};
 pub use eventfd::{Watch, watch_eventfd};
 pub use open_files::raise_open_files;
+pub use poller::Socket;
 pub use ring::{Inbox, Outbox, RingReceiver, RingSender, ring};
 pub use time::{Elapsed, monotonic_ms, sleep, spawn_blocking, timeout, yield_now};

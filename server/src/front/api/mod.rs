@@ -177,11 +177,7 @@ impl Service for Api {
     }
 
     fn serve(self: Rc<Self>, call: Call) -> impl Future<Output = ()> + 'static {
-        let version = ClientApiVersion::from_metadata(
-            call.headers
-                .get(CLIENT_API_VERSION)
-                .map(http::HeaderValue::as_bytes),
-        );
+        let version = ClientApiVersion::from_metadata(call.head.get(CLIENT_API_VERSION));
         let method = Method::from_index(call.method.index);
         self.metrics.rpc_started(method, version);
         self.dispatch(method, call)

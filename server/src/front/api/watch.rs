@@ -33,10 +33,7 @@ struct Stream {
 }
 
 pub(super) async fn serve(api: Rc<Api>, call: Call) {
-    let require_leader = call
-        .headers
-        .get(REQUIRE_LEADER)
-        .is_some_and(|value| value == "true");
+    let require_leader = call.head.get(REQUIRE_LEADER) == Some(b"true");
     if require_leader && !has_leader(&api).await {
         return call.reply.finish(Err(ApiError::NoLeader.into()));
     }
