@@ -245,11 +245,11 @@ fn kinds_of_operations_are_told_beside_each_other() {
     assert_eq!(document.jobs[0].kinds(), ["create", "list"]);
     let told = text(&document);
     assert!(
-        told.contains("    create  500,170 / 990,380 (1,000)  500,170 / 990,380 (1,000)"),
+        told.contains("    create  500.2 / 990.2 (1,000)  500.2 / 990.2 (1,000)"),
         "{told}"
     );
     assert!(
-        told.contains("    list         2,501 / 4,952 (5)                            -"),
+        told.contains("    list          2.56 / 5.12 (5)                      -"),
         "{told}"
     );
     let page = page(&[("a.json".to_owned(), document)]).unwrap();
