@@ -140,6 +140,16 @@ fn json_comes_back_as_it_was() {
 }
 
 #[test]
+fn the_readme_names_every_figure() {
+    let mut expected = String::from("| In a table | In `figures` | As a ratio |\n|---|---|---|\n");
+    for figure in FIGURES {
+        expected += &format!("| {} | `{}` | `{}` |\n", figure.label, figure.name, figure.ratio);
+    }
+    let readme = include_str!("../../README.md");
+    assert!(readme.contains(&expected), "bench/README.md lacks\n{expected}");
+}
+
+#[test]
 fn the_example_in_the_readme_is_of_this_format() {
     let readme = include_str!("../../README.md");
     let (_, rest) = readme.split_once("```json\n").unwrap();
@@ -178,7 +188,7 @@ fn the_text_tells_figures_ratios_and_errors() {
     let told = text_of(&document);
     for part in [
         "etcd errors: 2 Unavailable",
-        "summary: ratios",
+        "summary: ratios of keelson over etcd",
         "interrupted: ",
     ] {
         assert!(told.contains(part), "{part:?} in\n{told}");

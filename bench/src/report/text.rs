@@ -316,9 +316,10 @@ fn error_text(errors: &Errors) -> String {
 
 /// The ratios of all jobs, one row each.
 fn summary(out: &mut String, document: &Document) {
+    let contenders = document.contenders();
     line(
         out,
-        "summary: ratios of the first server over the second, median (min .. max)\n",
+        &format!("summary: ratios of {contenders}, median (min .. max)\n"),
     );
     let mut table = Table::default();
     let heads = SUMMARY.iter().map(|(_, head)| (*head).to_owned());
