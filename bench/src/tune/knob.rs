@@ -54,10 +54,11 @@ pub struct Candidate {
 }
 
 impl Setup {
-    /// What a member does by itself.
+    /// What a member does by itself: half of the cores, the first ones.
     pub fn defaults(around: &Surroundings) -> Self {
+        let half = around.online.len().div_ceil(2);
         Self {
-            cores: around.online.clone(),
+            cores: around.online[..half].to_vec(),
             tuning: Tuning::default(),
         }
     }
@@ -138,8 +139,7 @@ impl Knob {
         }
     }
 
-    /// The values to try, the simplest first: it stays if no other is better by more than the noise.
-    /// That is the fewest cores in the system's order, and of the log's settings the default.
+    /// The values to try, the default first: it stays if no other is better by more than the noise.
     pub fn candidates(self, from: &Setup, around: &Surroundings) -> Vec<Candidate> {
         match self {
             Self::CoreCount => core_counts(from, around),
@@ -157,12 +157,15 @@ impl Knob {
     }
 }
 
-/// One core, then twice as many each time, then all.
+/// Half of the cores, then one, twice as many each time, and all. Puts alone do not show what the
+/// fan-out of watches needs, so fewer cores must be faster to be chosen, not just as fast.
 fn core_counts(from: &Setup, around: &Surroundings) -> Vec<Candidate> {
-    let all = around.online.len();
+    let (all, default) = (around.online.len(), from.cores.len());
     let powers = std::iter::successors(Some(1), |count| Some(count * 2));
     let counts = powers.take_while(|&count| count < all).chain([all]);
-    counts
+    let others = counts.filter(|&count| count != default);
+    std::iter::once(default)
+        .chain(others)
         .map(|count| {
             let cores = around.online[..count].to_vec();
             Candidate {
@@ -245,8 +248,13 @@ mod tests {
         let mut setup = Setup::defaults(&around);
         assert_eq!(
             labels(Knob::CoreCount, &setup, &around),
-            ["1", "2", "4", "all"]
+            ["3", "1", "2", "4", "all"]
         );
+        assert_eq!(
+            labels(Knob::EngineCore, &setup, &around),
+            ["3", "1,2,3", "3,6,7", "7,0,1"]
+        );
+        setup.cores = around.online.clone();
         assert_eq!(
             labels(Knob::EngineCore, &setup, &around),
             ["all", "1,2,3,6,7,0", "3,6,7,0,1,2", "7,0,1,2,3,6"]

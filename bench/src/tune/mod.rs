@@ -10,9 +10,9 @@
 //!
 //! Knobs are settled one at a time, each with the values found so far for the others. The values of
 //! one knob take turns, round after round in alternating order, each time on a fresh member under
-//! the same short loads, so a drift of the machine favours none of them. A value wins only if it is
-//! better in every round and by more than the noise in the median; else the simplest value stays.
-//! At the end all that was chosen runs against the defaults, which are written if they are better.
+//! the same short loads, so a drift of the machine favours none of them. A value wins over the
+//! default only if it is better in every round and by more than the noise in the median. At the end
+//! all that was chosen must win over all defaults in the same way, or the defaults are written.
 
 mod command;
 mod knob;

@@ -73,9 +73,9 @@ fn head(origin: &Origin<'_>, search: &Search<'_>, found: &Found) -> String {
     text += &format!(
         "Loads: {}; {runtime} ms each after {ramp} ms, on a fresh member for each value, {} round(s) in\n\
          alternating order. Figures are geometric means over the loads and medians over the rounds; gain is\n\
-         puts/s over those of the first value, with (min .. max) over the rounds. A value gives way to the\n\
-         first of its list unless it is better in every round, and in the median by {:.0} % and by half of\n\
-         that spread. The load generator ran on the same CPUs.\n",
+         puts/s over those of the first value, with (min .. max) over the rounds. The default, which is\n\
+         the first of each list, stays unless a value is better in every round, and in the median by {:.0} %\n\
+         and by half of that spread. The load generator ran on the same CPUs.\n",
         loads.join(", "),
         search.rounds,
         search.gain_min * 100.0,

@@ -83,7 +83,7 @@ fn the_server_reads_what_is_written() {
         tuning: tuning.clone(),
     };
     let depth = settled(Knob::Depth.name(), &["2", "4"], &[1_000.0, 2_000.0]);
-    let check = settled("all of it", &["this profile", "the defaults"], &[2.0, 1.0]);
+    let check = settled("all of it", &["the defaults", "this profile"], &[1.0, 2.0]);
     let text = written(setup, vec![depth], Some(check));
     let profile = Profile::parse("tuned.toml", &text).unwrap();
     let mut applied = Tuning::default();

@@ -82,7 +82,7 @@ impl Search<'_> {
         let mut check = None;
         if setup != defaults {
             walk.foresee(&[], &setup);
-            let both = [("this profile", setup), ("the defaults", defaults)];
+            let both = [("the defaults", defaults), ("this profile", setup)];
             let both = both.map(|(label, setup)| Candidate {
                 label: label.to_owned(),
                 setup,

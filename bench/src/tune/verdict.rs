@@ -44,7 +44,7 @@ pub struct Verdict {
     pub fastest: Option<usize>,
 }
 
-/// Judges rounds of trials: `rounds[round][candidate]`, the simplest candidate first. A gain counts if
+/// Judges rounds of trials: `rounds[round][candidate]`, the default first. A gain counts if
 /// it shows in every round and its median exceeds the noise: `gain_min`, such as 0.03, or half of the
 /// spread over the rounds, whichever is more.
 pub fn judge(rounds: &[Vec<Trial>], gain_min: f64) -> Verdict {
@@ -68,7 +68,7 @@ pub fn judge(rounds: &[Vec<Trial>], gain_min: f64) -> Verdict {
     let fastest = (1..count).filter(|&one| beats(one, 0)).max_by(by_gain);
     let chosen = match fastest {
         None => 0,
-        // Of those that the fastest does not clearly beat, the simplest.
+        // Of those that the fastest does not clearly beat, the first.
         Some(fastest) => (0..count)
             .find(|&one| one == fastest || !beats(fastest, one))
             .expect("the fastest itself is among them"),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_simplest_of_those_as_good_as_the_fastest_is_kept() {
+    fn the_first_of_those_as_good_as_the_fastest_is_kept() {
         let same = rounds(&[&[100.0, 150.0, 151.0], &[100.0, 149.0, 152.0]]);
         let verdict = judge(&same, 0.03);
         assert_eq!((verdict.fastest, verdict.chosen), (Some(2), 1));

@@ -328,6 +328,20 @@ fn profiles_and_their_document_are_printed() {
 }
 
 #[test]
+fn the_doctor_looks_for_the_member_that_the_flags_describe() {
+    let flags = "--profile=my.toml --data-dir=/d --unsafe-no-fsync";
+    let Ok(Invocation::Doctor(doctor)) = invoke(&format!("doctor {flags} -output json"), &[])
+    else {
+        panic!("the doctor is asked");
+    };
+    let (config, notices) = served(flags, &[]);
+    assert_eq!(doctor.config, config);
+    assert_eq!(doctor.notices[0].text, notices[0]);
+    assert_eq!(doctor.output, Output::Json);
+    assert!(printed("doctor --help", &[]).starts_with("Usage:"));
+}
+
+#[test]
 fn words_that_make_no_sense_are_named() {
     for (arguments, message) in [
         ("config", CONFIG_USAGE),
@@ -344,6 +358,14 @@ fn words_that_make_no_sense_are_named() {
         (
             "config show --output=xml",
             "invalid value \"xml\" for --output: expected one of text, json, yaml",
+        ),
+        (
+            "doctor --output=yaml",
+            "invalid value \"yaml\" for --output: expected one of text, json",
+        ),
+        (
+            "doctor me",
+            "unexpected word \"me\" on the command line; --help shows the usage",
         ),
         ("config show --output", "--output needs a value"),
         (

@@ -13,8 +13,8 @@ use crate::front::limits::LISTEN_BACKLOG;
 use crate::front::{Listener, Role};
 use crate::runtime::{self, RINGS_PER_CORE};
 
-/// Files that a core opens: its rings, and the descriptors by which it is woken.
-const FILES_PER_CORE: u64 = 8;
+/// Files that a core opens, with some to spare: its rings, and the descriptors by which it is woken.
+const FILES_PER_CORE: u64 = 10;
 /// Files besides: log, lock, sockets, signals.
 const FILES_FIXED: u64 = 32;
 

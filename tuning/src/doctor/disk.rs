@@ -5,7 +5,7 @@ use crate::machine::{Disk, Filesystem, Root};
 
 pub(super) fn look(root: &Root, needs: &Needs, probes: &Probes, out: &mut Vec<Finding>) {
     out.push(directory(needs, probes));
-    let filesystem = Filesystem::of(root, &needs.existing_dir);
+    let filesystem = Filesystem::below(root, &needs.existing_dir);
     if let Some(filesystem) = &filesystem {
         out.push(kind(needs, filesystem));
         out.extend(options(needs, filesystem));

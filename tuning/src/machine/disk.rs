@@ -55,9 +55,19 @@ pub struct Disk {
 }
 
 impl Filesystem {
-    /// The mount that holds `path`, which is absolute and without links.
+    /// The mount that holds `path` on this machine; of an unknown kind if that cannot be told.
     #[must_use]
-    pub fn of(root: &Root, path: &Path) -> Option<Self> {
+    pub fn of(path: &Path) -> Self {
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        Self::below(&Root::system(), &path).unwrap_or_else(|| Self {
+            kind: "unknown".to_owned(),
+            ..Self::default()
+        })
+    }
+
+    /// The mount that holds `path`, which is absolute and without links, on the machine at `root`.
+    #[must_use]
+    pub fn below(root: &Root, path: &Path) -> Option<Self> {
         Self::find(&root.read("/proc/self/mountinfo")?, path)
     }
 
@@ -234,8 +244,9 @@ mod tests {
     #[test]
     fn this_machine_has_a_root_filesystem() {
         let root = Root::system();
-        let filesystem = Filesystem::of(&root, Path::new("/")).unwrap();
-        assert!(!filesystem.kind.is_empty());
+        let filesystem = Filesystem::of(Path::new("/"));
+        assert_eq!(filesystem.mount_point, Path::new("/"));
+        assert_ne!(filesystem.kind, "unknown");
         assert!(
             root.value("/proc/meminfo", "MemTotal")
                 .unwrap()
