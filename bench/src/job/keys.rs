@@ -394,8 +394,8 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "block_sizes",
         alias: Some("bs"),
-        kind: Kind::BytesList {
-            min: 512,
+        kind: Kind::BlockList {
+            unit: 4 << 10,
             max: 16 << 20,
         },
         default: "4k,16k,64k",
@@ -427,7 +427,7 @@ pub const KEYS: &[Key] = &[
         alias: Some("size"),
         kind: Kind::Bytes {
             min: 1 << 20,
-            max: 1 << 40,
+            max: 16 << 30,
         },
         default: "64m",
         ops: DISK,

@@ -21,8 +21,8 @@ pub enum Kind {
     Bytes { min: u64, max: u64 },
     /// Several of them.
     CountList { min: u64, max: u64 },
-    /// Several of them.
-    BytesList { min: u64, max: u64 },
+    /// Several numbers of bytes, each a multiple of the unit.
+    BlockList { unit: u64, max: u64 },
     /// A number with `ms`, `s`, `m` or `h`; seconds if it has none, as in fio.
     Time { min_ms: u64, max_ms: u64 },
     /// 0 or 1; a key without a value is 1, as in fio.
@@ -51,7 +51,9 @@ impl Kind {
             Self::Count { min, max } => Some(json!(in_range(count(text)?, min, max)?)),
             Self::Bytes { min, max } => Some(json!(in_range(bytes(text)?, min, max)?)),
             Self::CountList { min, max } => list(text, |part| in_range(count(part)?, min, max)),
-            Self::BytesList { min, max } => list(text, |part| in_range(bytes(part)?, min, max)),
+            Self::BlockList { unit, max } => list(text, |part| {
+                in_range(bytes(part)?, unit, max).filter(|bytes| bytes.is_multiple_of(unit))
+            }),
             Self::Time { min_ms, max_ms } => {
                 Some(json!(in_range(milliseconds(text)?, min_ms, max_ms)?))
             }
@@ -81,7 +83,7 @@ impl Kind {
             Self::Count { .. } | Self::CountList { .. } => {
                 join(value, |part| Some(short(part.as_u64()?)))
             }
-            Self::Bytes { .. } | Self::BytesList { .. } => {
+            Self::Bytes { .. } | Self::BlockList { .. } => {
                 join(value, |part| Some(short_binary(part.as_u64()?)))
             }
             Self::Time { .. } => {
@@ -114,7 +116,7 @@ impl Kind {
         match self {
             Self::Count { .. } => "COUNT",
             Self::Bytes { .. } => "BYTES",
-            Self::CountList { .. } | Self::BytesList { .. } => "LIST",
+            Self::CountList { .. } | Self::BlockList { .. } => "LIST",
             Self::Time { .. } => "TIME",
             Self::Flag => "0|1",
             Self::Word(_) | Self::Direct => "WORD",
@@ -141,10 +143,10 @@ impl fmt::Display for Kind {
                 short(min),
                 short(max)
             ),
-            Self::BytesList { min, max } => write!(
+            Self::BlockList { unit, max } => write!(
                 out,
-                "bytes from {} to {}, with commas",
-                short_binary(min),
+                "multiples of {} up to {}, with commas",
+                short_binary(unit),
                 short_binary(max)
             ),
             Self::Time { min_ms, max_ms } => {
@@ -261,6 +263,10 @@ mod tests {
         min: 0,
         max: 1 << 20,
     };
+    const BLOCKS: Kind = Kind::BlockList {
+        unit: 4 << 10,
+        max: 1 << 20,
+    };
     const TIME: Kind = Kind::Time {
         min_ms: 0,
         max_ms: 3_600_000,
@@ -290,14 +296,7 @@ mod tests {
                 "http://a:1/,[::1]:2379",
                 json!(["a:1", "[::1]:2379"]),
             ),
-            (
-                Kind::BytesList {
-                    min: 512,
-                    max: 1 << 20,
-                },
-                "4k,1m",
-                json!([4_096, 1 << 20]),
-            ),
+            (BLOCKS, "4k,1m", json!([4_096, 1 << 20])),
         ];
         for (kind, text, value) in good {
             assert_eq!(kind.parse(text), Some(value.clone()), "{text}");
@@ -314,6 +313,8 @@ mod tests {
     #[test]
     fn values_of_another_kind_or_size_are_none() {
         let bad = [
+            (BLOCKS, "4k,5000"),
+            (BLOCKS, "2m"),
             (COUNT, "0"),
             (COUNT, "2m"),
             (COUNT, "ten"),
