@@ -175,7 +175,10 @@ impl Document {
     pub fn contenders(&self) -> String {
         let compared = self.jobs.iter().find(|job| !job.ratios.is_empty());
         let names: Vec<&str> = compared.map_or(Vec::new(), |job| {
-            job.servers.iter().map(|server| server.name.as_str()).collect()
+            job.servers
+                .iter()
+                .map(|server| server.name.as_str())
+                .collect()
         });
         names.join(" over ")
     }

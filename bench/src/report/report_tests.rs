@@ -143,10 +143,16 @@ fn json_comes_back_as_it_was() {
 fn the_readme_names_every_figure() {
     let mut expected = String::from("| In a table | In `figures` | As a ratio |\n|---|---|---|\n");
     for figure in FIGURES {
-        expected += &format!("| {} | `{}` | `{}` |\n", figure.label, figure.name, figure.ratio);
+        expected += &format!(
+            "| {} | `{}` | `{}` |\n",
+            figure.label, figure.name, figure.ratio
+        );
     }
     let readme = include_str!("../../README.md");
-    assert!(readme.contains(&expected), "bench/README.md lacks\n{expected}");
+    assert!(
+        readme.contains(&expected),
+        "bench/README.md lacks\n{expected}"
+    );
 }
 
 #[test]
