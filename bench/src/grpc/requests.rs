@@ -22,11 +22,10 @@ pub enum Rpc {
     Watch,
     LeaseGrant,
     LeaseKeepAlive,
-    Status,
 }
 
 impl Rpc {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 8] = [
         Self::Put,
         Self::Range,
         Self::RangeStream,
@@ -35,7 +34,6 @@ impl Rpc {
         Self::Watch,
         Self::LeaseGrant,
         Self::LeaseKeepAlive,
-        Self::Status,
     ];
 
     /// Its path in HTTP.
@@ -49,7 +47,6 @@ impl Rpc {
             Self::Watch => "/etcdserverpb.Watch/Watch",
             Self::LeaseGrant => "/etcdserverpb.Lease/LeaseGrant",
             Self::LeaseKeepAlive => "/etcdserverpb.Lease/LeaseKeepAlive",
-            Self::Status => "/etcdserverpb.Maintenance/Status",
         }
     }
 }

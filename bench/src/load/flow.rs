@@ -46,6 +46,8 @@ pub struct Pace {
     /// Every so many-th of them is this worker's.
     stride: u64,
     next: u64,
+    /// So much later than the even distances say.
+    delay: u64,
 }
 
 /// Where an operation begins.
@@ -65,6 +67,7 @@ impl Pace {
             count: rate.max(1),
             stride: workers as u64,
             next: worker as u64,
+            delay: 0,
         }
     }
 
@@ -76,13 +79,21 @@ impl Pace {
             count: count.max(1),
             stride: 1,
             next: 0,
+            delay: 0,
         }
+    }
+
+    /// The same, halfway between its operations, for another schedule to go with it.
+    pub fn halfway(mut self) -> Self {
+        self.delay = self.period / self.count / 2;
+        self
     }
 
     /// When the next operation is due.
     fn due(&self) -> u64 {
         let after = u128::from(self.next) * u128::from(self.period) / u128::from(self.count);
         self.begin
+            .saturating_add(self.delay)
             .saturating_add(u64::try_from(after).unwrap_or(u64::MAX))
     }
 
@@ -339,10 +350,11 @@ mod tests {
 
     #[test]
     fn the_earliest_schedule_goes_first() {
-        let mut flow = Flow::new(9, vec![Pace::every(SECOND, 2), Pace::every(SECOND, 3)]);
+        let paces = vec![Pace::every(SECOND, 2).halfway(), Pace::every(SECOND, 3)];
+        let mut flow = Flow::new(9, paces);
         flow.begin(0, SECOND, u64::MAX);
         let tasks = std::iter::from_fn(|| flow.next(SECOND)).map(|start| start.task);
-        assert_eq!(tasks.collect::<Vec<_>>(), [0, 1, 1, 0, 1]);
+        assert_eq!(tasks.collect::<Vec<_>>(), [1, 0, 1, 1, 0]);
     }
 
     #[test]

@@ -162,6 +162,13 @@ impl Load {
     }
 }
 
+impl Drop for Load {
+    /// A load that nobody waits for does not go on.
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 impl Duty {
     /// One worker thread, from connecting to its tally. None if it never began.
     fn fulfil(self) -> Option<Result<Tally, Failure>> {

@@ -205,7 +205,8 @@ impl Kube {
         let interval = job.kube.renew_interval_ms * MILLISECOND;
         let each_node = Pace::every(interval, nodes.end - nodes.start);
         let pace = |task: &Task| match task {
-            Task::Renew | Task::Get => each_node.clone(),
+            Task::Renew => each_node.clone(),
+            Task::Get => each_node.clone().halfway(),
             Task::Pod => Pace::per_second(u64::from(job.kube.pods_per_second), worker, workers),
             Task::List => Pace::per_second(LISTS_PER_SECOND, worker, workers),
         };
