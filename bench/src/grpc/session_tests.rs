@@ -480,123 +480,102 @@ fn streams_carry_messages_both_ways_until_one_side_ends_them() {
     assert!(session.out().is_empty());
 }
 
+/// A frame that ends the connection, and a part of what is told.
+type Fault = (&'static str, FrameKind, u8, u32, &'static [u8]);
+
+/// Frames about the connection; the first ones come instead of SETTINGS or in them.
+const CONNECTION_FAULTS: &[Fault] = &[
+    ("not SETTINGS", FrameKind::Ping, 0, 0, &[0; 8]),
+    ("impossible length", FrameKind::Settings, 0, 0, &[0; 5]),
+    ("impossible length", FrameKind::Settings, 1, 0, &[0; 6]),
+    ("of a stream", FrameKind::Settings, 0, 1, &[]),
+    (
+        "too large",
+        FrameKind::Settings,
+        0,
+        0,
+        &[0, 4, 0x80, 0, 0, 0],
+    ),
+    (
+        "MAX_FRAME_SIZE",
+        FrameKind::Settings,
+        0,
+        0,
+        &[0, 5, 0, 0, 0x3f, 0xff],
+    ),
+];
+
+const STREAM_FAULTS: &[Fault] = &[
+    ("impossible length", FrameKind::Ping, 0, 0, &[0; 7]),
+    ("PING of a stream", FrameKind::Ping, 0, 1, &[0; 8]),
+    ("short GOAWAY", FrameKind::GoAway, 0, 0, &[0; 3]),
+    ("GOAWAY of a stream", FrameKind::GoAway, 0, 1, &[0; 8]),
+    ("by nothing", FrameKind::WindowUpdate, 0, 0, &[0; 4]),
+    (
+        "too large",
+        FrameKind::WindowUpdate,
+        0,
+        0,
+        &[0x7f, 0xff, 0xff, 0xff],
+    ),
+    (
+        "too large",
+        FrameKind::WindowUpdate,
+        0,
+        1,
+        &[0x7f, 0xff, 0xff, 0xff],
+    ),
+    ("push", FrameKind::PushPromise, 0, 1, &[]),
+    ("impossible length", FrameKind::RstStream, 0, 1, &[0; 3]),
+    ("never opened", FrameKind::RstStream, 0, 9, &[0; 4]),
+    ("never opened", FrameKind::Data, 0, 2, &[]),
+    (
+        "never opened",
+        FrameKind::Headers,
+        flags::END_HEADERS,
+        0,
+        &[0x88],
+    ),
+    ("before HEADERS", FrameKind::Data, 0, 1, &[0, 0, 0, 0, 0]),
+    ("padding", FrameKind::Data, flags::PADDED, 1, &[1]),
+    ("padding", FrameKind::Headers, flags::PADDED, 1, &[]),
+    ("priority", FrameKind::Headers, flags::PRIORITY, 1, &[0; 4]),
+    ("of nothing", FrameKind::Continuation, 0, 1, &[]),
+    (
+        "out of step",
+        FrameKind::Headers,
+        flags::END_HEADERS,
+        1,
+        &[0xff, 0xff],
+    ),
+];
+
+#[track_caller]
+fn check_fault(bytes: &[u8], text: &str) {
+    let failure = take(&mut session(2), bytes).unwrap_err();
+    assert!(failure.breaks_connection());
+    assert!(failure.to_string().contains(text), "{text}: {failure}");
+}
+
 #[test]
 fn what_breaks_the_rules_ends_the_connection() {
-    let after_settings = |bytes: Vec<u8>| [settings(&[]), bytes].concat();
-    let block = frame(FrameKind::Headers, 0, 1, &[0x88]);
-    let cases: Vec<(&str, Vec<u8>)> = vec![
-        ("not SETTINGS", frame(FrameKind::Ping, 0, 0, &[0; 8])),
-        ("longer than allowed", vec![0xff; 9]),
-        (
-            "impossible length",
-            frame(FrameKind::Settings, 0, 0, &[0; 5]),
-        ),
-        (
-            "impossible length",
-            frame(FrameKind::Settings, flags::ACK, 0, &[0; 6]),
-        ),
-        (
-            "SETTINGS of a stream",
-            frame(FrameKind::Settings, 0, 1, &[]),
-        ),
-        (
-            "window too large",
-            settings(&[(SettingId::InitialWindowSize, 1 << 31)]),
-        ),
-        (
-            "MAX_FRAME_SIZE",
-            settings(&[(SettingId::MaxFrameSize, 16_383)]),
-        ),
-        (
-            "impossible length",
-            after_settings(frame(FrameKind::Ping, 0, 0, &[0; 7])),
-        ),
-        (
-            "PING of a stream",
-            after_settings(frame(FrameKind::Ping, 0, 1, &[0; 8])),
-        ),
-        (
-            "short GOAWAY",
-            after_settings(frame(FrameKind::GoAway, 0, 0, &[0; 3])),
-        ),
-        (
-            "GOAWAY of a stream",
-            after_settings(frame(FrameKind::GoAway, 0, 1, &[0; 8])),
-        ),
-        ("by nothing", after_settings(window_update(0, 0))),
-        (
-            "too large",
-            after_settings(window_update(0, WINDOW_BYTES_MAX)),
-        ),
-        (
-            "too large",
-            after_settings(window_update(1, WINDOW_BYTES_MAX)),
-        ),
-        (
-            "push",
-            after_settings(frame(FrameKind::PushPromise, 0, 1, &[])),
-        ),
-        (
-            "impossible length",
-            after_settings(frame(FrameKind::RstStream, 0, 1, &[0; 3])),
-        ),
-        (
-            "never opened",
-            after_settings(frame(FrameKind::RstStream, 0, 9, &[0; 4])),
-        ),
-        (
-            "never opened",
-            after_settings(frame(FrameKind::Data, 0, 2, &[])),
-        ),
-        (
-            "never opened",
-            after_settings(headers(0, 0, &[(":status", "200")])),
-        ),
-        ("before HEADERS", after_settings(data(1, b"x"))),
-        (
-            "padding",
-            after_settings(frame(FrameKind::Data, flags::PADDED, 1, &[1])),
-        ),
-        (
-            "padding",
-            after_settings(frame(FrameKind::Headers, flags::PADDED, 1, &[])),
-        ),
-        (
-            "priority",
-            after_settings(frame(FrameKind::Headers, flags::PRIORITY, 1, &[0; 4])),
-        ),
-        (
-            "of nothing",
-            after_settings(frame(FrameKind::Continuation, 0, 1, &[])),
-        ),
-        (
-            "interrupted",
-            after_settings([block.clone(), window_update(0, 1)].concat()),
-        ),
-        (
-            "of another",
-            after_settings([block, frame(FrameKind::Continuation, 0, 3, &[])].concat()),
-        ),
-        (
-            "out of step",
-            after_settings(frame(
-                FrameKind::Headers,
-                flags::END_HEADERS,
-                1,
-                &[0xff, 0xff],
-            )),
-        ),
-    ];
-    for (text, bytes) in cases {
-        let failure = take(&mut session(2), &bytes).unwrap_err();
-        assert!(failure.breaks_connection());
-        assert!(failure.to_string().contains(text), "{text}: {failure}");
+    for &(text, kind, flag, stream, payload) in CONNECTION_FAULTS {
+        check_fault(&frame(kind, flag, stream, payload), text);
     }
-    // A header block without end.
-    let mut session = session(1);
-    take(&mut session, &settings(&[])).unwrap();
-    take(&mut session, &frame(FrameKind::Headers, 0, 1, &[0x88])).unwrap();
+    check_fault(&[0xff; 9], "longer than allowed");
+    for &(text, kind, flag, stream, payload) in STREAM_FAULTS {
+        let fault = frame(kind, flag, stream, payload);
+        check_fault(&[settings(&[]), fault].concat(), text);
+    }
+    let block = frame(FrameKind::Headers, 0, 1, &[0x88]);
+    let interrupted = [settings(&[]), block.clone(), window_update(0, 1)];
+    check_fault(&interrupted.concat(), "interrupted");
+    let other = frame(FrameKind::Continuation, 0, 3, &[]);
+    check_fault(
+        &[settings(&[]), block.clone(), other].concat(),
+        "of another",
+    );
     let more = frame(FrameKind::Continuation, 0, 1, &[0x88; 16_384]);
-    let endless = (0..5).try_for_each(|_| take(&mut session, &more).map(|_| ()));
-    assert!(endless.unwrap_err().to_string().contains("without end"));
+    let endless = [settings(&[]), block, more.repeat(5)];
+    check_fault(&endless.concat(), "without end");
 }

@@ -32,5 +32,5 @@ pub use keys::{listing, markdown};
 pub use overrides::Overrides;
 pub use resolve::summary as spec_summary;
 pub use shipped::{SHIPPED, jobs, shipped, summary};
-pub use spec::{DiskSpec, JobSpec, KeyOrder, KubeSpec, ListMode, MixPart, Op, WritePath};
+pub use spec::{JobSpec, KeyOrder, ListMode, MixPart, Op, WritePath};
 pub use value::{bytes, milliseconds};

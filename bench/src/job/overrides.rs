@@ -54,7 +54,7 @@ fn option(word: &'static str) -> Arg {
         .map_or(Kind::Path, |key| key.kind);
     let option = Arg::new(word)
         .long(word)
-        .value_name(kind.placeholder())
+        .value_name(kind.value_word())
         .help(help)
         .help_heading(HEADING)
         .hide_short_help(true)

@@ -110,7 +110,7 @@ impl Kind {
     }
 
     /// The word for the value on a command line.
-    pub fn placeholder(self) -> &'static str {
+    pub fn value_word(self) -> &'static str {
         match self {
             Self::Count { .. } => "COUNT",
             Self::Bytes { .. } => "BYTES",
@@ -253,27 +253,28 @@ fn with_suffix(mut value: u64, base: u64) -> String {
 mod tests {
     use super::*;
 
+    const COUNT: Kind = Kind::Count {
+        min: 1,
+        max: 1_000_000,
+    };
+    const BYTES: Kind = Kind::Bytes {
+        min: 0,
+        max: 1 << 20,
+    };
+    const TIME: Kind = Kind::Time {
+        min_ms: 0,
+        max_ms: 3_600_000,
+    };
+
     #[test]
-    fn values_of_each_kind() {
-        let count = Kind::Count {
-            min: 1,
-            max: 1_000_000,
-        };
-        let bytes = Kind::Bytes {
-            min: 0,
-            max: 1 << 20,
-        };
-        let time = Kind::Time {
-            min_ms: 0,
-            max_ms: 3_600_000,
-        };
+    fn values_of_each_kind_are_read_and_shown() {
         let good = [
-            (count, "100k", json!(100_000)),
-            (bytes, "4k", json!(4_096)),
-            (bytes, "0", json!(0)),
-            (time, "10", json!(10_000)),
-            (time, "1500ms", json!(1_500)),
-            (time, "5m", json!(300_000)),
+            (COUNT, "100k", json!(100_000)),
+            (BYTES, "4k", json!(4_096)),
+            (BYTES, "0", json!(0)),
+            (TIME, "10", json!(10_000)),
+            (TIME, "1500ms", json!(1_500)),
+            (TIME, "5m", json!(300_000)),
             (Kind::Flag, "1", json!(true)),
             (Kind::Direct, "0", json!("buffered")),
             (Kind::Op, "kube-1k-nodes", json!("kube-1k-nodes")),
@@ -306,16 +307,20 @@ mod tests {
                 "{text} is shown as {again:?}"
             );
         }
-        assert_eq!(count.show(&json!(100_000)).as_deref(), Some("100k"));
-        assert_eq!(count.show(&Value::Null), None);
+        assert_eq!(COUNT.show(&json!(100_000)).as_deref(), Some("100k"));
+        assert_eq!(COUNT.show(&Value::Null), None);
+    }
+
+    #[test]
+    fn values_of_another_kind_or_size_are_none() {
         let bad = [
-            (count, "0"),
-            (count, "2m"),
-            (count, "ten"),
-            (count, "-1"),
-            (bytes, "2m"),
-            (time, "2h"),
-            (time, "5 parsecs"),
+            (COUNT, "0"),
+            (COUNT, "2m"),
+            (COUNT, "ten"),
+            (COUNT, "-1"),
+            (BYTES, "2m"),
+            (TIME, "2h"),
+            (TIME, "5 parsecs"),
             (Kind::Flag, "yes"),
             (Kind::Mix, "range"),
             (Kind::Mix, "watch:1"),

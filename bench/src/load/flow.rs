@@ -279,15 +279,15 @@ mod tests {
         let mut flow = Flow::new(2, vec![Pace::per_second(1_000, 0, 1)]);
         flow.begin(0, at(10), u64::MAX);
         let mut latencies = Vec::new();
-        for now in 0..16 {
-            while let Some(start) = flow.next(at(now)) {
-                if (2..8).contains(&now) {
+        for tick in 0..16 {
+            while let Some(start) = flow.next(at(tick)) {
+                if (2..8).contains(&tick) {
                     continue;
                 }
-                latencies.push(at(now) - flow.began(start.place));
+                latencies.push(at(tick) - flow.began(start.place));
                 flow.release(start.place);
             }
-            if now == 7 {
+            if tick == 7 {
                 for place in 0..2 {
                     latencies.push(at(8) - flow.began(place));
                     flow.release(place);

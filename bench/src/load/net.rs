@@ -37,7 +37,7 @@ struct Connection {
     rest: Vec<u8>,
     /// How much of the session's bytes the socket has taken.
     written_bytes: usize,
-    /// The socket takes no more for now.
+    /// The socket takes no more until it says so.
     is_blocked: bool,
     /// epoll tells when it does again.
     is_watched_for_room: bool,

@@ -49,7 +49,7 @@ pub fn series_variable(index: usize) -> String {
 /// Latency over the share of requests that took no longer, both logarithmic: equal steps to the
 /// right leave a tenth of the requests each. None if nothing was timed.
 pub fn percentiles(job: &JobResult) -> Result<Option<String>> {
-    let lines: Vec<Vec<Curve>> = job.servers.iter().map(|server| curves(server)).collect();
+    let lines: Vec<Vec<Curve>> = job.servers.iter().map(curves).collect();
     let points = || lines.iter().flatten().flatten();
     let Some(top) = Spread::over(points().map(|&(_, us)| us)) else {
         return Ok(None);
@@ -101,7 +101,7 @@ pub fn percentiles(job: &JobResult) -> Result<Option<String>> {
 
 /// Answers in each second of the measured time. None if it had no two whole seconds.
 pub fn course(job: &JobResult) -> Result<Option<String>> {
-    let lines: Vec<Vec<Curve>> = job.servers.iter().map(|server| courses(server)).collect();
+    let lines: Vec<Vec<Curve>> = job.servers.iter().map(courses).collect();
     let points = || lines.iter().flatten().flatten();
     let seconds = points().fold(0.0_f64, |most, &(second, _)| most.max(second));
     let most = points().fold(0.0_f64, |most, &(_, count)| most.max(count));

@@ -171,6 +171,15 @@ impl Document {
         }
     }
 
+    /// What ratios are of: `keelson over etcd`.
+    pub fn contenders(&self) -> String {
+        let compared = self.jobs.iter().find(|job| !job.ratios.is_empty());
+        let names: Vec<&str> = compared.map_or(Vec::new(), |job| {
+            job.servers.iter().map(|server| server.name.as_str()).collect()
+        });
+        names.join(" over ")
+    }
+
     /// Reads one from JSON, of this format.
     pub fn from_json(text: &str) -> anyhow::Result<Self> {
         let value: serde_json::Value = serde_json::from_str(text)?;

@@ -102,7 +102,7 @@ fn facts(document: &Document) -> Markup {
 fn summary(document: &Document) -> Markup {
     html! {
         h2 { "All jobs" }
-        p.hint { "Ratios of the first server over the second. Green is better for the first." }
+        p.hint { "Ratios of " (document.contenders()) ". Green is better for the first." }
         div.scroll {
             table {
                 thead { tr { th { "job" } @for (_, head) in SUMMARY { th { (head) } } } }
@@ -154,16 +154,16 @@ fn job_section(job: &JobResult, document: &Document) -> Result<Markup> {
                     figcaption { "All figures" }
                     div.scroll { (figure_table(job)) }
                 }
-                @if !job.kinds().is_empty() {
-                    figure {
-                        figcaption { "By kind of operation" }
-                        div.scroll { (kind_table(job)) }
-                    }
-                }
                 @for (caption, svg) in pictures {
                     figure {
                         figcaption { (caption) }
                         (PreEscaped(svg))
+                    }
+                }
+                @if !job.kinds().is_empty() {
+                    figure.wide {
+                        figcaption { "By kind of operation" }
+                        div.scroll { (kind_table(job)) }
                     }
                 }
             }

@@ -140,6 +140,16 @@ fn json_comes_back_as_it_was() {
 }
 
 #[test]
+fn the_readme_names_every_figure() {
+    let mut expected = String::from("| In a table | In `figures` | As a ratio |\n|---|---|---|\n");
+    for figure in FIGURES {
+        expected += &format!("| {} | `{}` | `{}` |\n", figure.label, figure.name, figure.ratio);
+    }
+    let readme = include_str!("../../README.md");
+    assert!(readme.contains(&expected), "bench/README.md lacks\n{expected}");
+}
+
+#[test]
 fn the_example_in_the_readme_is_of_this_format() {
     let readme = include_str!("../../README.md");
     let (_, rest) = readme.split_once("```json\n").unwrap();
@@ -178,7 +188,7 @@ fn the_text_tells_figures_ratios_and_errors() {
     let told = text_of(&document);
     for part in [
         "etcd errors: 2 Unavailable",
-        "summary: ratios",
+        "summary: ratios of keelson over etcd",
         "interrupted: ",
     ] {
         assert!(told.contains(part), "{part:?} in\n{told}");
@@ -245,11 +255,11 @@ fn kinds_of_operations_are_told_beside_each_other() {
     assert_eq!(document.jobs[0].kinds(), ["create", "list"]);
     let told = text(&document);
     assert!(
-        told.contains("    create  500,170 / 990,380 (1,000)  500,170 / 990,380 (1,000)"),
+        told.contains("    create  500.2 / 990.2 (1,000)  500.2 / 990.2 (1,000)"),
         "{told}"
     );
     assert!(
-        told.contains("    list         2,501 / 4,952 (5)                            -"),
+        told.contains("    list          2.56 / 5.12 (5)                      -"),
         "{told}"
     );
     let page = page(&[("a.json".to_owned(), document)]).unwrap();

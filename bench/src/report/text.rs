@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::document::{Contender, Document, JobResult, Round};
+use super::document::{Contender, Document, JobResult, Round, ServerUse};
 use super::figures::FIGURES;
 use super::terminal::{Table, count, number, spread, wrapped};
 use crate::job::spec_summary;
@@ -176,55 +176,15 @@ fn kind_table(job: &JobResult, kinds: &[&str]) -> String {
 /// One round as fio would show a job.
 fn round_text(out: &mut String, server: &Contender, round: &Round, document: &Document) {
     let cut = if round.cut_short { ", cut short" } else { "" };
+    let (name, version) = (&server.name, &server.version);
+    let seconds = number(round.seconds);
     line(
         out,
-        &format!(
-            "  {} {}: {} s measured{cut}",
-            server.name,
-            server.version,
-            number(round.seconds)
-        ),
+        &format!("  {name} {version}: {seconds} s measured{cut}"),
     );
-    let per_second = Spread::over(round.per_second.iter().map(|&count| count as f64));
-    let range = per_second.map_or(String::new(), |spread| {
-        format!(
-            "; per second min {}, median {}, max {}",
-            count(spread.min as u64),
-            count(spread.median as u64),
-            count(spread.max as u64)
-        )
-    });
-    line(
-        out,
-        &format!(
-            "  throughput : {} ops/s, {} ops{range}",
-            number(round.operations_per_second),
-            count(round.operations)
-        ),
-    );
-    latency_text(out, &round.latency_us, "");
-    for step in round.steps.iter().filter(|step| step.is_there()) {
-        line(
-            out,
-            &format!(
-                "    {:<13}: {} ops; {}",
-                step.name,
-                count(step.operations),
-                latency_line(&step.latency_us)
-            ),
-        );
-    }
-    for (index, clone) in round.clones.iter().enumerate() {
-        line(
-            out,
-            &format!(
-                "    clone {index:<7}: {} ops/s; {}; errors {}",
-                number(clone.operations_per_second),
-                latency_line(&clone.latency_us),
-                error_text(&clone.errors)
-            ),
-        );
-    }
+    line(out, &throughput_line(round));
+    latency_text(out, &round.latency_us);
+    parts_text(out, round);
     line(
         out,
         &format!("  errors     : {}", error_text(&round.errors)),
@@ -233,38 +193,15 @@ fn round_text(out: &mut String, server: &Contender, round: &Round, document: &Do
         line(out, &format!("    first    : {first}"));
     }
     if round.unsent > 0 || round.behind_us_max > 0.0 {
+        let late = number(round.behind_us_max);
+        let unsent = round.unsent;
         line(
             out,
-            &format!(
-                "  schedule   : at most {} us late, {} never sent",
-                number(round.behind_us_max),
-                round.unsent
-            ),
+            &format!("  schedule   : at most {late} us late, {unsent} never sent"),
         );
     }
     if let Some(used) = &round.server {
-        let flushes = used
-            .flushes_per_operation
-            .map_or("unknown".to_owned(), number);
-        let of_members = if document.members > 1 {
-            ", all members"
-        } else {
-            ""
-        };
-        line(
-            out,
-            &format!(
-                "  server     : CPU {} s per 100k ops ({} % of a core{of_members}); RSS peak {} MiB, {} MiB above \
-                 {} MiB\n               per op: {} bytes written, {flushes} flushes, {} write calls",
-                number(used.cpu_seconds_per_100k),
-                number(used.cpu_percent),
-                number(used.rss_bytes_peak as f64 / MIB),
-                number(used.rss_bytes_above_baseline as f64 / MIB),
-                number(used.rss_bytes_baseline as f64 / MIB),
-                number(used.written_bytes_per_operation),
-                number(used.write_calls_per_operation)
-            ),
-        );
+        server_text(out, used, document.members);
     }
     line(
         out,
@@ -276,27 +213,78 @@ fn round_text(out: &mut String, server: &Contender, round: &Round, document: &Do
     );
 }
 
-fn latency_text(out: &mut String, latency: &Latency, indent: &str) {
+fn throughput_line(round: &Round) -> String {
+    let per_second = Spread::over(round.per_second.iter().map(|&count| count as f64));
+    let range = per_second.map_or(String::new(), |spread| {
+        let [min, median, max] =
+            [spread.min, spread.median, spread.max].map(|value| count(value as u64));
+        format!("; per second min {min}, median {median}, max {max}")
+    });
+    format!(
+        "  throughput : {} ops/s, {} ops{range}",
+        number(round.operations_per_second),
+        count(round.operations)
+    )
+}
+
+/// Kinds of operations, and clones.
+fn parts_text(out: &mut String, round: &Round) {
+    for step in round.steps.iter().filter(|step| step.is_there()) {
+        let (operations, latency) = (count(step.operations), latency_line(&step.latency_us));
+        line(
+            out,
+            &format!("    {:<13}: {operations} ops; {latency}", step.name),
+        );
+    }
+    for (index, clone) in round.clones.iter().enumerate() {
+        let speed = number(clone.operations_per_second);
+        let (latency, errors) = (latency_line(&clone.latency_us), error_text(&clone.errors));
+        line(
+            out,
+            &format!("    clone {index:<7}: {speed} ops/s; {latency}; errors {errors}"),
+        );
+    }
+}
+
+fn server_text(out: &mut String, used: &ServerUse, members: u32) {
+    let mib = |bytes: u64| number(bytes as f64 / MIB);
+    let of_members = if members > 1 { ", all members" } else { "" };
     line(
         out,
-        &format!("{indent}  latency us : {}", latency_line(latency)),
+        &format!(
+            "  server     : CPU {} s per 100k ops ({} % of a core{of_members}); RSS peak {} MiB, {} MiB above {} MiB",
+            number(used.cpu_seconds_per_100k),
+            number(used.cpu_percent),
+            mib(used.rss_bytes_peak),
+            mib(used.rss_bytes_above_baseline),
+            mib(used.rss_bytes_baseline)
+        ),
     );
+    line(
+        out,
+        &format!(
+            "               per op: {} bytes written, {} flushes, {} write calls",
+            number(used.written_bytes_per_operation),
+            used.flushes_per_operation
+                .map_or("unknown".to_owned(), number),
+            number(used.write_calls_per_operation)
+        ),
+    );
+}
+
+fn latency_text(out: &mut String, latency: &Latency) {
+    line(out, &format!("  latency us : {}", latency_line(latency)));
     if latency.count == 0 {
         return;
     }
-    line(out, &format!("{indent}  percentiles (us):"));
-    let told: Vec<String> = PERCENTS
-        .iter()
-        .filter_map(|wanted| {
-            let (_, us) = latency
-                .percentiles
-                .iter()
-                .find(|(percent, _)| percent == wanted)?;
-            Some(format!("{wanted:5.2}th=[{:>9}]", number(*us)))
-        })
-        .collect();
-    for few in told.chunks(5) {
-        line(out, &format!("{indent}   | {}", few.join(", ")));
+    line(out, "  percentiles (us):");
+    let told = PERCENTS.iter().filter_map(|wanted| {
+        let mut points = latency.percentiles.iter();
+        let (_, us) = points.find(|(percent, _)| percent == wanted)?;
+        Some(format!("{wanted:5.2}th=[{:>9}]", number(*us)))
+    });
+    for few in told.collect::<Vec<_>>().chunks(5) {
+        line(out, &format!("   | {}", few.join(", ")));
     }
 }
 
@@ -328,9 +316,10 @@ fn error_text(errors: &Errors) -> String {
 
 /// The ratios of all jobs, one row each.
 fn summary(out: &mut String, document: &Document) {
+    let contenders = document.contenders();
     line(
         out,
-        "summary: ratios of the first server over the second, median (min .. max)\n",
+        &format!("summary: ratios of {contenders}, median (min .. max)\n"),
     );
     let mut table = Table::default();
     let heads = SUMMARY.iter().map(|(_, head)| (*head).to_owned());
