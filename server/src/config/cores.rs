@@ -101,6 +101,7 @@ impl CoreSelection {
 impl fmt::Display for CoreSelection {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Auto => out.write_str("auto"),
             Self::All => out.write_str("all"),
             Self::Count(count) => count.fmt(out),
             // A list of one is told from a count by being a range.
