@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::cli::{Against, IdleOptions, OutputFormat};
+use crate::cli::{IdleOptions, OutputFormat};
 use crate::machine::Machine;
 use crate::report::{PROGRESS_INTERVAL, Table, number, print_json, progress};
 use crate::scrape;
@@ -33,10 +33,10 @@ struct Idle {
 
 /// Runs the command.
 pub async fn run(options: &IdleOptions) -> Result<()> {
-    let parent = options.servers.data_parent()?;
+    let parent = options.servers.start.data_parent()?;
     let machine = Machine::facts(&parent);
     let mut servers = Vec::new();
-    for launch in options.servers.launches(Against::None)? {
+    for launch in options.servers.start.launches(options.servers.against)? {
         servers.push(measure(&launch, &Home::create(&parent)?, options.seconds).await?);
     }
     let report = Report {

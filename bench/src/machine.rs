@@ -6,10 +6,13 @@ use std::process::Command;
 
 pub use keelson_tuning::machine::Filesystem;
 use keelson_tuning::machine::{Disk, Root};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+/// A load average above this part of the CPUs is worth a warning.
+const BUSY_LOAD_PER_CPU: f64 = 0.25;
 
 /// Facts about this machine and the disk that holds the data directories.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Machine {
     pub cpu_model: String,
     pub cpu_count: usize,
@@ -46,6 +49,27 @@ impl Machine {
             filesystem,
             commit: commit(),
         }
+    }
+}
+
+impl Machine {
+    /// What on this machine makes figures doubtful.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let load: f64 = self.load_average.parse().unwrap_or(0.0);
+        if load > BUSY_LOAD_PER_CPU * self.cpu_count as f64 {
+            warnings.push(format!(
+                "the machine was busy before anything began (load {}): figures will spread",
+                self.load_average
+            ));
+        }
+        if self.filesystem.is_memory() {
+            warnings.push(format!(
+                "the data directories are in memory ({}): no write is durable",
+                self.filesystem.kind
+            ));
+        }
+        warnings
     }
 }
 
@@ -103,5 +127,11 @@ mod tests {
         assert!(machine.cpu_count > 0);
         assert!(machine.memory_bytes > 0);
         assert!(machine.to_string().contains(&machine.kernel));
+
+        let busy = Machine {
+            load_average: format!("{}.5", machine.cpu_count),
+            ..machine
+        };
+        assert!(busy.warnings()[0].contains("busy"), "{:?}", busy.warnings());
     }
 }

@@ -1,15 +1,20 @@
 //! `keelson-bench`: measures Keelson, and etcd beside it, on the machine at hand.
 //!
 //! ```text
-//!   compare, idle, replay            one file each: what is measured, and how it is shown
-//!        |         |
-//!      load      server  fetch       the closed-loop generator; child processes; etcd by pip
-//!        |         |
-//!   request    procfs  scrape        what is sent; /proc/PID; /metrics
-//!        |
-//!   grpc, coalesce                   one RPC on HTTP/2; one system call for many of them
+//!   run, compare, idle, replay       one file each: what is measured
+//!   disk, tune                       the log's own write path; which settings suit this machine
+//!   pages                            jobs and report: what is there, shown
+//!     |    |        |
+//!     |  contest  outcome            rounds in turns; results out, exit code
+//!     |    |
+//!    measure                         one round: a job on a running server
+//!     |    |       \
+//!   load   job    cluster            the generator; job files; members started together
+//!     |              |
+//!   grpc           server  fetch     HTTP/2; child processes; etcd by pip
 //!
-//!   stats, report, machine           medians and ratios; tables and progress; what it ran on
+//!   procfs, scrape, machine          /proc/PID; what a server tells; what it ran on
+//!   stats, report, interrupt         percentiles, medians; text, JSON, HTML; Ctrl-C
 //! ```
 //!
 //! Everything is measured from outside, over gRPC and /proc, so that both servers are judged by
@@ -17,30 +22,39 @@
 //! part of every result. Any error an answer brings is shown by its code and makes the run fail.
 
 mod cli;
-mod coalesce;
+mod cluster;
 mod compare;
+mod contest;
+mod disk;
 mod fetch;
 mod grpc;
 mod idle;
+mod interrupt;
+mod job;
 mod load;
 mod machine;
+mod measure;
+mod outcome;
+mod pages;
 mod procfs;
 mod replay;
 mod report;
-mod request;
+mod run;
 mod scrape;
 mod server;
 mod stats;
+mod tune;
 
 use std::future::Future;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::cli::{Cli, Command};
+use crate::interrupt::Interrupt;
+use crate::outcome::Ending;
 
 /// Shells report 128 + SIGINT for an interrupted command.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -57,17 +71,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = LocalSet::new().block_on(&runtime, async {
-        match cli.command {
-            Command::Compare(options) => until_interrupted(compare::run(&options)).await,
-            Command::Idle(options) => until_interrupted(idle::run(&options)).await,
-            Command::Replay(options) => until_interrupted(replay::run(&options)).await,
-        }
-    });
-    match outcome {
-        Ok(Some(())) => ExitCode::SUCCESS,
-        Ok(None) => {
-            eprintln!("keelson-bench: interrupted, the servers are stopped");
+    match LocalSet::new().block_on(&runtime, command(cli.command)) {
+        Ok(Ending::Complete) => ExitCode::SUCCESS,
+        Ok(Ending::Interrupted) => {
+            eprintln!("keelson-bench: interrupted");
             ExitCode::from(EXIT_INTERRUPTED)
         }
         Err(error) => {
@@ -77,13 +84,40 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command until it ends or SIGINT or SIGTERM comes; dropping it stops its servers.
-async fn until_interrupted(command: impl Future<Output = Result<()>>) -> Result<Option<()>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+/// Runs a command. The first Ctrl-C lets `run`, `compare`, `disk` and `tune` end with what they have; it drops the
+/// others, and a second one drops these, which stops the servers.
+async fn command(command: Command) -> Result<Ending> {
+    let interrupt = Interrupt::install()?;
+    let complete = |()| Ending::Complete;
+    let dropped = || Ok(Ending::Interrupted);
+    match &command {
+        Command::Run(options) => until(run::run(options, &interrupt), interrupt.second())
+            .await
+            .unwrap_or_else(dropped),
+        Command::Compare(options) => until(compare::run(options, &interrupt), interrupt.second())
+            .await
+            .unwrap_or_else(dropped),
+        Command::Idle(options) => until(idle::run(options), interrupt.first())
+            .await
+            .map_or_else(dropped, |outcome| outcome.map(complete)),
+        Command::Replay(options) => until(replay::run(options), interrupt.first())
+            .await
+            .map_or_else(dropped, |outcome| outcome.map(complete)),
+        Command::Disk(options) => until(disk::run(options, &interrupt), interrupt.second())
+            .await
+            .unwrap_or_else(dropped),
+        Command::Tune(options) => until(tune::run(options, &interrupt), interrupt.second())
+            .await
+            .unwrap_or_else(dropped),
+        Command::Jobs(options) => pages::jobs(options).map(complete),
+        Command::Report(options) => pages::report(options).map(complete),
+    }
+}
+
+/// Some work until it ends; None if the signal comes first.
+async fn until<T>(work: impl Future<Output = T>, signal: impl Future<Output = ()>) -> Option<T> {
     tokio::select! {
-        outcome = command => outcome.map(Some),
-        _ = interrupt.recv() => Ok(None),
-        _ = terminate.recv() => Ok(None),
+        outcome = work => Some(outcome),
+        () = signal => None,
     }
 }

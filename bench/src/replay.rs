@@ -5,19 +5,19 @@
 //! acknowledged writes imply. The log is still in the page cache at the second start, unless the
 //! server reads it with O_DIRECT.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use keelson_proto::etcdserverpb::{RangeRequest, RangeResponse};
 
-use crate::cli::{Against, OutputFormat, ReplayOptions};
-use crate::grpc::Channel;
-use crate::load::{Extent, Job, Load, Op};
+use crate::cli::{OutputFormat, ReplayOptions};
+use crate::grpc::{Channel, Rpc};
+use crate::job::{JobSpec, Setting, jobs};
+use crate::load::{Load, key_range};
 use crate::machine::Machine;
 use crate::report::{PROGRESS_INTERVAL, Table, fail_on_errors, number, print_json, progress};
-use crate::request::key_range;
 use crate::scrape;
 use crate::server::{Home, Launch, Server};
 
@@ -27,7 +27,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(600);
 struct Report {
     command: &'static str,
     machine: Machine,
-    job: Job,
+    job: JobSpec,
     servers: Vec<Replay>,
 }
 
@@ -49,21 +49,11 @@ struct Replay {
 
 /// Runs the command.
 pub async fn run(options: &ReplayOptions) -> Result<()> {
-    let parent = options.servers.data_parent()?;
+    let parent = options.servers.start.data_parent()?;
     let machine = Machine::facts(&parent);
-    let load = &options.load;
-    let job = Job {
-        op: Op::Put,
-        clients: options.clients as usize,
-        connections: load.connections as usize,
-        threads: load.threads as usize,
-        key_count: options.key_count.unwrap_or(options.puts),
-        value_bytes: load.value_bytes,
-        extent: Extent::Counted(options.puts),
-        seed: load.seed,
-    };
+    let job = filling(options)?;
     let mut servers = Vec::new();
-    for launch in options.servers.launches(Against::None)? {
+    for launch in options.servers.start.launches(options.servers.against)? {
         servers.push(measure(&launch, &Home::create(&parent)?, &job, options.puts).await?);
     }
     let report = Report {
@@ -79,7 +69,25 @@ pub async fn run(options: &ReplayOptions) -> Result<()> {
     Ok(())
 }
 
-async fn measure(launch: &Launch, home: &Home, job: &Job, puts: u64) -> Result<Replay> {
+/// The shipped job that writes keys in turn, so many times.
+fn filling(options: &ReplayOptions) -> Result<JobSpec> {
+    let set = |word: &str, value: u64| Setting {
+        word: word.to_owned(),
+        value: value.to_string(),
+        line: None,
+    };
+    let settings = [
+        set("size", options.puts),
+        set("runtime", 0),
+        set("ramp_time", 0),
+        set("key_count", options.key_count.unwrap_or(options.puts)),
+        set("value_bytes", options.value_bytes),
+        set("iodepth", options.clients),
+    ];
+    Ok(jobs(&["put-seq".to_owned()], &settings)?.remove(0))
+}
+
+async fn measure(launch: &Launch, home: &Home, job: &JobSpec, puts: u64) -> Result<Replay> {
     let mut server = launch.start(home)?;
     server.ready(READY_TIMEOUT).await?;
     let version = scrape::version(server.address()).await?;
@@ -123,14 +131,15 @@ async fn measure(launch: &Launch, home: &Home, job: &Job, puts: u64) -> Result<R
 }
 
 /// Writes everything and tells how many seconds it took.
-async fn fill(name: &str, server: &Server, job: &Job, puts: u64) -> Result<f64> {
+async fn fill(name: &str, server: &Server, job: &JobSpec, puts: u64) -> Result<f64> {
     let bar = progress(
         puts,
         "{msg} fills {bar:40} {human_pos} of {human_len} puts, {per_sec}, {eta} left",
     );
     bar.set_message(name.to_owned());
-    let mut load = Load::connect(job, server.address()).await?;
-    let start = load.begin().start;
+    let mut load = Load::connect(job, &[server.address()]).await?;
+    load.begin();
+    let start = Instant::now();
     let tally = loop {
         match tokio::time::timeout(PROGRESS_INTERVAL, load.finish()).await {
             Ok(tally) => break tally?,
@@ -158,7 +167,7 @@ async fn contents(server: &Server) -> Result<(i64, i64)> {
         count_only: true,
         ..Default::default()
     };
-    let answer: RangeResponse = channel.call("/etcdserverpb.KV/Range", &request).await?;
+    let answer: RangeResponse = channel.call(Rpc::Range, &request).await?;
     Ok((
         answer.count,
         answer.header.map_or(0, |header| header.revision),
@@ -170,7 +179,7 @@ fn print_text(report: &Report, puts: u64) {
     println!("{}", report.machine);
     println!(
         "replay   {puts} puts of {} bytes on {} keys, {} in flight on {} connections\n",
-        job.value_bytes, job.key_count, job.clients, job.connections
+        job.value_bytes, job.key_count, job.iodepth, job.connections
     );
     let mut table = Table::default();
     let row = |name: &str, cell: &dyn Fn(&Replay) -> String| {

@@ -1,17 +1,35 @@
-//! The plain HTTP pages of a server: `/metrics` and `/version`.
+//! What a server tells of itself: its plain HTTP pages `/metrics` and `/version`, and what it serves.
 
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tonic::Code;
 
-/// etcd's counter of WAL flushes, which Keelson keeps too.
-const FLUSH_COUNT: &str = "etcd_disk_wal_fsync_duration_seconds_count";
+use keelson_proto::etcdserverpb::{RangeRequest, RangeStreamResponse};
+
+use crate::grpc::{Channel, Failure, Rpc};
+
+/// Flushes of the log; Keelson keeps etcd's name.
+const LOG_FLUSHES: &str = "etcd_disk_wal_fsync_duration_seconds_count";
+/// Commits of etcd's second database, each of which ends with a flush. Keelson has no such file.
+const DATABASE_FLUSHES: &str = "etcd_disk_backend_commit_duration_seconds_count";
+/// Only Keelson has it.
+const KEELSON_GROUPS: &str = "keelson_wal_groups_total";
 
 /// Flushes since the start; None if the server does not tell.
 pub async fn flush_count(address: SocketAddr) -> Option<f64> {
-    sample(&get(address, "/metrics").await.ok()?, FLUSH_COUNT)
+    flushes(&get(address, "/metrics").await.ok()?)
+}
+
+fn flushes(page: &str) -> Option<f64> {
+    let log = sample(page, LOG_FLUSHES)?;
+    let database = match sample(page, KEELSON_GROUPS) {
+        Some(_) => 0.0,
+        None => sample(page, DATABASE_FLUSHES).unwrap_or(0.0),
+    };
+    Some(log + database)
 }
 
 /// The server version that `/version` tells.
@@ -22,6 +40,26 @@ pub async fn version(address: SocketAddr) -> Result<String> {
         .as_str()
         .context("/version names no etcdserver")?;
     Ok(text.to_owned())
+}
+
+/// Whether the server knows RangeStream, which etcd 3.5 does not.
+pub async fn serves_range_stream(address: SocketAddr) -> Result<bool> {
+    let mut channel = Channel::connect(address).await?;
+    let request = RangeRequest {
+        key: "ready".into(),
+        ..Default::default()
+    };
+    match channel
+        .call::<RangeStreamResponse>(Rpc::RangeStream, &request)
+        .await
+    {
+        Err(Failure::Status {
+            code: Code::Unimplemented,
+            ..
+        }) => Ok(false),
+        Err(failure) => Err(failure.into()),
+        Ok(_) => Ok(true),
+    }
 }
 
 /// One page by HTTP/1.0, whose body ends with the connection.
@@ -63,5 +101,13 @@ mod tests {
         assert_eq!(sample(page, "a_count"), Some(3.0));
         assert_eq!(sample(page, "b"), Some(42.0));
         assert_eq!(sample(page, "c"), None);
+    }
+
+    #[test]
+    fn etcd_flushes_two_files_and_keelson_one() {
+        let page = format!("{LOG_FLUSHES} 10\n{DATABASE_FLUSHES} 3\n");
+        assert_eq!(flushes(&page), Some(13.0));
+        assert_eq!(flushes(&format!("{page}{KEELSON_GROUPS} 10\n")), Some(10.0));
+        assert_eq!(flushes("up 1\n"), None);
     }
 }

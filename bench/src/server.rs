@@ -19,8 +19,8 @@ use tempfile::TempDir;
 
 use keelson_proto::etcdserverpb::{RangeRequest, RangeResponse};
 
-use crate::grpc::{Channel, Failure};
-use crate::procfs::Usage;
+use crate::grpc::{Channel, Failure, Rpc};
+use crate::procfs::{Usage, reset_peak};
 
 /// How often a starting server is asked, and a stopping one looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
@@ -73,6 +73,11 @@ impl Home {
         })
     }
 
+    /// The member's name: no other member has its port.
+    fn name(&self) -> String {
+        format!("bench-{}", self.ports[1])
+    }
+
     /// Where the server keeps its files.
     pub fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
@@ -97,15 +102,32 @@ impl Home {
     }
 }
 
+/// Who is a member, as `--initial-cluster` says it.
+pub struct Peers(String);
+
+impl Peers {
+    /// The members that have these homes.
+    pub fn of<'a>(homes: impl IntoIterator<Item = &'a Home>) -> Self {
+        let member = |home: &Home| format!("{}=http://127.0.0.1:{}", home.name(), home.ports[1]);
+        let members: Vec<String> = homes.into_iter().map(member).collect();
+        Self(members.join(","))
+    }
+}
+
 impl Launch {
-    /// Starts the server on its home. Settings in the environment are for other servers.
+    /// Starts the server on its home, as the only member.
     pub fn start(&self, home: &Home) -> Result<Server> {
+        self.start_as(home, &Peers::of([home]))
+    }
+
+    /// Starts the server as one of several. Settings in the environment are for other servers.
+    pub fn start_as(&self, home: &Home, peers: &Peers) -> Result<Server> {
         let [client, peer] = home.ports.map(|port| format!("http://127.0.0.1:{port}"));
         let log_path = home.folder.path().join("server.log");
         let log = File::options().create(true).append(true).open(&log_path)?;
         let mut command = Command::new(&self.binary);
         command
-            .args(["--name", "bench", "--data-dir"])
+            .args(["--name", &home.name(), "--data-dir"])
             .arg(home.data_dir())
             .args([
                 "--listen-client-urls",
@@ -119,7 +141,7 @@ impl Launch {
                 "--initial-advertise-peer-urls",
                 &peer,
             ])
-            .args(["--initial-cluster", &format!("bench={peer}")])
+            .args(["--initial-cluster", &peers.0])
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -156,6 +178,11 @@ impl Server {
     pub fn usage(&mut self) -> Result<Usage> {
         self.check_running()?;
         Usage::of(self.child.id())
+    }
+
+    /// Lets the peak of its memory begin anew. False if that is not possible.
+    pub fn reset_peak(&self) -> bool {
+        reset_peak(self.child.id())
     }
 
     /// Waits until the server answers a linearizable Range, and tells how long after its start.
@@ -265,7 +292,7 @@ async fn ask(address: SocketAddr) -> Result<(), Failure> {
         key: "ready".into(),
         ..Default::default()
     };
-    let _: RangeResponse = channel.call("/etcdserverpb.KV/Range", &request).await?;
+    let _: RangeResponse = channel.call(Rpc::Range, &request).await?;
     Ok(())
 }
 

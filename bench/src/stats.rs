@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Longest latency kept apart from longer ones.
-const LATENCY_NS_MAX: u64 = 600_000_000_000;
+pub const LATENCY_NS_MAX: u64 = 600_000_000_000;
 const LATENCY_DIGITS: u8 = 3;
 
 /// How often each error code came, by its gRPC name, or `Transport` for a broken connection.
@@ -19,29 +19,63 @@ pub fn latency_histogram() -> Histogram<u64> {
         .expect("the bounds are constants that the histogram accepts")
 }
 
-/// The percentiles that are reported, in microseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// The percents at which a latency distribution is told: even steps, then ever closer to 100.
+const PERCENTS: [f64; 38] = [
+    0.0, 1.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 75.0, 80.0, 85.0, 90.0, 92.5, 95.0,
+    96.0, 97.0, 98.0, 99.0, 99.25, 99.5, 99.6, 99.7, 99.8, 99.9, 99.925, 99.95, 99.96, 99.97,
+    99.98, 99.99, 99.9925, 99.995, 99.997, 99.998, 99.999, 100.0,
+];
+
+/// A latency distribution, in microseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
+    /// Requests that were timed.
+    pub count: u64,
+    pub min: f64,
+    pub mean: f64,
+    pub stddev: f64,
     pub p50: f64,
+    pub p90: f64,
+    pub p95: f64,
     pub p99: f64,
     pub p999: f64,
+    pub p9999: f64,
     pub max: f64,
+    /// `[percent, us]`, ascending; as far towards 100 as there are requests to tell it from.
+    pub percentiles: Vec<(f64, f64)>,
 }
 
 impl From<&Histogram<u64>> for Latency {
     fn from(histogram: &Histogram<u64>) -> Self {
-        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
+        let us = |nanos: f64| nanos / 1_000.0;
+        let at = |percent: f64| us(histogram.value_at_quantile(percent / 100.0) as f64);
+        let count = histogram.len() as f64;
+        // Beyond one request in so many, every percentile is the maximum.
+        let is_told = |percent: f64| percent == 100.0 || count * (100.0 - percent) > 99.999;
+        let told = PERCENTS.into_iter().filter(|&percent| is_told(percent));
         Self {
-            p50: at(0.5),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: histogram.max() as f64 / 1_000.0,
+            count: histogram.len(),
+            min: if histogram.is_empty() {
+                0.0
+            } else {
+                us(histogram.min() as f64)
+            },
+            mean: us(histogram.mean()),
+            stddev: us(histogram.stdev()),
+            p50: at(50.0),
+            p90: at(90.0),
+            p95: at(95.0),
+            p99: at(99.0),
+            p999: at(99.9),
+            p9999: at(99.99),
+            max: us(histogram.max() as f64),
+            percentiles: told.map(|percent| (percent, at(percent))).collect(),
         }
     }
 }
 
 /// A median and the smallest and largest of what it was taken from.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     pub median: f64,
     pub min: f64,
@@ -63,19 +97,6 @@ impl Spread {
             min,
             max,
         })
-    }
-
-    /// The ratio of two figures round by round: both ran under the same disturbances of the
-    /// machine, which a ratio of two medians would not know.
-    pub fn of_ratios(
-        ours: impl IntoIterator<Item = f64>,
-        theirs: impl IntoIterator<Item = f64>,
-    ) -> Option<Self> {
-        Self::over(
-            ours.into_iter()
-                .zip(theirs)
-                .map(|(ours, theirs)| ours / theirs),
-        )
     }
 }
 
@@ -99,19 +120,6 @@ mod tests {
     }
 
     #[test]
-    fn ratios_pair_the_rounds_and_drop_divisions_by_zero() {
-        let spread = Spread::of_ratios([10.0, 30.0, 5.0], [5.0, 10.0, 0.0]).unwrap();
-        assert_eq!(
-            spread,
-            Spread {
-                median: 2.5,
-                min: 2.0,
-                max: 3.0
-            }
-        );
-    }
-
-    #[test]
     fn percentiles_come_in_microseconds() {
         let mut histogram = latency_histogram();
         for millis in 1..=1_000_u64 {
@@ -120,6 +128,21 @@ mod tests {
         let latency = Latency::from(&histogram);
         assert!((latency.p50 / 500_000.0 - 1.0).abs() < 0.01, "{latency:?}");
         assert!((latency.p99 / 990_000.0 - 1.0).abs() < 0.01, "{latency:?}");
-        assert!(latency.p999 <= latency.max);
+        assert!(latency.p9999 <= latency.max);
+        let last = latency.percentiles.len() - 1;
+        assert_eq!(latency.percentiles[last], (100.0, latency.max));
+        let percents: Vec<f64> = latency
+            .percentiles
+            .iter()
+            .map(|&(percent, _)| percent)
+            .collect();
+        assert!(percents.is_sorted(), "{percents:?}");
+        assert_eq!(percents[last - 1], 99.9, "a thousand requests tell no more");
+        let empty = Latency::from(&latency_histogram());
+        assert_eq!(empty.percentiles, [(100.0, 0.0)]);
+        assert_eq!(
+            (empty.min, empty.mean, empty.stddev, empty.max),
+            (0.0, 0.0, 0.0, 0.0)
+        );
     }
 }

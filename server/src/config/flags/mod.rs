@@ -184,7 +184,8 @@ const OWN: &[Flag] = &[
         Kind::Text,
         "auto",
         Standing::Used,
-        "Cores to run on: auto (half of them), all, a count such as 2, or a list such as 0,2-3 whose first core is the engine's.",
+        "Cores to run on: auto (half of them), all, a count such as 2, or a list such as 0,2-3 whose first core is \
+         the engine's.",
     ),
 ];
 

@@ -67,7 +67,15 @@ pub fn number(value: f64) -> String {
         size if size >= 1.0 || size == 0.0 => 2,
         _ => 4,
     };
-    let text = format!("{value:.decimals$}");
+    grouped(&format!("{value:.decimals$}"))
+}
+
+/// A number of things, thousands set apart.
+pub fn count(value: u64) -> String {
+    grouped(&value.to_string())
+}
+
+fn grouped(text: &str) -> String {
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
     let (sign, digits) = whole.split_at(usize::from(whole.starts_with('-')));
     let mut out = sign.to_owned();
@@ -80,14 +88,46 @@ pub fn number(value: f64) -> String {
     out + rest
 }
 
-/// `median (min .. max)`, a dash if there is none.
+/// Words in lines of a length, those after the first indented.
+pub fn wrapped(text: &str, chars_max: usize, indent: usize) -> String {
+    let mut out = String::new();
+    let mut used = 0;
+    for word in text.split(' ') {
+        if used > 0 && used + 1 + word.len() > chars_max {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            used = indent;
+        } else if used > 0 {
+            out.push(' ');
+            used += 1;
+        }
+        out.push_str(word);
+        used += word.len();
+    }
+    out
+}
+
+/// `median (min .. max)` of ratios, a dash if there is none.
 pub fn spread(spread: Option<Spread>) -> String {
     match spread {
         Some(Spread { median, min, max }) => {
-            format!("{} ({} .. {})", number(median), number(min), number(max))
+            format!("{} ({} .. {})", ratio(median), ratio(min), ratio(max))
         }
         None => "-".to_owned(),
     }
+}
+
+/// A ratio with three significant digits.
+pub fn ratio(value: f64) -> String {
+    let decimals = match value.abs() {
+        0.0 => 0,
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        size if size >= 1.0 => 2,
+        size if size >= 0.1 => 3,
+        _ => 4,
+    };
+    format!("{value:.decimals$}")
 }
 
 /// Fails if there were errors, telling each by its code.
@@ -123,6 +163,13 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(number(value), text);
         }
+        assert_eq!([7, 1_234_567].map(count), ["7", "1,234,567"]);
+    }
+
+    #[test]
+    fn ratios_have_three_digits() {
+        let texts = [0.0, 0.0123, 0.648_3, 1.651, 12.34, 123.4].map(ratio);
+        assert_eq!(texts, ["0", "0.0123", "0.648", "1.65", "12.3", "123"]);
     }
 
     #[test]
@@ -131,6 +178,12 @@ mod tests {
         table.row(["".into(), "a".into(), "long".into()]);
         table.row(["name".into(), "123".into()]);
         assert_eq!(table.render(), "        a  long\nname  123\n");
+    }
+
+    #[test]
+    fn long_lines_are_broken_between_words() {
+        assert_eq!(wrapped("ab cd ef g", 6, 2), "ab cd\n  ef g");
+        assert_eq!(wrapped("abcdefgh i", 6, 2), "abcdefgh\n  i");
     }
 
     #[test]
