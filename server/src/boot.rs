@@ -46,6 +46,11 @@ const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 pub fn serve(config: &Config) -> anyhow::Result<()> {
     let started = Instant::now();
     raise_limits();
+    if config.tuning.runtime.huge_pages == 0
+        && let Err(error) = runtime::forbid_huge_pages()
+    {
+        tracing::warn!(%error, "huge pages stay as the system has them");
+    }
     check_cluster_state(config)?;
     let dir = DataDir::open(&config.data_dir)?;
     let online: Vec<u32> = runtime::available_cores()?

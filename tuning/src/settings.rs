@@ -46,6 +46,9 @@ section! {
         io_memory_bytes = 64 * KIB, from 64 * KIB, to 64 * MIB,
             "Memory that each core registers for file I/O. Counts against RLIMIT_MEMLOCK, three \
              times over.";
+        huge_pages = 0, from 0, to 1,
+            "1 leaves transparent huge pages as the system has them. 0 forbids them to the member: its \
+             memory grows with every write, and the kernel clears a huge page at a time while one waits.";
         drain_ms = 2_000, from 0, to 60_000,
             "Milliseconds that a stopping member grants its clients to finish what is proposed.";
     }

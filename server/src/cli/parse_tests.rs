@@ -113,7 +113,7 @@ fn without_anything_the_defaults_of_etcd_hold() {
     assert_eq!(config.log, LogConfig::default());
     assert_eq!(config.feature_gates, FeatureGates::default());
     assert!(!config.unsafe_no_fsync);
-    assert_eq!(config.cores, CoreSelection::All);
+    assert_eq!(config.cores, CoreSelection::Auto);
 }
 
 /// What kubeadm writes for a cluster of one control-plane node, with the TLS flags taken out.
@@ -392,7 +392,7 @@ fn what_must_be_mended_is_said_in_one_sentence() {
         ),
         (
             &["--cores=none"],
-            "invalid value \"none\" for --cores: expected all, a count such as 2, or a list such as 0,2-3",
+            "invalid value \"none\" for --cores: expected auto, all, a count such as 2, or a list such as 0,2-3",
         ),
         (
             &["--wal-depth=0"],

@@ -5,8 +5,10 @@ use super::error::ConfigError;
 /// The value of `--cores`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum CoreSelection {
-    /// Every core that the process may use.
+    /// Half of the cores that the process may use, at least one: the rest is for whom it serves.
     #[default]
+    Auto,
+    /// Every core that the process may use.
     All,
     /// That many, the lowest-numbered first.
     Count(u32),
@@ -15,15 +17,17 @@ pub enum CoreSelection {
 }
 
 impl CoreSelection {
-    /// Reads `all`, a count such as `2`, or a list such as `0,2-3`. A list of one core is written
+    /// Reads `auto`, `all`, a count such as `2`, or a list such as `0,2-3`. A list of one core is written
     /// as a range: `3-3`.
     ///
     /// # Errors
     /// A phrase that says what is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
-        const SHAPE: &str = "expected all, a count such as 2, or a list such as 0,2-3";
-        if text == "all" {
-            return Ok(Self::All);
+        const SHAPE: &str = "expected auto, all, a count such as 2, or a list such as 0,2-3";
+        match text {
+            "auto" => return Ok(Self::Auto),
+            "all" => return Ok(Self::All),
+            _ => {}
         }
         if !text.contains([',', '-']) {
             return match text.parse() {
@@ -60,6 +64,7 @@ impl CoreSelection {
     /// A sentence, when there are fewer or others than asked for.
     pub fn resolve(&self, online: &[u32]) -> Result<Vec<u32>, ConfigError> {
         let cores = match self {
+            Self::Auto => online[..online.len().div_ceil(2)].to_vec(),
             Self::All => online.to_vec(),
             Self::Count(count) => {
                 let count = *count as usize;
@@ -107,6 +112,7 @@ mod tests {
     #[test]
     fn selections_are_read() {
         for (text, selection) in [
+            ("auto", CoreSelection::Auto),
             ("all", CoreSelection::All),
             ("2", CoreSelection::Count(2)),
             ("3-3", CoreSelection::List(vec![3])),
@@ -126,6 +132,8 @@ mod tests {
     fn a_selection_must_exist() {
         let online = [1, 4, 5];
         let resolve = |text| CoreSelection::parse(text).unwrap().resolve(&online);
+        assert_eq!(resolve("auto").unwrap(), [1, 4]);
+        assert_eq!(CoreSelection::Auto.resolve(&[7]).unwrap(), [7]);
         assert_eq!(resolve("all").unwrap(), [1, 4, 5]);
         assert_eq!(resolve("2").unwrap(), [1, 4]);
         assert_eq!(resolve("5,1").unwrap(), [5, 1]);

@@ -42,6 +42,7 @@ mod cores;
 mod event;
 mod eventfd;
 mod heartbeat;
+mod huge_pages;
 mod open_files;
 pub mod placement;
 mod poller;
@@ -59,6 +60,7 @@ pub use cores::{
 };
 pub use event::{Latch, LatchWait, LocalEvent};
 pub use eventfd::{Watch, watch_eventfd};
+pub use huge_pages::forbid_huge_pages;
 pub use open_files::raise_open_files;
 pub use poller::Socket;
 pub use ring::{Inbox, Outbox, RingReceiver, RingSender, ring};

@@ -73,6 +73,9 @@ struct Slot {
 struct Source {
     readable: Cell<bool>,
     writable: Cell<bool>,
+    /// The other side has sent its last byte, or the connection is broken. Its end is then read behind those bytes,
+    /// and no report comes any more.
+    ending: Cell<bool>,
     /// The standing poll for bytes is armed.
     polls_read: Cell<bool>,
     polls_write: Cell<bool>,
@@ -125,14 +128,18 @@ impl Poller {
     fn turn(&self) {
         loop {
             self.enter();
-            let mut events = 0;
             loop {
                 let entry = self.0.ring.borrow_mut().completion().next();
                 let Some(entry) = entry else { break };
-                events += 1;
                 self.on_completion(&entry);
             }
-            if events < COMPLETION_ENTRIES && !self.0.unsubmitted.get() {
+            // The kernel runs a few completions at a time, and says when it has kept some back.
+            let more = {
+                let mut ring = self.0.ring.borrow_mut();
+                let submission = ring.submission();
+                submission.taskrun() || submission.cq_overflow()
+            };
+            if !more && !self.0.unsubmitted.get() {
                 return;
             }
         }
@@ -166,7 +173,7 @@ impl Poller {
             place.armed -= 1;
         }
         match &place.source {
-            Some(source) => source.on_event(kind, ended),
+            Some(source) => source.on_event(kind, entry.result(), ended),
             None if place.armed == 0 => slots.free.push(slot),
             None => {}
         }
@@ -220,13 +227,16 @@ impl Poller {
 }
 
 impl Source {
-    fn on_event(&self, kind: u64, ended: bool) {
+    fn on_event(&self, kind: u64, mask: i32, ended: bool) {
         let (flag, polls, waiter) = match kind {
             KIND_READ => (&self.readable, &self.polls_read, &self.reader),
             KIND_WRITE => (&self.writable, &self.polls_write, &self.writer),
             _ => return,
         };
         flag.set(true);
+        if mask < 0 || mask & i32::from(libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0 {
+            self.ending.set(true);
+        }
         if ended {
             polls.set(false);
         }
@@ -246,6 +256,7 @@ impl Socket {
         let source = Rc::new(Source {
             readable: Cell::new(true),
             writable: Cell::new(true),
+            ending: Cell::new(false),
             polls_read: Cell::new(false),
             polls_write: Cell::new(false),
             reader: RefCell::default(),
@@ -284,9 +295,8 @@ impl Socket {
             };
             match result(received) {
                 Ok(count) => {
-                    // Less than there was room for: the socket is empty, and the poll will tell of more. Except at
-                    // the end, which is told only once.
-                    if count == room.len() || count == 0 {
+                    // Less than there was room for: the socket is empty, and the poll will tell of more.
+                    if count == room.len() || count == 0 || self.source.ending.get() {
                         self.source.readable.set(true);
                     }
                     return Poll::Ready(Ok(count));
@@ -387,7 +397,10 @@ fn build_ring() -> io::Result<IoUring> {
     let mut plain = IoUring::builder();
     plain.setup_cqsize(COMPLETION_ENTRIES);
     let mut deferred = plain.clone();
-    deferred.setup_single_issuer().setup_defer_taskrun();
+    deferred
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag();
     match deferred.build(SUBMISSION_ENTRIES) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             tracing::info!(

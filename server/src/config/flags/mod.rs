@@ -158,9 +158,9 @@ const OWN: &[Flag] = &[row(
     "cores",
     Group::Keelson,
     Kind::Text,
-    "all",
+    "auto",
     Standing::Used,
-    "Cores to run on: all, a count such as 2, or a list such as 0,2-3 whose first core is the engine's.",
+    "Cores to run on: auto (half of them), all, a count such as 2, or a list such as 0,2-3 whose first core is the engine's.",
 )];
 
 /// Every flag: etcd's, those that other releases of etcd have, ours, and the tuning settings.
