@@ -82,7 +82,10 @@ impl<D: Disk> Engine<D> {
                 return true;
             }
         }
-        self.reply(origin, Ok(Answer::Response(response)));
+        match response {
+            Response::LeaseRenewMany(renewals) => self.answer_keep_alive(origin, renewals),
+            response => self.reply(origin, Ok(Answer::Response(response))),
+        }
         true
     }
 

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use keelson_proto::etcdserverpb::request_op::Request as Op;
 use keelson_proto::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest, PutRequest,
-    RangeRequest, RequestOp, TxnRequest, WatchResponse,
+    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+    WatchResponse,
 };
-use keelson_storage::ids::{ClusterId, LeaseId, MemberId, Revision, ShardId};
+use keelson_storage::ids::{ClusterId, MemberId, Revision, ShardId};
 use keelson_storage::io::SimDisk;
 use keelson_storage::state::{Member, Request, Response};
 use keelson_storage::wal::WalConfig;
@@ -41,7 +41,7 @@ fn config() -> EngineConfig {
     }
 }
 
-fn open(disk: SimDisk, clock: &ManualClock) -> Engine<SimDisk> {
+pub(super) fn open(disk: SimDisk, clock: &ManualClock) -> Engine<SimDisk> {
     let member = Member {
         id: 11,
         name: "m".to_owned(),
@@ -357,7 +357,7 @@ fn key(number: u8) -> Bytes {
     Bytes::from(vec![b'a' + number])
 }
 
-fn put(number: u8, value: u8) -> PutRequest {
+pub(super) fn put(number: u8, value: u8) -> PutRequest {
     PutRequest {
         key: key(number),
         value: Bytes::from(vec![value; 20]),
@@ -562,78 +562,6 @@ proptest! {
             revision = engine.state().revision().0;
         }
     }
-}
-
-fn run_until_answered(engine: &mut Engine<SimDisk>, clock: &ManualClock) -> Answer {
-    for _ in 0..1_000 {
-        clock.advance_us(100);
-        engine.step(clock).expect("the disk works");
-        if let Some(Outbound::Reply { result, .. }) = engine.take_reply(0) {
-            return result.expect("the request succeeds");
-        }
-    }
-    panic!("no answer");
-}
-
-fn ask(engine: &mut Engine<SimDisk>, clock: &ManualClock, request: Request) -> Answer {
-    let body = request.encode_body();
-    let inbound = Inbound {
-        token: Token(1),
-        ask: Ask::Write { request, body },
-    };
-    engine.on_inbound(0, inbound);
-    run_until_answered(engine, clock)
-}
-
-#[test]
-fn g_l_3_leases_keep_their_remaining_time_over_a_crash() {
-    let clock = ManualClock::default();
-    let mut engine = open(SimDisk::new(5), &clock);
-    let grant = Request::LeaseGrant(LeaseGrantRequest { ttl: 100, id: 7 });
-    ask(&mut engine, &clock, grant);
-    clock.advance_us(60_000_000);
-    for _ in 0..20 {
-        engine.step(&clock).expect("the disk works");
-    }
-    let mut engine = open(engine.wal.into_disk().crash(), &clock);
-    // While nobody serves, a lease does not age.
-    clock.advance_us(1_000_000);
-    engine.step(&clock).expect("the disk works");
-    let lease = engine.state().lease(LeaseId(7)).expect("the lease lives");
-    let left = lease.remaining_ttl_seconds(engine.lease_clock.now());
-    assert!((38..=41).contains(&left), "{left} seconds left");
-    let renew = Request::LeaseRenew(LeaseKeepAliveRequest { id: 7 });
-    ask(&mut engine, &clock, renew);
-    clock.advance_us(60_000_000);
-    engine.step(&clock).expect("the disk works");
-    let engine = open(engine.wal.into_disk().crash(), &clock);
-    assert!(
-        engine.state().lease(LeaseId(7)).is_some(),
-        "renewed in time"
-    );
-}
-
-#[test]
-fn g_l_1_a_lease_that_ran_out_takes_its_keys_with_it_in_one_revision() {
-    let clock = ManualClock::default();
-    let mut engine = open(SimDisk::new(6), &clock);
-    let grant = Request::LeaseGrant(LeaseGrantRequest { ttl: 2, id: 7 });
-    ask(&mut engine, &clock, grant);
-    for number in 0..3 {
-        let request = PutRequest {
-            lease: 7,
-            ..put(number, 1)
-        };
-        ask(&mut engine, &clock, Request::Put(request));
-    }
-    let before = engine.state().revision();
-    for _ in 0..40 {
-        clock.advance_us(100_000);
-        engine.step(&clock).expect("the disk works");
-    }
-    assert_eq!(engine.state().revision(), before.next());
-    assert_eq!(engine.state().key_count(), 0);
-    assert!(engine.state().lease(LeaseId(7)).is_none());
 }
 
 #[test]

@@ -67,6 +67,7 @@ impl<D: Disk> Engine<D> {
             return;
         }
         self.compact_automatically();
+        self.log_keep_alives();
         if self.now_us < self.lease_clock.next_check_us {
             return;
         }
@@ -82,11 +83,12 @@ impl<D: Disk> Engine<D> {
             .state
             .lease_next_deadline()
             .map(|_| self.lease_clock.next_check_us);
+        let keep_alives = self.keep_alives.deadline_us();
         let compaction = self.auto_compact.deadline_us();
-        match (leases, compaction) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [leases, keep_alives, compaction]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn expire_leases(&mut self) {

@@ -63,6 +63,20 @@ pub const LEASE_EXPIRIES_PER_CHECK_MAX: usize = 500;
 /// gives leases at most this much time back.
 pub const LEASE_TICK_INTERVAL_US: u64 = 5_000_000;
 
+/// How far the log runs ahead of keep-alives, in milliseconds: a renewal is written as if it came this
+/// much later, and those that come until then need not be written. A lease expires at most this much
+/// after its time.
+pub const LEASE_RENEW_AHEAD_MS: u64 = 500;
+
+/// A keep-alive that finds less than this left of [`LEASE_RENEW_AHEAD_MS`] has the log told of its lease.
+pub const LEASE_RENEW_AHEAD_LOW_MS: u64 = LEASE_RENEW_AHEAD_MS / 2;
+
+/// How long leases are gathered for one such command (microseconds).
+pub const LEASE_RENEW_GATHER_US: u64 = 100_000;
+
+/// Leases in one command that renews many, and keep-alives in one question.
+pub const LEASE_RENEWALS_PER_COMMAND_MAX: usize = if cfg!(test) { 3 } else { 512 };
+
 /// The largest payload of an entry when requests have at most `request_bytes_max` bytes.
 #[must_use]
 pub const fn entry_payload_bytes_max(request_bytes_max: usize) -> usize {
@@ -76,4 +90,5 @@ pub const fn entry_payload_bytes_max(request_bytes_max: usize) -> usize {
 
 const _: () = assert!(BATCH_BYTES_MAX < keelson_consensus::limits::ENTRY_PAYLOAD_BYTES_MAX);
 const _: () = assert!(INBOUND_PER_TURN_MAX <= keelson_consensus::limits::ENTRY_COMMANDS_MAX);
+const _: () = assert!(LEASE_RENEW_GATHER_US < LEASE_RENEW_AHEAD_LOW_MS * 1000);
 const _: () = assert!(INBOUND_RING_SLOTS > REQUESTS_PER_CORE_MAX);

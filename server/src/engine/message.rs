@@ -13,7 +13,7 @@ use keelson_proto::etcdserverpb::{
 };
 use keelson_storage::ids::{LeaseId, Revision};
 use keelson_storage::mvcc::{Change, HashScan, Selection};
-use keelson_storage::state::{Request, Response};
+use keelson_storage::state::{Renewal, Request, Response};
 
 /// Names a waiting request on the core that sent it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -62,6 +62,8 @@ pub enum Ask {
     },
     /// All lease ids.
     Leases,
+    /// Keep-alives in the order in which they came. The TTLs are the answer's to fill in.
+    LeaseKeepAlive(Vec<Renewal>),
     /// Remaining time and, if asked, keys of a lease.
     LeaseTimeToLive {
         /// Which lease.
@@ -143,6 +145,8 @@ pub enum Answer {
     Hash(ResponseHeader, Box<HashScan>),
     /// Lease ids in ascending order.
     Leases(ResponseHeader, Vec<LeaseId>),
+    /// Keep-alives with their TTLs, in the order of the question.
+    LeaseKeepAlive(ResponseHeader, Vec<Renewal>),
     /// A lease's times and keys, or `None` if it does not exist.
     LeaseTimeToLive(ResponseHeader, Option<LeaseFacts>),
     /// Members of the cluster.

@@ -11,7 +11,8 @@
 //! executor, between the rings of the front cores. [`client`] is a front's end of those rings.
 //!
 //! Invariants:
-//! 1. A write is answered only after its entry is durable, committed and applied.
+//! 1. A write is answered only after its entry is durable, committed and applied. A keep-alive is answered
+//!    only if the applied state covers it.
 //! 2. Batches to a core cover consecutive revisions; a reply that tells a revision leaves after nothing
 //!    that a watcher of that core has yet to see below the batches already sent.
 //! 3. Nothing here awaits: a precondition checked at the top of a step still holds at its end.
@@ -22,6 +23,7 @@ mod auto_compact;
 pub mod client;
 pub mod driver;
 mod history;
+mod keep_alive;
 mod lease_clock;
 pub mod limits;
 pub mod message;
@@ -33,5 +35,7 @@ mod shard;
 
 #[cfg(test)]
 mod engine_tests;
+#[cfg(test)]
+mod lease_tests;
 
 pub use shard::{Activity, Durations, Engine, EngineConfig, EngineError, EngineFacts};

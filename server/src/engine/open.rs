@@ -45,6 +45,7 @@ impl<D: Disk> Engine<D> {
         let mut engine = Self {
             node: Node::restore(config.member, hard_state, last),
             lease_clock: LeaseClock::resume(state.applied().lease_time, now_us),
+            keep_alives: Default::default(),
             auto_compact: AutoCompact::new(config.auto_compact, now_us),
             ports: (0..config.cores).map(|_| Port::default()).collect(),
             scrub_pending: state.compact_revision() > state.scrubbed_revision(),

@@ -74,7 +74,7 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    fn linearizable(&self) -> Result<(), ApiError> {
+    pub(super) fn linearizable(&self) -> Result<(), ApiError> {
         let must_reach = self.node.read_index().ok_or(ApiError::NoLeader)?;
         let applied = self.state.applied().index;
         assert!(
@@ -191,7 +191,7 @@ impl<D: Disk> Engine<D> {
             Vec::new()
         };
         Some(LeaseFacts {
-            ttl_seconds: ((lease.deadline.0 - now.0) / 1000) as i64,
+            ttl_seconds: lease.remaining_ttl_seconds(now),
             granted_ttl_seconds: lease.granted_ttl_seconds,
             keys,
         })

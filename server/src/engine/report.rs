@@ -116,7 +116,7 @@ fn op_of(kind: CommandKind) -> ApplyOp {
         CommandKind::Compact => ApplyOp::Compaction,
         CommandKind::LeaseGrant => ApplyOp::LeaseGrant,
         CommandKind::LeaseRevoke | CommandKind::LeaseExpire => ApplyOp::LeaseRevoke,
-        CommandKind::LeaseRenew => ApplyOp::LeaseRenew,
+        CommandKind::LeaseRenew | CommandKind::LeaseRenewMany => ApplyOp::LeaseRenew,
         CommandKind::Alarm => ApplyOp::Alarm,
         CommandKind::Tick | CommandKind::ClusterInit | CommandKind::MemberPublish => {
             ApplyOp::Cluster

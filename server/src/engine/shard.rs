@@ -15,6 +15,7 @@ use keelson_storage::wal::{Wal, WalError};
 use thiserror::Error;
 
 use super::auto_compact::AutoCompact;
+use super::keep_alive::KeepAlives;
 use super::lease_clock::LeaseClock;
 use super::message::{Answer, Ask, CatchUp, Inbound, Outbound, Token};
 use super::persist::Persisting;
@@ -29,6 +30,7 @@ pub struct Engine<D: Disk> {
     pub(super) node: Node,
     pub(super) wal: Wal<D>,
     pub(super) lease_clock: LeaseClock,
+    pub(super) keep_alives: KeepAlives,
     pub(super) auto_compact: AutoCompact,
     pub(super) now_us: u64,
     pub(super) ports: Vec<Port>,
@@ -188,6 +190,7 @@ impl<D: Disk> Engine<D> {
         };
         match inbound.ask {
             Ask::Write { request, body } => self.admit(origin, request, body),
+            Ask::LeaseKeepAlive(renewals) => self.keep_alives.on_asked(origin, renewals),
             Ask::CatchUp(catch_up) => self.catch_ups.push_back((port, catch_up)),
             Ask::Progress(stream) => self.mark_progress(port, stream),
             Ask::WatchOpen => self.open_watch(port),
@@ -204,6 +207,7 @@ impl<D: Disk> Engine<D> {
         let durable = self.wal.pump(now_us)?;
         self.on_durable(durable);
         self.apply_committed(clock)?;
+        self.answer_keep_alives();
         self.advance_reads();
         self.advance_catch_ups();
         self.advance_scrub();

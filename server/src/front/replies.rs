@@ -121,6 +121,19 @@ impl Replies {
         Ok(())
     }
 
+    /// Sends `message_count` messages that are already encoded, each with its prefix, one behind the other.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub async fn send_many(&mut self, framed: Bytes, message_count: usize) -> Result<(), Closed> {
+        self.assert_nothing_owed();
+        self.send_bytes(framed).await?;
+        for _ in 0..message_count {
+            self.record.observer.message_sent(self.record.method);
+        }
+        Ok(())
+    }
+
     /// Sends the headers now instead of with the first message: a client may wait for them.
     ///
     /// # Errors

@@ -186,6 +186,29 @@ async fn g_l_4_keep_alive_answers_in_order_and_zero_for_missing() {
     );
 }
 
+/// More than are asked about at once, all of them there before the first is answered.
+#[tokio::test]
+async fn g_l_4_a_long_queue_of_keep_alives_is_answered_in_order() {
+    const COUNT: i64 = 3_000;
+    let server = Server::start("lease-queue").await;
+    let clients = server.clients().await;
+    for id in 1..=5 {
+        clients.grant(id, 100 * id).await;
+    }
+    let wanted = |number: i64| match number % 7 {
+        0 | 6 => 0,
+        id => 100 * id,
+    };
+    let requests = (0..COUNT).map(|number| pb::LeaseKeepAliveRequest { id: number % 7 });
+    let mut lease = clients.lease.clone();
+    let mut answers = accepted(lease.lease_keep_alive(stream::iter(requests)).await);
+    for number in 0..COUNT {
+        let answer = answers.message().await.unwrap().expect("one answer each");
+        assert_eq!((answer.id, answer.ttl), (number % 7, wanted(number)));
+    }
+    assert_eq!(answers.message().await.unwrap(), None);
+}
+
 #[tokio::test]
 async fn g_l_4_time_to_live_tells_all_and_minus_one_for_missing() {
     let server = Server::start("lease-ttl").await;
@@ -275,6 +298,43 @@ async fn g_l_1_keep_alive_postpones_expiry() {
         renewed.elapsed() >= Duration::from_secs(TTL),
         "expired early"
     );
+}
+
+/// The last of many keep-alives counts, though the process dies right behind it.
+#[tokio::test]
+async fn g_l_3_a_keep_alive_outlives_the_process_that_answered_it() {
+    const TTL: u64 = 6;
+    let mut server = Server::start("lease-killed").await;
+    let clients = server.clients().await;
+    for (id, key) in [(1, "busy"), (2, "calm")] {
+        clients.grant(id, TTL as i64).await;
+        clients.put(put_leased(key, "v", id)).await;
+    }
+    let granted = Instant::now();
+    let mut renewed = granted;
+    // One lease all the time; the other once, late, when something else has moved the log on.
+    while granted.elapsed() < Duration::from_secs(TTL / 2) {
+        let sent = Instant::now();
+        assert_eq!(clients.keep_alive(1).await.ttl, TTL as i64);
+        renewed = sent;
+        clients.put_key("other", "v").await;
+        tokio::time::sleep(Duration::from_millis(7)).await;
+    }
+    assert_eq!(clients.keep_alive(2).await.ttl, TTL as i64);
+    drop(clients);
+    server.kill9();
+    server.restart().await;
+    let clients = server.clients().await;
+    for key in ["busy", "calm"] {
+        eventually("the lease expires when nobody renews it", || async {
+            (!exists(&clients, key).await).then_some(())
+        })
+        .await;
+        assert!(
+            renewed.elapsed() >= Duration::from_secs(TTL),
+            "{key} expired early"
+        );
+    }
 }
 
 #[tokio::test]

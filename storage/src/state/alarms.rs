@@ -98,6 +98,7 @@ fn changes_data(request: &Request) -> bool {
         | Request::LeaseRevoke(_)
         | Request::LeaseExpire(_) => true,
         Request::LeaseRenew(_)
+        | Request::LeaseRenewMany(_)
         | Request::Alarm(_)
         | Request::Tick
         | Request::ClusterInit(_)

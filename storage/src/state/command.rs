@@ -16,6 +16,7 @@ use keelson_proto::etcdserverpb::{
 use prost::Message;
 
 use crate::ids::LeaseTime;
+use crate::state::leases::LeaseRenewMany;
 use crate::state::members::{ClusterInit, MemberPublish};
 
 /// Bytes before the commands of an entry.
@@ -48,11 +49,13 @@ pub enum CommandKind {
     ClusterInit = 11,
     /// [`MemberPublish`].
     MemberPublish = 12,
+    /// [`LeaseRenewMany`].
+    LeaseRenewMany = 13,
 }
 
 impl CommandKind {
     /// All kinds, in the order of their numbers from 1.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Put,
         Self::DeleteRange,
         Self::Txn,
@@ -65,6 +68,7 @@ impl CommandKind {
         Self::Tick,
         Self::ClusterInit,
         Self::MemberPublish,
+        Self::LeaseRenewMany,
     ];
 
     /// The kind with this number.
@@ -96,6 +100,7 @@ pub enum Request {
     Tick,
     ClusterInit(ClusterInit),
     MemberPublish(MemberPublish),
+    LeaseRenewMany(LeaseRenewMany),
 }
 
 impl Request {
@@ -115,6 +120,7 @@ impl Request {
             Self::Tick => CommandKind::Tick,
             Self::ClusterInit(_) => CommandKind::ClusterInit,
             Self::MemberPublish(_) => CommandKind::MemberPublish,
+            Self::LeaseRenewMany(_) => CommandKind::LeaseRenewMany,
         }
     }
 
@@ -139,6 +145,7 @@ impl Request {
             CommandKind::Tick => Self::Tick,
             CommandKind::ClusterInit => Self::ClusterInit(message(body)?),
             CommandKind::MemberPublish => Self::MemberPublish(message(body)?),
+            CommandKind::LeaseRenewMany => Self::LeaseRenewMany(message(body)?),
         })
     }
 
@@ -157,6 +164,7 @@ impl Request {
             Self::Tick => Vec::new(),
             Self::ClusterInit(message) => message.encode_to_vec(),
             Self::MemberPublish(message) => message.encode_to_vec(),
+            Self::LeaseRenewMany(message) => message.encode_to_vec(),
         })
     }
 }

@@ -117,12 +117,31 @@ fn golden_bytes() {
 }
 
 #[test]
+fn golden_bytes_of_renewals() {
+    let renew = Request::LeaseRenewMany(LeaseRenewMany {
+        from: 300,
+        ids: vec![0x0102_0304_0506_0708, -1],
+    });
+    let body = renew.encode_body();
+    #[rustfmt::skip]
+    let golden = [
+        0x08, 0xac, 0x02,   0x12, 16,
+        8, 7, 6, 5, 4, 3, 2, 1,   0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+    ];
+    assert_eq!(body[..], golden);
+    assert_eq!(
+        Request::decode(CommandKind::LeaseRenewMany, &body),
+        Ok(renew)
+    );
+}
+
+#[test]
 fn kinds_have_their_numbers() {
     for (index, kind) in CommandKind::ALL.into_iter().enumerate() {
         assert_eq!(kind as usize, index + 1);
         assert_eq!(CommandKind::from_number(kind as u8), Ok(kind));
     }
-    for number in [0, 13, 255] {
+    for number in [0, 14, 255] {
         assert_eq!(
             CommandKind::from_number(number),
             Err(CommandError::UnknownKind(number))

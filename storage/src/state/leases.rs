@@ -33,6 +33,27 @@ pub struct Lease {
     pub keys: BTreeSet<Bytes>,
 }
 
+/// Renews many leases at once.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct LeaseRenewMany {
+    /// The lease time at which their TTLs begin anew, unless that of the entry is later. It may lie
+    /// ahead of the entry: then renewals up to it need no command of their own.
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
+    /// Which leases, in the order in which they are answered. Unknown ones are left out of account.
+    #[prost(sfixed64, repeated, tag = "2")]
+    pub ids: Vec<i64>,
+}
+
+/// One lease of a keep-alive, and what it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// Which lease.
+    pub id: LeaseId,
+    /// The TTL that began anew; 0 if there is no such lease.
+    pub ttl_seconds: i64,
+}
+
 /// All leases.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
@@ -41,11 +62,22 @@ pub(crate) struct Leases {
 }
 
 impl Lease {
-    /// The time left at `now`, in whole seconds as etcd answers it; 0 once the deadline has passed.
+    /// The time left at `now`, in whole seconds as etcd answers it; 0 once the deadline has passed, and
+    /// never more than was granted, also where a renewal was written ahead of its time.
     #[must_use]
     pub fn remaining_ttl_seconds(&self, now: LeaseTime) -> i64 {
         let left = self.deadline.0.saturating_sub(now.0) / MILLISECONDS_PER_SECOND;
-        i64::try_from(left).unwrap_or(i64::MAX)
+        i64::try_from(left).map_or(self.granted_ttl_seconds, |left| {
+            left.min(self.granted_ttl_seconds)
+        })
+    }
+
+    /// By how many milliseconds the deadline lies beyond that of a renewal at `now`; `None` if it lies
+    /// before it.
+    #[must_use]
+    pub fn ahead_of_renewal_ms(&self, now: LeaseTime) -> Option<u64> {
+        let renewed = deadline(now, self.granted_ttl_seconds);
+        self.deadline.0.checked_sub(renewed.0)
     }
 }
 
@@ -82,13 +114,16 @@ impl Leases {
         Ok(granted_ttl_seconds)
     }
 
-    /// Starts a lease's TTL anew; returns it, or nothing for an unknown lease.
-    pub(crate) fn renew(&mut self, id: LeaseId, now: LeaseTime) -> Option<i64> {
+    /// Starts a lease's TTL anew at `from`, unless its deadline is later already; returns the TTL, or
+    /// nothing for an unknown lease.
+    pub(crate) fn renew(&mut self, id: LeaseId, from: LeaseTime) -> Option<i64> {
         let lease = self.by_id.get_mut(&id)?;
-        let deadline = deadline(now, lease.granted_ttl_seconds);
-        self.deadlines.remove(&(lease.deadline, id));
-        self.deadlines.insert((deadline, id));
-        lease.deadline = deadline;
+        let deadline = deadline(from, lease.granted_ttl_seconds);
+        if deadline > lease.deadline {
+            self.deadlines.remove(&(lease.deadline, id));
+            self.deadlines.insert((deadline, id));
+            lease.deadline = deadline;
+        }
         Some(lease.granted_ttl_seconds)
     }
 

@@ -24,7 +24,7 @@ use crate::mvcc::{ChangeLog, Digest, HashScan, Select, Selection, Store};
 use crate::state::alarms::Alarms;
 use crate::state::command::Request;
 use crate::state::kv::Keyspace;
-use crate::state::leases::Lease;
+use crate::state::leases::{Lease, LeaseRenewMany, Renewal};
 use crate::state::members::Cluster;
 use crate::state::txn;
 
@@ -52,6 +52,8 @@ pub enum Response {
     LeaseRevoke(LeaseRevokeResponse),
     LeaseKeepAlive(LeaseKeepAliveResponse),
     Alarm(AlarmResponse),
+    /// In the order of the command; it becomes a response for each.
+    LeaseRenewMany(Vec<Renewal>),
     /// To commands no client waits for.
     Empty,
 }
@@ -68,7 +70,7 @@ impl Response {
             Self::LeaseRevoke(response) => response.header.as_mut(),
             Self::LeaseKeepAlive(response) => response.header.as_mut(),
             Self::Alarm(response) => response.header.as_mut(),
-            Self::Empty => None,
+            Self::LeaseRenewMany(_) | Self::Empty => None,
         }
     }
 }
@@ -129,6 +131,7 @@ impl State {
                 })
             }
             Request::LeaseRenew(renew) => Response::LeaseKeepAlive(self.renew(renew, now)),
+            Request::LeaseRenewMany(renew) => Response::LeaseRenewMany(self.renew_many(renew, now)),
             Request::LeaseExpire(expire) => self.expire(LeaseId(expire.id), now)?,
             Request::Alarm(alarm) => Response::Alarm(self.alarm(alarm)),
             Request::Tick => Response::Empty,
@@ -358,6 +361,18 @@ impl State {
             id: renew.id,
             ttl,
         }
+    }
+
+    /// A command that waited for its entry beyond the time it was meant for counts from the entry.
+    fn renew_many(&mut self, renew: &LeaseRenewMany, now: LeaseTime) -> Vec<Renewal> {
+        let from = now.max(LeaseTime(renew.from));
+        let leases = &mut self.keyspace.leases;
+        let ids = renew.ids.iter().map(|id| LeaseId(*id));
+        ids.map(|id| Renewal {
+            id,
+            ttl_seconds: leases.renew(id, from).unwrap_or(0),
+        })
+        .collect()
     }
 
     /// Removes a lease that is due. One that was renewed or revoked in the meantime is left alone.

@@ -141,6 +141,14 @@ fn g_q_1_alarms_refuse() {
             None,
             false,
         ),
+        (
+            Request::LeaseRenewMany(LeaseRenewMany {
+                from: 0,
+                ids: vec![1],
+            }),
+            None,
+            false,
+        ),
         (Request::Tick, None, false),
     ];
     alarm(state, 1, 1, NOSPACE);
@@ -197,6 +205,56 @@ fn g_l_3_the_lease_clock_never_goes_back() {
     assert_eq!(lease.remaining_ttl_seconds(LeaseTime(70_000)), 0);
     state.apply(at(60_000), &expire).unwrap();
     assert!(state.lease(LeaseId(1)).is_none());
+}
+
+#[test]
+fn g_l_1_a_renewal_written_ahead_never_takes_time_away() {
+    let state = &mut State::new();
+    for (id, ttl) in [(1, 10), (2, 20)] {
+        let grant = Request::LeaseGrant(LeaseGrantRequest { ttl, id });
+        state.apply(at(1_000), &grant).unwrap();
+    }
+    let mut renew = |now, from, ids: &[i64]| {
+        let ids = ids.to_vec();
+        let renew = Request::LeaseRenewMany(LeaseRenewMany { from, ids });
+        let Ok(Response::LeaseRenewMany(renewals)) = state.apply(at(now), &renew) else {
+            panic!("renewals are never refused");
+        };
+        let answers = renewals.iter().map(|renewal| renewal.ttl_seconds);
+        let deadline = |id| state.lease(LeaseId(id)).unwrap().deadline.0;
+        (answers.collect::<Vec<_>>(), deadline(1), deadline(2))
+    };
+    // In order, the unknown one too, one of them twice.
+    assert_eq!(
+        renew(2_000, 2_500, &[2, 99, 1, 2]),
+        (vec![20, 0, 10, 20], 12_500, 22_500)
+    );
+    // Counted from earlier than before, and from before its own entry.
+    assert_eq!(renew(2_000, 2_200, &[1]), (vec![10], 12_500, 22_500));
+    assert_eq!(renew(3_000, 0, &[1]), (vec![10], 13_000, 22_500));
+    assert_eq!(renew(3_000, 9_000, &[]), (vec![], 13_000, 22_500));
+    assert_eq!(
+        renew(3_000, u64::MAX, &[1]),
+        (vec![10], u64::MAX, 22_500),
+        "total, whatever the leader asks for"
+    );
+    let lease = state.lease(LeaseId(2)).unwrap();
+    let left = |now| lease.remaining_ttl_seconds(LeaseTime(now));
+    assert_eq!(
+        (left(2_000), left(2_501)),
+        (20, 19),
+        "never more than was granted"
+    );
+    let ahead = |now| lease.ahead_of_renewal_ms(LeaseTime(now));
+    assert_eq!(
+        (ahead(2_200), ahead(2_500), ahead(2_501)),
+        (Some(300), Some(0), None)
+    );
+    let expire = Request::LeaseExpire(LeaseRevokeRequest { id: 2 });
+    state.apply(at(22_499), &expire).unwrap();
+    assert!(state.lease(LeaseId(2)).is_some());
+    state.apply(at(22_500), &expire).unwrap();
+    assert!(state.lease(LeaseId(2)).is_none());
 }
 
 #[test]

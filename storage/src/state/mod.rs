@@ -31,7 +31,7 @@ mod naive;
 pub use command::{
     Command, CommandError, CommandKind, ENTRY_HEADER_BYTES, Request, decode_entry, encode_entry,
 };
-pub use leases::Lease;
+pub use leases::{Lease, LeaseRenewMany, Renewal};
 pub use machine::{Position, Response, State};
 pub use members::{Cluster, ClusterInit, Member, MemberPublish};
 pub use txn::{is_read_only, is_serializable};

@@ -160,6 +160,7 @@ fn txn() -> impl Strategy<Value = TxnRequest> {
 
 fn command() -> impl Strategy<Value = Request> {
     let ttl = prop_oneof![8 => 1i64..20, 1 => Just(9_000_000_000), 1 => Just(9_000_000_001)];
+    let from = prop_oneof![20 => 0u64..60_000, 1 => Just(u64::MAX)];
     prop_oneof![
         8 => put().prop_map(Request::Put),
         4 => delete().prop_map(Request::DeleteRange),
@@ -168,6 +169,8 @@ fn command() -> impl Strategy<Value = Request> {
         3 => (lease(), ttl).prop_map(|(id, ttl)| Request::LeaseGrant(LeaseGrantRequest { ttl, id })),
         1 => lease().prop_map(|id| Request::LeaseRevoke(LeaseRevokeRequest { id })),
         1 => lease().prop_map(|id| Request::LeaseRenew(LeaseKeepAliveRequest { id })),
+        2 => (from, proptest::collection::vec(lease(), 0..4))
+            .prop_map(|(from, ids)| Request::LeaseRenewMany(LeaseRenewMany { from, ids })),
         2 => lease().prop_map(|id| Request::LeaseExpire(LeaseRevokeRequest { id })),
     ]
 }
@@ -223,6 +226,15 @@ fn naive_apply(naive: &mut Naive, request: &Request, now: u64) -> Result<Respons
                 id: renew.id,
                 ttl,
             })
+        }
+        Request::LeaseRenewMany(renew) => {
+            let from = now.max(renew.from);
+            let ids = renew.ids.iter();
+            let renewals = ids.map(|id| Renewal {
+                id: LeaseId(*id),
+                ttl_seconds: naive.renew(*id, from),
+            });
+            Response::LeaseRenewMany(renewals.collect())
         }
         Request::LeaseExpire(expire) => {
             if naive

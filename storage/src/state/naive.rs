@@ -375,11 +375,11 @@ impl Naive {
         Ok(())
     }
 
-    pub(crate) fn renew(&mut self, id: i64, now: u64) -> i64 {
+    pub(crate) fn renew(&mut self, id: i64, from: u64) -> i64 {
         let Some((ttl, deadline)) = self.leases.get_mut(&id) else {
             return 0;
         };
-        *deadline = now + *ttl as u64 * 1_000;
+        *deadline = (*deadline).max(from.saturating_add(*ttl as u64 * 1_000));
         *ttl
     }
 

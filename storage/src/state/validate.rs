@@ -43,6 +43,7 @@ pub fn validate(request: &Request, limits: &RequestLimits) -> Result<(), ApiErro
         | Request::LeaseGrant(_)
         | Request::LeaseRevoke(_)
         | Request::LeaseRenew(_)
+        | Request::LeaseRenewMany(_)
         | Request::LeaseExpire(_)
         | Request::Alarm(_)
         | Request::Tick
