@@ -23,8 +23,11 @@ pub struct RequestHead {
     /// `:path`.
     pub(super) path: Box<str>,
     /// All other fields in order.
-    fields: Vec<(Box<[u8]>, Box<[u8]>)>,
+    fields: Vec<Field>,
 }
+
+/// A name, in lower case, and its value.
+type Field = (Box<[u8]>, Box<[u8]>);
 
 /// Why there is no head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
