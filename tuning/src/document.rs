@@ -12,9 +12,9 @@ const HEAD: &str = "\
 #   keelson config defaults > tuning/DEFAULTS.toml
 # A profile holds the settings that differ; flags, environment and config file come before it.
 
-# Cores to run on: \"all\", a count such as 2, or a list such as \"0,2-3\" whose first core is the
-# engine's.
-cores = \"all\"
+# Cores to run on: \"auto\" (half of them), \"all\", a count such as 2, or a list such as \"0,2-3\"
+# whose first core is the engine's.
+cores = \"auto\"
 ";
 
 /// The width of a line of comment, `# ` included.

@@ -266,7 +266,8 @@ impl Reader<'_> {
             DeValue::Integer(number) => Ok(number.to_string()),
             _ => Err(self.bad(
                 line,
-                "cores must be \"all\", a count such as 2, or a list such as \"0,2-3\"".to_owned(),
+                "cores must be \"auto\", \"all\", a count such as 2, or a list such as \"0,2-3\""
+                    .to_owned(),
             )),
         }
     }

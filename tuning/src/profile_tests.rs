@@ -52,7 +52,7 @@ fn every_value_of_a_built_in_profile_says_why() {
                 .collect();
             assert!(!above.is_empty(), "{name}:{}: no reason given", value.line);
             let is_default = match &value.key {
-                ProfileKey::Cores(cores) => cores == "all",
+                ProfileKey::Cores(cores) => cores == "auto",
                 ProfileKey::Setting(setting, number) => *number == setting.default,
             };
             let says_so = above.iter().any(|line| line.contains("default"));
@@ -126,7 +126,7 @@ fn what_is_wrong_is_said_with_file_line_and_what_is_allowed() {
         ),
         (
             "cores = [0, 1]\n",
-            "my.toml:1: cores must be \"all\", a count such as 2, or a list such as \"0,2-3\"",
+            "my.toml:1: cores must be \"auto\", \"all\", a count such as 2, or a list such as \"0,2-3\"",
         ),
         (
             "summary = 1\n",

@@ -256,7 +256,7 @@ fn every_used_flag_changes_its_setting() {
         ),
         (&["--unsafe-no-fsync"], |c| c.unsafe_no_fsync = true),
         (&["--cores", "1"], |c| c.cores = CoreSelection::Count(1)),
-        (&["--profile=small-vm", "--cores=all"], |c| {
+        (&["--profile=small-vm", "--cores=auto"], |c| {
             c.profile = Some("small-vm".into());
             Profile::built_in("small-vm").unwrap().apply(&mut c.tuning);
         }),

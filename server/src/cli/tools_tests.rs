@@ -75,7 +75,7 @@ fn found(document: &str, name: &str) -> (String, Vec<String>) {
 fn flags_come_before_the_environment_and_both_before_the_profile() {
     let variables = [("KEELSON_WAL_DEPTH", "5"), ("KEELSON_PROFILE", "my.toml")];
     for (arguments, variables, depth, delay, cores) in [
-        ("", &[][..], 2, 0, CoreSelection::All),
+        ("", &[][..], 2, 0, CoreSelection::Auto),
         ("--profile=my.toml", &[], 7, 70, CoreSelection::Count(1)),
         ("", &variables, 5, 70, CoreSelection::Count(1)),
         ("--wal-depth 3", &variables, 3, 70, CoreSelection::Count(1)),
@@ -91,7 +91,7 @@ fn flags_come_before_the_environment_and_both_before_the_profile() {
             &variables,
             3,
             0,
-            CoreSelection::All,
+            CoreSelection::Auto,
         ),
         (
             "--config-file=k.yml",
@@ -166,7 +166,7 @@ fn a_profile_that_cannot_be_used_is_explained() {
         ),
         (
             "--profile=cores.toml",
-            "invalid value \"none\" for cores in profile cores.toml: expected all, a count",
+            "invalid value \"none\" for cores in profile cores.toml: expected auto, all, a count",
         ),
         ("config profile fast", "there is no profile \"fast\"; "),
     ] {

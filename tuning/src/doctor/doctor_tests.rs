@@ -273,7 +273,7 @@ const KERNEL: &[Case<'_>] = &[
         &[File(RELEASE, Some("5.10.0-28"))],
         Fatal,
         "kernel",
-        "5.10.0-28; a member needs 5.11",
+        "5.10.0-28; a member needs 5.13",
         "",
     ),
     (&[File(RELEASE, Some("4.18"))], Fatal, "kernel", "4.18", ""),

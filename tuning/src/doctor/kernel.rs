@@ -3,9 +3,9 @@
 use super::{Finding, Probes, SYSCTL_FILE};
 use crate::machine::Root;
 
-/// The first kernel with every operation that the log uses.
-const KERNEL_MIN: (u32, u32) = (5, 11);
-/// From here on `io_uring` has had years of repairs in long-term kernels.
+/// The first kernel with every operation that the log and the sockets use (polls that stay armed).
+const KERNEL_MIN: (u32, u32) = (5, 13);
+/// From here on `io_uring` has had years of repairs in long-term kernels, and runs completions when it is asked to.
 const KERNEL_SENSIBLE: (u32, u32) = (6, 1);
 
 const EPERM: i32 = 1;
@@ -23,11 +23,11 @@ fn version(root: &Root) -> Finding {
     let release = root.read("/proc/sys/kernel/osrelease").unwrap_or_default();
     let Some(version) = parse_version(&release) else {
         let says = format!("the kernel's version cannot be read from {release:?}");
-        return Finding::warn(ABOUT, says, "make sure that it is Linux 5.11 or later");
+        return Finding::warn(ABOUT, says, "make sure that it is Linux 5.13 or later");
     };
     let says = format!("Linux {release}");
     if version < KERNEL_MIN {
-        let says = format!("{says}; a member needs 5.11 or later");
+        let says = format!("{says}; a member needs 5.13 or later");
         return Finding::fatal(ABOUT, says, "boot a kernel of a long-term line from 6.1 on");
     }
     if version < KERNEL_SENSIBLE {

@@ -435,142 +435,114 @@ fn streams_are_refused_beyond_the_limit_also_if_they_are_reset_at_once() {
     assert!(session.take_opened().is_some());
 }
 
-#[test]
-fn broken_rules_end_the_connection_with_the_rfcs_code() {
-    use ErrorCode::{
-        CompressionError, EnhanceYourCalm, FlowControlError, FrameSizeError, ProtocolError,
-    };
-    let long = FrameHead::new(FrameKind::Data, 0, 1, limits::FRAME_BYTES_MAX + 1);
-    let open = |rest: Vec<u8>| [headers(1, 0), rest].concat();
-    let cases: Vec<(&str, Vec<u8>, ErrorCode)> = vec![
-        ("too long", long.to_bytes().to_vec(), FrameSizeError),
-        ("DATA on 0", data(0, 0, b"x"), ProtocolError),
-        ("DATA on an idle stream", data(1, 0, b"x"), ProtocolError),
-        (
-            "padding",
-            open(frame(FrameKind::Data, flags::PADDED, 1, &[9, 0])),
-            ProtocolError,
-        ),
-        ("HEADERS on 0", headers(0, 0), ProtocolError),
-        ("HEADERS on an even stream", headers(2, 0), ProtocolError),
-        (
-            "index",
-            frame(FrameKind::Headers, flags::END_HEADERS, 1, &[0xff, 0]),
-            CompressionError,
-        ),
-        (
-            "late index",
-            open(frame(FrameKind::Headers, 5, 1, &[0xff, 0])),
-            CompressionError,
-        ),
-        (
-            "CONTINUATION",
-            frame(FrameKind::Continuation, 4, 1, &[]),
-            ProtocolError,
-        ),
-        (
-            "interleaved",
-            [frame(FrameKind::Headers, 0, 1, &block()), window(0, 1)].concat(),
-            ProtocolError,
-        ),
-        (
-            "idle CONTINUATION",
-            [
-                frame(FrameKind::Headers, 0, 1, &block()),
-                frame(FrameKind::Continuation, 0, 1, &[]),
-            ]
-            .concat(),
-            EnhanceYourCalm,
-        ),
-        (
-            "PING of 7",
-            frame(FrameKind::Ping, 0, 0, &[0; 7]),
-            FrameSizeError,
-        ),
-        (
-            "PING on 1",
-            frame(FrameKind::Ping, 0, 1, &[0; 8]),
-            ProtocolError,
-        ),
-        (
-            "SETTINGS on 1",
-            frame(FrameKind::Settings, 0, 1, &[]),
-            ProtocolError,
-        ),
-        (
-            "SETTINGS of 5",
-            frame(FrameKind::Settings, 0, 0, &[0; 5]),
-            FrameSizeError,
-        ),
-        (
-            "SETTINGS ack",
-            frame(FrameKind::Settings, flags::ACK, 0, &[0; 6]),
-            FrameSizeError,
-        ),
-        (
-            "window",
-            settings(&[(SettingId::InitialWindowSize, 1 << 31)]),
-            FlowControlError,
-        ),
-        (
-            "frame size",
-            settings(&[(SettingId::MaxFrameSize, 1)]),
-            ProtocolError,
-        ),
-        (
-            "push",
-            settings(&[(SettingId::EnablePush, 2)]),
-            ProtocolError,
-        ),
-        ("WINDOW_UPDATE of 0", window(0, 0), ProtocolError),
-        (
-            "WINDOW_UPDATE overflow",
-            window(0, (1 << 31) - 1),
-            FlowControlError,
-        ),
-        ("WINDOW_UPDATE idle", window(1, 1), ProtocolError),
-        (
-            "WINDOW_UPDATE of 3",
-            frame(FrameKind::WindowUpdate, 0, 0, &[0; 3]),
-            FrameSizeError,
-        ),
-        (
-            "RST_STREAM idle",
-            frame(FrameKind::RstStream, 0, 1, &[0; 4]),
-            ProtocolError,
-        ),
-        (
-            "RST_STREAM of 3",
-            open(frame(FrameKind::RstStream, 0, 1, &[0; 3])),
-            FrameSizeError,
-        ),
-        (
-            "PUSH_PROMISE",
-            frame(FrameKind::PushPromise, 0, 1, &[0; 4]),
-            ProtocolError,
-        ),
-        (
-            "GOAWAY on 1",
-            frame(FrameKind::GoAway, 0, 1, &[0; 8]),
-            ProtocolError,
-        ),
-    ];
+/// Hands the bytes to an opened session, which must fail and say so with the code.
+fn expect_failures(cases: &[(&str, Vec<u8>, ErrorCode)]) {
     for (what, bytes, code) in cases {
         let mut session = opened();
-        session.on_bytes(&bytes);
-        assert_eq!(session.failure(), Some(code), "{what}");
+        session.on_bytes(bytes);
+        assert_eq!(session.failure(), Some(*code), "{what}");
         let frames = take_frames(&mut session);
         let (head, payload) = frames.last().unwrap();
         assert_eq!(head.kind, FrameKind::GoAway as u8, "{what}");
-        assert_eq!(code_of(payload), code as u32, "{what}");
+        assert_eq!(code_of(payload), *code as u32, "{what}");
     }
+}
+
+fn after_headers(rest: Vec<u8>) -> Vec<u8> {
+    [headers(1, 0), rest].concat()
+}
+
+#[test]
+fn frames_of_the_wrong_shape_end_the_connection() {
+    use ErrorCode::{FrameSizeError, ProtocolError};
+    let long = FrameHead::new(FrameKind::Data, 0, 1, limits::FRAME_BYTES_MAX + 1);
+    let padded = frame(FrameKind::Data, flags::PADDED, 1, &[9, 0]);
+    let short_reset = frame(FrameKind::RstStream, 0, 1, &[0; 3]);
+    let short_window = frame(FrameKind::WindowUpdate, 0, 0, &[0; 3]);
+    let ack = frame(FrameKind::Settings, flags::ACK, 0, &[0; 6]);
+    let five = frame(FrameKind::Settings, 0, 0, &[0; 5]);
+    let ping = frame(FrameKind::Ping, 0, 0, &[0; 7]);
+    expect_failures(&[
+        ("too long", long.to_bytes().to_vec(), FrameSizeError),
+        ("padding", after_headers(padded), ProtocolError),
+        (
+            "RST_STREAM of 3",
+            after_headers(short_reset),
+            FrameSizeError,
+        ),
+        ("WINDOW_UPDATE of 3", short_window, FrameSizeError),
+        ("SETTINGS ack", ack, FrameSizeError),
+        ("SETTINGS of 5", five, FrameSizeError),
+        ("PING of 7", ping, FrameSizeError),
+    ]);
+}
+
+#[test]
+fn frames_where_they_may_not_stand_end_the_connection() {
+    use ErrorCode::ProtocolError;
+    let on = |kind: FrameKind, stream: u32, bytes: usize| frame(kind, 0, stream, &vec![0; bytes]);
+    expect_failures(&[
+        ("DATA on 0", data(0, 0, b"x"), ProtocolError),
+        ("DATA, idle", data(1, 0, b"x"), ProtocolError),
+        ("HEADERS on 0", headers(0, 0), ProtocolError),
+        ("HEADERS, even", headers(2, 0), ProtocolError),
+        ("PING on 1", on(FrameKind::Ping, 1, 8), ProtocolError),
+        (
+            "SETTINGS on 1",
+            on(FrameKind::Settings, 1, 0),
+            ProtocolError,
+        ),
+        ("WINDOW_UPDATE, idle", window(1, 1), ProtocolError),
+        (
+            "RST_STREAM, idle",
+            on(FrameKind::RstStream, 1, 4),
+            ProtocolError,
+        ),
+        (
+            "PUSH_PROMISE",
+            on(FrameKind::PushPromise, 1, 4),
+            ProtocolError,
+        ),
+        ("GOAWAY on 1", on(FrameKind::GoAway, 1, 8), ProtocolError),
+        (
+            "CONTINUATION",
+            on(FrameKind::Continuation, 1, 0),
+            ProtocolError,
+        ),
+    ]);
     let mut session = session();
     session.on_bytes(&headers(1, 0));
-    assert_eq!(
-        session.failure(),
-        Some(ProtocolError),
-        "SETTINGS come first"
-    );
+    let first = "SETTINGS come first";
+    assert_eq!(session.failure(), Some(ProtocolError), "{first}");
+}
+
+#[test]
+fn impossible_values_and_header_blocks_end_the_connection() {
+    use ErrorCode::{CompressionError, EnhanceYourCalm, FlowControlError, ProtocolError};
+    let set = |id: SettingId, value: u32| settings(&[(id, value)]);
+    let half = frame(FrameKind::Headers, 0, 1, &block());
+    let more = frame(FrameKind::Continuation, 0, 1, &[]);
+    let bad = |flag: u8| frame(FrameKind::Headers, flag, 1, &[0xff, 0]);
+    let late = after_headers(bad(flags::END_HEADERS | flags::END_STREAM));
+    expect_failures(&[
+        (
+            "window",
+            set(SettingId::InitialWindowSize, 1 << 31),
+            FlowControlError,
+        ),
+        ("frame size", set(SettingId::MaxFrameSize, 1), ProtocolError),
+        ("push", set(SettingId::EnablePush, 2), ProtocolError),
+        ("WINDOW_UPDATE of 0", window(0, 0), ProtocolError),
+        ("overflow", window(0, (1 << 31) - 1), FlowControlError),
+        ("index", bad(flags::END_HEADERS), CompressionError),
+        ("late index", late, CompressionError),
+        (
+            "interleaved",
+            [half.clone(), window(0, 1)].concat(),
+            ProtocolError,
+        ),
+        ("idle CONTINUATION", [half, more].concat(), EnhanceYourCalm),
+    ]);
 }
 
 #[test]
