@@ -256,12 +256,9 @@ fn start_cores(
     };
     let runtime = &config.tuning.runtime;
     let runtime_config = RuntimeConfig {
-        heartbeat_busy: Duration::from_millis(runtime.heartbeat_busy_ms),
-        heartbeat_idle: Duration::from_millis(runtime.heartbeat_idle_ms),
+        heartbeat: Duration::from_millis(runtime.heartbeat_ms),
         stall_after: Duration::from_millis(runtime.stall_ms),
-        preempt_after: Duration::from_millis(runtime.preempt_ms),
-        ring_depth: runtime.uring_entries as usize,
-        io_memory_bytes: runtime.io_memory_bytes as usize,
+        ring_entries: runtime.uring_entries as u32,
         ..RuntimeConfig::default()
     };
     let seats = |links: &[CoreLink]| make_seats(links, engine, listeners);

@@ -93,29 +93,15 @@ impl Tuning {
     }
 
     fn check_relations(&self) -> Result<(), TuningError> {
-        let relations = [
-            (
-                "runtime.heartbeat_busy_ms",
-                self.runtime.heartbeat_busy_ms,
-                "runtime.heartbeat_idle_ms",
-                self.runtime.heartbeat_idle_ms,
-            ),
-            (
-                "runtime.heartbeat_idle_ms",
-                self.runtime.heartbeat_idle_ms,
-                "half of runtime.stall_ms",
-                self.runtime.stall_ms / 2,
-            ),
-        ];
-        for (smaller, smaller_value, rule, larger_value) in relations {
-            if smaller_value > larger_value {
-                return Err(TuningError::TooLargeFor {
-                    smaller,
-                    smaller_value,
-                    rule,
-                    larger_value,
-                });
-            }
+        let (heartbeat_ms, half_stall_ms) =
+            (self.runtime.heartbeat_ms, self.runtime.stall_ms / 2);
+        if heartbeat_ms > half_stall_ms {
+            return Err(TuningError::TooLargeFor {
+                smaller: "runtime.heartbeat_ms",
+                smaller_value: heartbeat_ms,
+                rule: "half of runtime.stall_ms",
+                larger_value: half_stall_ms,
+            });
         }
         Ok(())
     }
@@ -194,9 +180,9 @@ mod tests {
             ("wal", "segment-bytes", 8 * 1024 * 1024, ""),
             (
                 "runtime",
-                "heartbeat_idle_ms",
+                "heartbeat_ms",
                 600,
-                "runtime.heartbeat_idle_ms is 600, but may be at most half of runtime.stall_ms (500)",
+                "runtime.heartbeat_ms is 600, but may be at most half of runtime.stall_ms (500)",
             ),
         ];
         for (section, key, value, message) in table {

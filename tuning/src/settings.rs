@@ -32,20 +32,13 @@ section! {
 section! {
     /// The executors, one per core, and how they stop.
     RuntimeTuning as runtime, rows RUNTIME_ROWS {
-        heartbeat_busy_ms = 5, from 1, to 50,
-            "Milliseconds between heartbeats of a core that has work; bounds how long a lost wake-up \
-             can delay a request.";
-        heartbeat_idle_ms = 100, from 10, to 1_000,
-            "Milliseconds between heartbeats of a core that has been idle for a while.";
+        heartbeat_ms = 100, from 10, to 1_000,
+            "Milliseconds that a core without work sleeps at most before it shows that it lives.";
         stall_ms = 1_000, from 20, to 60_000,
             "Milliseconds without a heartbeat after which a core counts as stalled and is reported.";
-        preempt_ms = 100, from 1, to 1_000,
-            "Milliseconds that a core runs tasks before it looks at its sockets again.";
         uring_entries = 1_024, from 32, to 4_096,
-            "Submission entries of each core's io_uring; a power of two.";
-        io_memory_bytes = 64 * KIB, from 64 * KIB, to 64 * MIB,
-            "Memory that each core registers for file I/O. Counts against RLIMIT_MEMLOCK, three \
-             times over.";
+            "Submission entries of each core's io_uring, which holds four times as many completions; a \
+             power of two.";
         huge_pages = 0, from 0, to 1,
             "1 leaves transparent huge pages as the system has them. 0 forbids them to the member: its \
              memory grows with every write, and the kernel clears a huge page at a time while one waits.";

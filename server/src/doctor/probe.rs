@@ -11,7 +11,7 @@ use keelson_tuning::doctor::{DirState, Needs, PortProbe, Probes, RingFailure};
 use crate::config::Config;
 use crate::front::limits::LISTEN_BACKLOG;
 use crate::front::{Listener, Role};
-use crate::runtime::{self, RINGS_PER_CORE};
+use crate::runtime::{self, EXECUTOR_RINGS};
 
 /// Files that a core opens, with some to spare: its rings, and the descriptors by which it is woken.
 const FILES_PER_CORE: u64 = 10;
@@ -29,9 +29,10 @@ pub(super) fn probe(config: &Config) -> (Needs, Probes) {
     let core_count = cores.as_ref().map_or(1, Vec::len);
     let lanes = lane_dirs(&data_dir);
     let runtime = &config.tuning.runtime;
-    let rings = core_count * RINGS_PER_CORE;
+    let of_core = [runtime.uring_entries as u32].into_iter();
+    let rings = std::iter::repeat_n(of_core.chain(EXECUTOR_RINGS), core_count).flatten();
     let probes = Probes {
-        rings: probe_rings(rings, runtime.uring_entries as u32).map_err(|error| RingFailure {
+        rings: probe_rings(rings).map_err(|error| RingFailure {
             errno: errno(&error),
             says: error.to_string(),
         }),

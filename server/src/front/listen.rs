@@ -7,13 +7,12 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::future::or;
-use glommio::net::{TcpListener, TcpStream};
 
 use super::call::{Peer, Service};
 use super::http1::HttpService;
@@ -23,7 +22,7 @@ use super::limits::{
 use super::server::Front;
 use crate::runtime::placement::{self, CoreLoad};
 use crate::runtime::{
-    Core, CoreLink, Inbox, Outbox, RingReceiver, RingSender, monotonic_ms, ring, sleep, spawn,
+    Acceptor, Core, CoreLink, Inbox, Outbox, RingReceiver, RingSender, monotonic_ms, ring, sleep, spawn,
     this_core,
 };
 
@@ -44,7 +43,7 @@ pub enum Role {
 
 /// A bound socket, not yet on a core.
 pub struct Listener {
-    socket: StdListener,
+    socket: TcpListener,
     role: Role,
 }
 
@@ -54,7 +53,7 @@ impl Listener {
     /// # Errors
     /// The address is in use, not this machine's, or not permitted.
     pub fn bind(address: SocketAddr, role: Role) -> io::Result<Listener> {
-        let socket = StdListener::bind(address)?;
+        let socket = TcpListener::bind(address)?;
         // SAFETY: listen takes no pointers; on a listening socket it changes the backlog.
         if unsafe { libc::listen(socket.as_raw_fd(), LISTEN_BACKLOG) } != 0 {
             return Err(io::Error::last_os_error());
@@ -136,8 +135,12 @@ async fn accept<S: Service, H: HttpService>(
     placer: Rc<RefCell<Placer>>,
 ) {
     let role = listener.role;
-    // SAFETY: ownership of the listening socket moves into glommio's listener, which closes it.
-    let socket = unsafe { TcpListener::from_raw_fd(listener.socket.into_raw_fd()) };
+    let socket = match Acceptor::new(listener.socket) {
+        Ok(socket) => socket,
+        Err(error) => {
+            return tracing::error!(%error, "a listening socket cannot be served");
+        }
+    };
     let mut failures = AcceptFailures::default();
     let stopping = front.stopping().clone();
     while !stopping.is_set() {
@@ -148,12 +151,11 @@ async fn accept<S: Service, H: HttpService>(
         };
         match or(accepted, stopped).await {
             None => return,
-            Some(Ok(stream)) => {
+            Some(Ok((socket, peer))) => {
                 failures.clear();
-                place(&front, &placer, stream, role);
+                place(&front, &placer, Arrival { socket, peer, role });
             }
             Some(Err(error)) => {
-                let error = io::Error::from(error);
                 if failures.report(&error) {
                     tracing::warn!(%error, "cannot accept connections; clients wait until there is room");
                 }
@@ -168,37 +170,19 @@ async fn accept<S: Service, H: HttpService>(
 fn place<S: Service, H: HttpService>(
     front: &Front<S, H>,
     placer: &RefCell<Placer>,
-    stream: TcpStream,
-    role: Role,
+    arrival: Arrival,
 ) {
-    // Fails when the client is gone already.
-    let Ok(peer) = stream.peer_addr() else { return };
     let mut placer = placer.borrow_mut();
     let Some(index) = placer.choose() else {
         return front.refuse_connection();
     };
-    // The duplicate goes on; dropping the stream takes it out of the executor's ring.
-    let socket = match raw_socket(&stream).try_clone_to_owned() {
-        Ok(socket) => socket,
-        Err(error) => {
-            tracing::warn!(%error, "a connection is closed: there is no file descriptor for it");
-            return;
-        }
-    };
-    drop(stream);
     if index == placer.own_index {
-        return front.adopt(socket, peer, role);
+        return front.adopt(arrival.socket, arrival.peer, arrival.role);
     }
-    if let Err(arrival) = placer.hand_over(index, Arrival { socket, peer, role }) {
+    if let Err(arrival) = placer.hand_over(index, arrival) {
         // The other core is behind with adopting; this one still has time to accept, so it serves.
         front.adopt(arrival.socket, arrival.peer, arrival.role);
     }
-}
-
-fn raw_socket(stream: &TcpStream) -> std::os::fd::BorrowedFd<'_> {
-    let fd: RawFd = stream.as_raw_fd();
-    // SAFETY: the descriptor stays open as long as the stream that the result borrows from.
-    unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
 }
 
 /// Applies the placement rule with the connections placed a moment ago.

@@ -1,7 +1,7 @@
 //! The core a piece of code runs on.
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -10,17 +10,16 @@ use std::time::Duration;
 use keelson_storage::ids::CoreId;
 
 use super::cores::{CoreLink, CoreStats, Stopper};
-use super::event::{Latch, LocalEvent};
-use super::eventfd::EventFdReader;
+use super::event::Latch;
+use super::eventfd::{Watch, watch_eventfd};
 use super::poller::Poller;
-use super::time::{monotonic_ms, sleep};
+use super::time::monotonic_ms;
+use super::timers::Timers;
+use super::turns;
 
 thread_local! {
     static THIS_CORE: RefCell<Option<Core>> = const { RefCell::new(None) };
 }
-
-/// Number of tasks that, started while the heartbeat is slow, make it fast at once.
-const SPAWN_COUNT_WAKING_HEARTBEAT: u32 = 16;
 
 /// Handle to the core that runs the calling thread. Cheap to clone, never leaves the core.
 #[derive(Clone)]
@@ -32,20 +31,15 @@ struct CoreState {
     stopping: Latch,
     /// Ring ends of this core that want to hear about news from the other side.
     ports: RefCell<Vec<Weak<dyn Port>>>,
-    /// Coarse clock: stamped by the heartbeat, so at most one heartbeat old.
+    /// Coarse clock: stamped at the end of every turn.
     now_ms: Cell<u64>,
-    spawned_since_beat: Cell<u32>,
-    heartbeat_slow: Cell<bool>,
-    work_arrived: LocalEvent,
-    next_turn: NextTurn,
-    poller: OnceCell<Poller>,
-}
-
-/// Tasks that go on after the core has looked at its IO.
-#[derive(Default)]
-struct NextTurn {
-    waiters: RefCell<Vec<Waker>>,
-    wanted: LocalEvent,
+    poller: Poller,
+    timers: Timers,
+    /// Polls of this core's tasks: while it stands still, none is runnable.
+    poll_count: Rc<Cell<u64>>,
+    /// Tasks that go on after the core has looked at its news.
+    next_turn: RefCell<Vec<Waker>>,
+    ended: Cell<bool>,
 }
 
 /// The local end of something another core changes.
@@ -72,37 +66,72 @@ pub fn try_this_core() -> Option<Core> {
 /// Starts a task on this core. It runs after the current task yields, never inside this call (fault 5), and
 /// always runs to its end: there is nothing to cancel it with (fault 2).
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    spawn_uncounted(this_core().counted(future));
+}
+
+/// Starts a task whose polls are no work.
+fn spawn_uncounted(future: impl Future<Output = ()> + 'static) {
     let queue = glommio::executor().current_task_queue();
     glommio::spawn_local_into(future, queue)
         .expect("the current task queue exists")
         .detach();
-    THIS_CORE.with_borrow(|core| {
-        if let Some(core) = core {
-            core.count_spawn();
-        }
-    });
 }
 
 impl Core {
-    pub(super) fn enter(links: Arc<[CoreLink]>, index: usize) -> Core {
+    /// Makes the calling thread the core at `index`.
+    ///
+    /// # Errors
+    /// There is no ring or no descriptor for it.
+    pub(super) fn enter(
+        links: Arc<[CoreLink]>,
+        index: usize,
+        ring_entries: u32,
+        sleep_max: Duration,
+    ) -> std::io::Result<Core> {
         let core = Core(Rc::new(CoreState {
             links,
             index,
             stopping: Latch::new(),
             ports: RefCell::default(),
             now_ms: Cell::new(monotonic_ms()),
-            spawned_since_beat: Cell::new(0),
-            heartbeat_slow: Cell::new(false),
-            work_arrived: LocalEvent::new(),
-            next_turn: NextTurn::default(),
-            poller: OnceCell::new(),
+            poller: Poller::new(ring_entries)?,
+            timers: Timers::default(),
+            poll_count: Rc::default(),
+            next_turn: RefCell::default(),
+            ended: Cell::new(false),
         }));
         THIS_CORE.with_borrow_mut(|this| *this = Some(core.clone()));
-        core
+        let woken = core.clone();
+        watch_eventfd(core.link().eventfd(), move |_| {
+            woken.link().clear_wake();
+            woken.deliver();
+            Watch::Continue
+        })?;
+        spawn_uncounted(turns::run(core.clone(), sleep_max));
+        Ok(core)
     }
 
-    pub(super) fn leave() {
+    /// Has the polls of `future` counted as work of this core.
+    pub(super) fn counted<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        let count = self.0.poll_count.clone();
+        async move {
+            let mut future = std::pin::pin!(future);
+            poll_fn(|cx| {
+                count.set(count.get() + 1);
+                future.as_mut().poll(cx)
+            })
+            .await
+        }
+    }
+
+    /// The end of the core's turns, and with them of its executor.
+    pub(super) fn end(&self) {
+        self.0.ended.set(true);
         THIS_CORE.with_borrow_mut(|this| *this = None);
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.ended.get()
     }
 
     /// Position in the list of cores, from 0.
@@ -146,23 +175,24 @@ impl Core {
         Stopper::new(self.0.links.clone()).stop();
     }
 
-    /// Milliseconds on the scale of [`monotonic_ms`], up to one heartbeat old (5 ms with work, 100 ms idle).
-    /// Costs one load; made for stamps on the request path.
+    /// Milliseconds on the scale of [`monotonic_ms`], one turn old at most. Costs one load; made for stamps on the
+    /// request path.
     #[must_use]
     pub fn coarse_ms(&self) -> u64 {
         self.0.now_ms.get()
     }
 
-    /// The core's sockets.
+    /// The core's sockets and eventfds.
     pub(super) fn poller(&self) -> &Poller {
-        self.0.poller.get().expect("a core starts with it")
+        &self.0.poller
     }
 
-    /// Makes the ring for the core's sockets.
-    pub(super) fn start_poller(&self) -> std::io::Result<()> {
-        let poller = Poller::start()?;
-        assert!(self.0.poller.set(poller).is_ok(), "a core starts once");
-        Ok(())
+    pub(super) fn timers(&self) -> &Timers {
+        &self.0.timers
+    }
+
+    pub(super) fn poll_count(&self) -> u64 {
+        self.0.poll_count.get()
     }
 
     pub(super) fn register(&self, port: &Rc<impl Port + 'static>) {
@@ -170,18 +200,6 @@ impl Core {
         let mut ports = self.0.ports.borrow_mut();
         ports.retain(|known| known.strong_count() > 0);
         ports.push(Rc::downgrade(&port));
-    }
-
-    /// Reads the core's eventfd for as long as the executor runs.
-    pub(super) async fn run_wakes(self, mut reader: EventFdReader) {
-        loop {
-            if let Err(error) = reader.read().await {
-                // The descriptor is ours and open; without it the core would sleep through its work.
-                panic!("reading the wake eventfd of core {}: {error}", self.0.index);
-            }
-            self.link().clear_wake();
-            self.deliver();
-        }
     }
 
     /// Looks at everything other cores may have changed.
@@ -203,48 +221,27 @@ impl Core {
         }
     }
 
-    /// Wakes the task of `cx` after the core has looked at its IO.
-    ///
-    /// glommio looks at IO only when no task is runnable (or the preempt timer fires), so a task that wakes itself
-    /// keeps every socket waiting. One that has more to do than it should do in a turn calls this instead.
+    /// Wakes the task of `cx` after the core has looked at its news. A task that has more to do than it should do in a
+    /// turn calls this, and so lets others and their sockets have theirs.
     pub fn wake_next_turn(&self, cx: &Context<'_>) {
-        self.0
-            .next_turn
-            .waiters
-            .borrow_mut()
-            .push(cx.waker().clone());
-        self.0.next_turn.wanted.notify();
+        self.0.next_turn.borrow_mut().push(cx.waker().clone());
     }
 
-    /// Runs as long as the executor does.
-    pub(super) async fn run_turns(self) {
-        loop {
-            self.0.next_turn.wanted.wait().await;
-            // A timer fires when the executor looks at its IO, not before.
-            sleep(Duration::ZERO).await;
-            let waiters = std::mem::take(&mut *self.0.next_turn.waiters.borrow_mut());
-            waiters.into_iter().for_each(Waker::wake);
-        }
+    /// Whether a task waits for the next turn.
+    pub(super) fn is_turn_wanted(&self) -> bool {
+        !self.0.next_turn.borrow().is_empty()
     }
 
-    fn count_spawn(&self) {
-        let count = self.0.spawned_since_beat.get() + 1;
-        self.0.spawned_since_beat.set(count);
-        if count == SPAWN_COUNT_WAKING_HEARTBEAT && self.0.heartbeat_slow.get() {
-            self.0.work_arrived.notify();
-        }
+    /// Begins the next turn of those that wait for it.
+    pub(super) fn wake_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.0.next_turn.borrow_mut());
+        waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Called by the heartbeat: stamps the clocks and starts a new count of spawns.
-    pub(super) fn on_beat(&self, slow: bool, period: Duration) {
-        let now_ms = monotonic_ms();
+    /// Stamps the clocks; the next stamp comes within `period`, as far as this core can tell.
+    pub(super) fn stamp(&self, now_us: u64, period: Duration) {
+        let now_ms = now_us / 1000;
         self.0.now_ms.set(now_ms);
-        self.0.spawned_since_beat.set(0);
-        self.0.heartbeat_slow.set(slow);
         self.link().stamp_heartbeat(now_ms, period);
-    }
-
-    pub(super) fn work_arrived(&self) -> &LocalEvent {
-        &self.0.work_arrived
     }
 }

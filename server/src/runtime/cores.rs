@@ -13,34 +13,29 @@ use std::time::Duration;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 use keelson_storage::ids::CoreId;
 
-use super::core::{Core, spawn};
-use super::eventfd::{self, EventFdReader};
-use super::heartbeat;
+use super::core::Core;
+use super::eventfd;
 use super::placement::CoreLoad;
 use super::time::monotonic_ms;
 use super::watchdog::Watchdog;
 
-/// `io_uring` rings of one executor: main, latency, polling.
-pub const RINGS_PER_CORE: usize = 3;
+/// Entries of glommio's rings (main, latency, polling), which carry nothing but its timer.
+pub const EXECUTOR_RINGS: [u32; 3] = [32; 3];
+
+/// Memory glommio registers with each of its rings for file IO. Nothing here does IO through glommio, and registered
+/// memory counts against RLIMIT_MEMLOCK, so this is glommio's minimum.
+const IO_MEMORY_BYTES: usize = 64 << 10;
 
 /// How executors are built. The defaults fit a server under a memlock limit of 8 MB.
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
-    /// Memory glommio registers with each of its three rings for direct file IO. Nothing here does file IO
-    /// through glommio, and registered memory counts against RLIMIT_MEMLOCK three times per core, so this is
-    /// glommio's minimum.
-    pub io_memory_bytes: usize,
-    /// Entries of a core's submission rings. glommio preempts a core when that many completions wait, so a
-    /// shallow ring makes fault 1 more likely under many connections.
-    pub ring_depth: usize,
-    /// How long a core runs tasks before it looks at IO again although more are runnable. Long, because a
-    /// preemption that hits before the first task of a turn is what makes glommio sleep on runnable tasks (fault
-    /// 1); work in slices calls `yield_now`, which does not depend on it.
+    /// Submission entries of a core's own ring.
+    pub ring_entries: u32,
+    /// How often glommio looks at its own rings, where only wakes from the watchdog come. Long, because a
+    /// preemption that hits before the first task of a turn is what makes glommio sleep on runnable tasks (fault 1).
     pub preempt_after: Duration,
-    /// Heartbeat while there is work: the longest a core can sleep through fault 1.
-    pub heartbeat_busy: Duration,
-    /// Heartbeat of an idle core.
-    pub heartbeat_idle: Duration,
+    /// The longest sleep of a core, and so the time between heartbeats of one that is idle.
+    pub heartbeat: Duration,
     /// A core whose last heartbeat is older than this is reported as stalled.
     pub stall_after: Duration,
     /// Pin each core's thread to its CPU.
@@ -50,11 +45,9 @@ pub struct RuntimeConfig {
 impl Default for RuntimeConfig {
     fn default() -> RuntimeConfig {
         RuntimeConfig {
-            io_memory_bytes: 64 << 10,
-            ring_depth: 1024,
-            preempt_after: Duration::from_millis(10),
-            heartbeat_busy: Duration::from_millis(5),
-            heartbeat_idle: Duration::from_millis(100),
+            ring_entries: 1024,
+            preempt_after: Duration::from_secs(1),
+            heartbeat: Duration::from_millis(100),
             stall_after: Duration::from_secs(1),
             pin: true,
         }
@@ -202,8 +195,8 @@ fn make_executor(link: &CoreLink, config: &RuntimeConfig) -> Result<LocalExecuto
     // time and fault 1 becomes certain; a spinning core would starve the WAL's kernel threads.
     LocalExecutorBuilder::new(placement)
         .name("keelson-core")
-        .io_memory(config.io_memory_bytes)
-        .ring_depth(config.ring_depth)
+        .io_memory(IO_MEMORY_BYTES)
+        .ring_depth(EXECUTOR_RINGS[0] as usize)
         .preempt_timer(config.preempt_after)
         .spin_before_park(Duration::ZERO)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
@@ -222,21 +215,11 @@ fn run_core<S, F>(
     F: Future<Output = ()> + 'static,
 {
     executor.run(async {
-        let core = Core::enter(links, index);
-        let reader = EventFdReader::new(core.link().eventfd())
-            .expect("an open descriptor can be duplicated");
-        core.start_poller()
+        let core = Core::enter(links, index, config.ring_entries, config.heartbeat)
             .expect("a ring like those of the executor and the log can be made");
-        spawn(core.clone().run_wakes(reader));
-        spawn(core.clone().run_turns());
-        spawn(heartbeat::run(
-            core.clone(),
-            config.heartbeat_busy,
-            config.heartbeat_idle,
-        ));
-        main(core.clone(), seat).await;
+        core.counted(main(core.clone(), seat)).await;
         core.link().retire();
-        Core::leave();
+        core.end();
     });
 }
 
@@ -311,8 +294,8 @@ struct LinkState {
     heartbeat_ms: AtomicU64,
     /// Time until the next beat.
     heartbeat_period_ms: AtomicU64,
-    /// Waker of the heartbeat's task, for the watchdog.
-    heartbeat_waker: OnceLock<Waker>,
+    /// Waker of the task that ends the turns, for the watchdog.
+    turns_waker: OnceLock<Waker>,
     busy_permille: AtomicU32,
     connection_count: AtomicU32,
     stall_count: AtomicU64,
@@ -355,7 +338,7 @@ impl CoreLink {
             retired: AtomicBool::new(false),
             heartbeat_ms: AtomicU64::new(0),
             heartbeat_period_ms: AtomicU64::new(0),
-            heartbeat_waker: OnceLock::new(),
+            turns_waker: OnceLock::new(),
             busy_permille: AtomicU32::new(0),
             connection_count: AtomicU32::new(0),
             stall_count: AtomicU64::new(0),
@@ -442,14 +425,14 @@ impl CoreLink {
     }
 
     pub(super) fn leave_waker(&self, waker: Waker) {
-        // Set once per core: the heartbeat has one task.
-        let _ = self.0.heartbeat_waker.set(waker);
+        // Set once per core: one task ends its turns.
+        let _ = self.0.turns_waker.set(waker);
     }
 
-    /// Makes the heartbeat's task run, from another thread. Goes through glommio's own notifier, which is armed
+    /// Makes the core's turns go on, from another thread. Goes through glommio's own notifier, which is armed
     /// whenever the executor sleeps.
-    pub(super) fn poke_heartbeat(&self) {
-        if let Some(waker) = self.0.heartbeat_waker.get() {
+    pub(super) fn poke(&self) {
+        if let Some(waker) = self.0.turns_waker.get() {
             self.0.poke_count.fetch_add(1, Ordering::Relaxed);
             waker.wake_by_ref();
         }

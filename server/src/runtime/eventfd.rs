@@ -1,15 +1,12 @@
-//! An eventfd read through a core's own io_uring ring.
+//! eventfds: how anything outside a core reaches it while it sleeps.
 //!
-//! An eventfd is how anything outside a core reaches it while it sleeps: another core (`cores.rs`), or the
-//! WAL's ring, which signals completions through one. glommio has no call for it, but its plain file read
-//! works: the kernel arms a poll when the counter is 0 and completes the read when somebody adds to it.
+//! Another core (`cores.rs`) and the WAL's ring signal through one. The core's poller has a read of each in its ring:
+//! the kernel completes it when somebody adds to the counter.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use glommio::io::BufferedFile;
-
-use super::core::spawn;
+use super::core::this_core;
 
 /// What the callback of [`watch_eventfd`] wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +19,11 @@ pub enum Watch {
 
 /// Calls `on_ready` on this core with the counter's value each time `fd` (an eventfd) becomes readable.
 ///
-/// Signals between two calls are added up by the kernel, so one call may stand for many. The descriptor is
-/// duplicated; closing the caller's does not end the watch. `O_NONBLOCK` is cleared on it, because io_uring
-/// answers a read of a non-blocking descriptor with EAGAIN instead of waiting. A read that fails is logged and
-/// ends the watch: it means that the descriptor is not an eventfd.
+/// Signals between two calls are added up by the kernel, so one call may stand for many. It is called between the
+/// turns of tasks: it notifies, and leaves work to a task. The descriptor is duplicated; closing the caller's does not
+/// end the watch. `O_NONBLOCK` is cleared on it, because io_uring answers a read of a non-blocking descriptor with
+/// EAGAIN instead of waiting. A read that fails is logged and ends the watch: it means that the descriptor is not an
+/// eventfd.
 ///
 /// # Errors
 /// The descriptor cannot be duplicated.
@@ -33,25 +31,16 @@ pub fn watch_eventfd(
     fd: BorrowedFd<'_>,
     on_ready: impl FnMut(u64) -> Watch + 'static,
 ) -> io::Result<()> {
-    let mut reader = EventFdReader::new(fd)?;
-    let mut on_ready = on_ready;
-    // A task of its own: the read's future pushes a clone of the task's waker at every poll, so nothing but
-    // the read may wake this task (fault 3).
-    spawn(async move {
-        loop {
-            match reader.read().await {
-                Ok(count) => {
-                    if on_ready(count) == Watch::Done {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(%error, "reading an eventfd failed; its signals are no longer seen");
-                    break;
-                }
-            }
+    let own = fd.try_clone_to_owned()?;
+    // SAFETY: F_GETFL and F_SETFL take and return plain integers.
+    unsafe {
+        let flags = libc::fcntl(own.as_raw_fd(), libc::F_GETFL);
+        let blocking = flags & !libc::O_NONBLOCK;
+        if flags < 0 || libc::fcntl(own.as_raw_fd(), libc::F_SETFL, blocking) < 0 {
+            return Err(io::Error::last_os_error());
         }
-    });
+    }
+    this_core().poller().watch(own, Box::new(on_ready));
     Ok(())
 }
 
@@ -77,45 +66,4 @@ pub(super) fn signal(fd: &OwnedFd) {
         "writing an eventfd: {}",
         io::Error::last_os_error()
     );
-}
-
-/// The reading side, bound to this core.
-pub(super) struct EventFdReader(BufferedFile);
-
-impl EventFdReader {
-    pub(super) fn new(fd: BorrowedFd<'_>) -> io::Result<EventFdReader> {
-        let own = fd.as_fd().try_clone_to_owned()?;
-        // SAFETY: F_GETFL and F_SETFL take and return plain integers.
-        unsafe {
-            let flags = libc::fcntl(own.as_raw_fd(), libc::F_GETFL);
-            if flags < 0
-                || libc::fcntl(own.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK) < 0
-            {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        // SAFETY: ownership of the duplicate moves into the file, which closes it.
-        Ok(EventFdReader(unsafe {
-            BufferedFile::from_raw_fd(own.into_raw_fd())
-        }))
-    }
-
-    /// Waits until the counter is above 0, returns it and sets it to 0.
-    pub(super) async fn read(&mut self) -> io::Result<u64> {
-        loop {
-            match self.0.read_at(0, 8).await {
-                Ok(bytes) => {
-                    let bytes = <[u8; 8]>::try_from(&bytes[..])
-                        .map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
-                    return Ok(u64::from_ne_bytes(bytes));
-                }
-                Err(error) => {
-                    let error = io::Error::from(error);
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-    }
 }

@@ -1,42 +1,48 @@
-//! Sockets of a core: which of them can be read or written.
+//! What a core waits for: its sockets, and the eventfds by which other cores and the log reach it.
 //!
 //! ```text
 //!   Socket::poll_recv -> recv(2) ... nothing there: wait for the poller
-//!   kernel: bytes came -> the poller's ring has work -> its eventfd -> the poller's task
-//!   poller: one io_uring_enter -> completions of all sockets that got something -> their tasks
+//!   turns.rs: nothing to run -> turn(limit): one io_uring_enter hands over requests and waits for news
+//!   poller: completions of all that got something -> their tasks
 //! ```
 //!
-//! glommio polls every socket through its own ring with one request per wait; each completion interrupts the thread
-//! that runs the core, in the middle of whatever it does, and costs a request anew. Here every socket stands in one
-//! ring of the core's own with a poll that stays armed, and that ring runs its completions only when the core asks for
-//! them (IORING_SETUP_DEFER_TASKRUN): a burst over many sockets is one eventfd signal and one system call.
-//! Kernels without that flag get the same ring without it.
+//! glommio would poll every socket through its own ring with one request per wait, each completion of which interrupts
+//! the core; and to sleep it enters its three rings eight times. Here everything a core waits for stands in one ring of
+//! the core's own. Sockets have polls that stay armed; the ring runs its completions only when the core asks for them
+//! (IORING_SETUP_DEFER_TASKRUN), so a burst over many sockets is one system call, and sleeping is the same call with a
+//! time limit. Kernels without that flag get the same ring without it.
 //!
 //! # Invariants
 //!
 //! 1. A poll reports every change after it was armed, so whoever has seen "nothing there" since the last report need
 //!    not ask again before the next. (`readable` and `writable` say whether asking makes sense.)
 //! 2. A slot is used anew only when the kernel has told the end of every request that names it.
-//! 3. A socket that is dropped is closed at the next turn: its poll, which keeps it open, is removed.
+//! 3. A socket that is dropped is closed at one of the next turns: its poll, which keeps it open, is removed.
+//! 4. Memory that a request reads into is never freed, because a poller is not: the watch of its core's eventfd holds
+//!    the core, and the core the poller. Only tests see cores go.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
-use super::core::{Core, spawn, this_core};
-use super::event::LocalEvent;
-use super::eventfd::{self, EventFdReader};
+use super::core::this_core;
+use super::eventfd::Watch;
 
-/// Requests handed to the kernel at a time; more are handed over in several goes.
-const SUBMISSION_ENTRIES: u32 = 256;
-/// Completions that wait for us; the kernel keeps what does not fit.
-const COMPLETION_ENTRIES: u32 = 4_096;
+/// Completions that wait for us, for each entry of the submission ring; the kernel keeps what does not fit.
+const COMPLETIONS_PER_ENTRY: u32 = 4;
 /// `IORING_ENTER_GETEVENTS`: run what waits to be completed.
 const GET_EVENTS: u32 = 1;
+/// `IORING_ENTER_EXT_ARG`: the argument has a time limit.
+const EXT_ARG: u32 = 1 << 3;
+/// Requests wait this long at most for an entry that something else makes necessary.
+const HAND_OVER_WITHIN_US: u64 = 100;
 
 /// What a completion's user data says besides the slot.
 const KIND_BITS: u32 = 2;
@@ -44,16 +50,17 @@ const KIND_READ: u64 = 0;
 const KIND_WRITE: u64 = 1;
 const KIND_REMOVE: u64 = 2;
 
-/// The sockets of one core.
+/// The sockets and eventfds of one core.
 #[derive(Clone)]
 pub(super) struct Poller(Rc<State>);
 
 struct State {
     ring: RefCell<IoUring>,
     slots: RefCell<Slots>,
-    /// Requests wait to be handed to the kernel.
-    wanted: LocalEvent,
-    unsubmitted: Cell<bool>,
+    /// When the oldest request was queued that the kernel has not seen; 0 for none.
+    queued_at_us: Cell<u64>,
+    /// Time of the turn, see [`Poller::turn`].
+    now_us: Cell<u64>,
 }
 
 #[derive(Default)]
@@ -64,12 +71,19 @@ struct Slots {
 
 #[derive(Default)]
 struct Slot {
-    source: Option<Rc<Source>>,
+    user: Option<User>,
     /// Requests whose end has not been told.
     armed: u32,
 }
 
+#[derive(Clone)]
+enum User {
+    Socket(Rc<Source>),
+    EventFd(Rc<Watched>),
+}
+
 /// What is known of one socket.
+#[derive(Default)]
 struct Source {
     readable: Cell<bool>,
     writable: Cell<bool>,
@@ -83,83 +97,111 @@ struct Source {
     writer: RefCell<Option<Waker>>,
 }
 
-/// A connected socket of this core. Its calls never block.
-pub struct Socket {
+/// An eventfd and who hears of it.
+struct Watched {
     fd: OwnedFd,
+    /// Where the kernel puts the counter.
+    count: Cell<u64>,
+    on_ready: RefCell<Box<dyn FnMut(u64) -> Watch>>,
+}
+
+/// A source's place among those of its core.
+struct Seat {
     poller: Poller,
     slot: usize,
     source: Rc<Source>,
 }
 
+/// A connected socket of this core. Its calls never block.
+pub struct Socket {
+    fd: OwnedFd,
+    seat: Seat,
+}
+
+/// A listening socket of this core.
+pub struct Acceptor {
+    listener: TcpListener,
+    seat: Seat,
+}
+
 impl Poller {
-    /// Makes the ring of the calling core and starts the tasks that look after it.
-    pub(super) fn start() -> io::Result<Poller> {
-        let ring = build_ring()?;
-        let event = eventfd::create()?;
-        ring.submitter().register_eventfd(event.as_raw_fd())?;
-        let mut reader = EventFdReader::new(event.as_fd())?;
-        let poller = Poller(Rc::new(State {
-            ring: RefCell::new(ring),
+    /// Makes the ring of the calling core.
+    pub(super) fn new(submission_entries: u32) -> io::Result<Poller> {
+        Ok(Poller(Rc::new(State {
+            ring: RefCell::new(build_ring(submission_entries)?),
             slots: RefCell::default(),
-            wanted: LocalEvent::new(),
-            unsubmitted: Cell::new(false),
-        }));
-        let own = poller.clone();
-        spawn(async move {
-            loop {
-                if let Err(error) = reader.read().await {
-                    panic!("reading the eventfd of a core's sockets: {error}");
-                }
-                own.turn();
-            }
-        });
-        let own = poller.clone();
-        // Requests of one turn go to the kernel together: this task runs behind those that made them.
-        spawn(async move {
-            loop {
-                own.0.wanted.wait().await;
-                own.turn();
-            }
-        });
-        Ok(poller)
+            queued_at_us: Cell::new(0),
+            now_us: Cell::new(1),
+        })))
     }
 
-    /// Hands over requests and wakes the tasks of sockets with news.
-    fn turn(&self) {
+    /// Hands over requests and wakes whom the news concerns. With a limit it waits that long for news if there are
+    /// none; without, it enters the kernel only if there is a reason to.
+    pub(super) fn turn(&self, now_us: u64, limit: Option<Duration>) {
+        self.0.now_us.set(now_us);
+        let mut entered = limit.is_some() || self.is_entry_due();
+        if entered {
+            self.enter(limit);
+        }
         loop {
-            self.enter();
+            let mut is_news = false;
             loop {
                 let entry = self.0.ring.borrow_mut().completion().next();
                 let Some(entry) = entry else { break };
                 self.on_completion(&entry);
+                is_news = true;
             }
-            // The kernel runs a few completions at a time, and says when it has kept some back.
-            let more = {
-                let mut ring = self.0.ring.borrow_mut();
-                let submission = ring.submission();
-                submission.taskrun() || submission.cq_overflow()
-            };
-            if !more && !self.0.unsubmitted.get() {
+            // The kernel runs a few completions at a time, and says when it has kept some back. It may say so when it
+            // has not, if it gave a completion away before it came to saying it; only the next one takes that back.
+            if entered && !is_news || !self.has_kept_back() {
                 return;
             }
+            self.enter(None);
+            entered = true;
         }
     }
 
-    fn enter(&self) {
-        self.0.unsubmitted.set(false);
+    fn has_kept_back(&self) -> bool {
+        let mut ring = self.0.ring.borrow_mut();
+        let submission = ring.submission();
+        submission.taskrun() || submission.cq_overflow()
+    }
+
+    /// Requests are in no hurry: most come just before the core waits, which hands them over in the same call.
+    fn is_entry_due(&self) -> bool {
+        let queued_at_us = self.0.queued_at_us.get();
+        self.has_kept_back()
+            || queued_at_us != 0 && self.0.now_us.get() >= queued_at_us + HAND_OVER_WITHIN_US
+    }
+
+    fn enter(&self, limit: Option<Duration>) {
         let mut ring = self.0.ring.borrow_mut();
         let count = u32::try_from(ring.submission().len()).expect("the queue is short");
-        // SAFETY: every queued entry names a descriptor or a user data of this room and no memory; without a time
-        // limit there is no argument to point at.
-        let entered = unsafe {
-            ring.submitter()
-                .enter::<libc::sigset_t>(count, 0, GET_EVENTS, None)
+        let entered = match limit {
+            // SAFETY: every queued entry names a descriptor, a user data of this room, or memory of a slot (invariant
+            // 4); without a time limit there is no argument to point at.
+            None => unsafe {
+                ring.submitter()
+                    .enter::<libc::sigset_t>(count, 0, GET_EVENTS, None)
+            },
+            Some(limit) => {
+                let limit = types::Timespec::from(limit);
+                let args = types::SubmitArgs::new().timespec(&limit);
+                // SAFETY: as above, and the argument lives through the call.
+                unsafe {
+                    ring.submitter()
+                        .enter(count, 1, GET_EVENTS | EXT_ARG, Some(&args))
+                }
+            }
         };
         match entered.as_ref().map_err(io::Error::raw_os_error) {
-            Ok(&taken) if taken == count as usize => {}
+            Ok(_) | Err(Some(libc::ETIME)) => {}
             // Interrupted, out of memory for a moment, or completions must be taken first: the rest goes next turn.
-            Ok(_) | Err(Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => self.0.wanted.notify(),
-            Err(_) => panic!("the ring of a core's sockets: {entered:?}"),
+            Err(Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
+            Err(_) => panic!("the ring of a core: {entered:?}"),
+        }
+        if ring.submission().is_empty() {
+            self.0.queued_at_us.set(0);
         }
     }
 
@@ -167,40 +209,100 @@ impl Poller {
         let slot = (entry.user_data() >> KIND_BITS) as usize;
         let kind = entry.user_data() & ((1 << KIND_BITS) - 1);
         let ended = !cqueue::more(entry.flags());
-        let mut slots = self.0.slots.borrow_mut();
-        let place = &mut slots.places[slot];
-        if ended {
-            place.armed -= 1;
-        }
-        match &place.source {
-            Some(source) => source.on_event(kind, entry.result(), ended),
-            None if place.armed == 0 => slots.free.push(slot),
+        let user = {
+            let mut slots = self.0.slots.borrow_mut();
+            let place = &mut slots.places[slot];
+            if ended {
+                place.armed -= 1;
+            }
+            let (user, armed) = (place.user.clone(), place.armed);
+            if user.is_none() && armed == 0 {
+                slots.free.push(slot);
+            }
+            user
+        };
+        match user {
+            Some(User::Socket(source)) => source.on_event(kind, entry.result(), ended),
+            Some(User::EventFd(watched)) => self.on_count(slot, &watched, entry.result()),
             None => {}
         }
     }
 
-    fn add(&self, source: Rc<Source>) -> usize {
+    /// Calls `on_ready` with the counter's value each time `fd`, a blocking eventfd, is above 0.
+    pub(super) fn watch(&self, fd: OwnedFd, on_ready: Box<dyn FnMut(u64) -> Watch>) {
+        let watched = Rc::new(Watched {
+            fd,
+            count: Cell::new(0),
+            on_ready: RefCell::new(on_ready),
+        });
+        let slot = self.add(User::EventFd(watched.clone()));
+        self.read_count(slot, &watched);
+    }
+
+    fn read_count(&self, slot: usize, watched: &Watched) {
+        let fd = types::Fd(watched.fd.as_raw_fd());
+        let read = opcode::Read::new(fd, watched.count.as_ptr().cast(), size_of::<u64>() as u32);
+        self.push(slot, KIND_READ, read.build());
+    }
+
+    fn on_count(&self, slot: usize, watched: &Watched, result: i32) {
+        let wanted = match result {
+            8 => watched.on_ready.borrow_mut()(watched.count.get()),
+            _ if result == -libc::EINTR || result == -libc::EAGAIN => Watch::Continue,
+            _ => {
+                let error = io::Error::from_raw_os_error(-result);
+                tracing::error!(%error, "reading an eventfd failed; its signals are no longer seen");
+                Watch::Done
+            }
+        };
+        match wanted {
+            Watch::Continue => self.read_count(slot, watched),
+            Watch::Done => self.remove(slot),
+        }
+    }
+
+    fn seat(&self) -> Seat {
+        let source = Rc::new(Source {
+            readable: Cell::new(true),
+            writable: Cell::new(true),
+            ..Source::default()
+        });
+        Seat {
+            slot: self.add(User::Socket(source.clone())),
+            poller: self.clone(),
+            source,
+        }
+    }
+
+    fn add(&self, user: User) -> usize {
         let mut slots = self.0.slots.borrow_mut();
         let slot = slots.free.pop().unwrap_or_else(|| {
             slots.places.push(Slot::default());
             slots.places.len() - 1
         });
-        slots.places[slot].source = Some(source);
+        slots.places[slot].user = Some(user);
         slot
     }
 
     fn remove(&self, slot: usize) {
-        let (polls_read, polls_write) = {
+        let user = {
             let mut slots = self.0.slots.borrow_mut();
             let place = &mut slots.places[slot];
-            let source = place.source.take().expect("a socket leaves once");
+            let user = place.user.take().expect("a user leaves once");
             if place.armed == 0 {
                 slots.free.push(slot);
                 return;
             }
-            (source.polls_read.get(), source.polls_write.get())
+            user
         };
-        for (armed, kind) in [(polls_read, KIND_READ), (polls_write, KIND_WRITE)] {
+        let User::Socket(source) = user else {
+            unreachable!("an eventfd leaves between two reads");
+        };
+        let polls = [
+            (source.polls_read.get(), KIND_READ),
+            (source.polls_write.get(), KIND_WRITE),
+        ];
+        for (armed, kind) in polls {
             if armed {
                 let remove = opcode::PollRemove::new(user_data(slot, kind)).build();
                 self.push(slot, KIND_REMOVE, remove);
@@ -213,15 +315,15 @@ impl Poller {
         let entry = entry.user_data(user_data(slot, kind));
         self.0.slots.borrow_mut().places[slot].armed += 1;
         loop {
-            // SAFETY: see `enter`; a poll's descriptor stays open until its removal, which `Socket::drop` asks for.
+            // SAFETY: see `enter`; a poll's descriptor stays open until its removal, which `Seat::drop` asks for.
             let pushed = unsafe { self.0.ring.borrow_mut().submission().push(&entry) };
             if pushed.is_ok() {
                 break;
             }
-            self.enter();
+            self.enter(None);
         }
-        if !self.0.unsubmitted.replace(true) {
-            self.0.wanted.notify();
+        if self.0.queued_at_us.get() == 0 {
+            self.0.queued_at_us.set(self.0.now_us.get());
         }
     }
 }
@@ -246,30 +348,73 @@ impl Source {
             waker.wake();
         }
     }
+
+    fn wait<T>(&self, cx: &Context<'_>, kind: u64) -> Poll<T> {
+        let waiter = match kind {
+            KIND_READ => &self.reader,
+            _ => &self.writer,
+        };
+        let mut waiter = waiter.borrow_mut();
+        match &*waiter {
+            Some(known) if known.will_wake(cx.waker()) => {}
+            _ => *waiter = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl Seat {
+    fn arm_read(&self, fd: BorrowedFd<'_>) {
+        if !self.source.polls_read.replace(true) {
+            let mask = (libc::POLLIN | libc::POLLRDHUP) as u32;
+            let poll = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), mask).multi(true);
+            self.poller.push(self.slot, KIND_READ, poll.build());
+        }
+    }
+
+    fn arm_write(&self, fd: BorrowedFd<'_>) {
+        if !self.source.polls_write.replace(true) {
+            let poll = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), libc::POLLOUT as u32);
+            self.poller.push(self.slot, KIND_WRITE, poll.build());
+        }
+    }
+
+    /// Asks `attempt` until it has an answer, or until there is none before the poll tells of news.
+    fn poll_read<T>(
+        &self,
+        cx: &Context<'_>,
+        fd: BorrowedFd<'_>,
+        mut attempt: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            if !self.source.readable.get() {
+                return self.source.wait(cx, KIND_READ);
+            }
+            // Armed before the socket is asked, so that nothing that comes afterwards is missed.
+            self.arm_read(fd);
+            match attempt() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.source.readable.set(false);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                answer => return Poll::Ready(answer),
+            }
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.poller.remove(self.slot);
+    }
 }
 
 impl Socket {
     /// Takes over a connected socket on the core that will serve it.
     #[must_use]
     pub fn new(fd: OwnedFd) -> Socket {
-        let core: Core = this_core();
-        let source = Rc::new(Source {
-            readable: Cell::new(true),
-            writable: Cell::new(true),
-            ending: Cell::new(false),
-            polls_read: Cell::new(false),
-            polls_write: Cell::new(false),
-            reader: RefCell::default(),
-            writer: RefCell::default(),
-        });
-        let poller = core.poller().clone();
-        let slot = poller.add(source.clone());
-        Socket {
-            fd,
-            poller,
-            slot,
-            source,
-        }
+        let seat = this_core().poller().seat();
+        Socket { fd, seat }
     }
 
     /// Receives into `room`; 0 is the end of the stream.
@@ -277,40 +422,27 @@ impl Socket {
     /// # Errors
     /// The connection is broken.
     pub fn poll_recv(&self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
-        loop {
-            if !self.source.readable.get() {
-                return self.wait(cx, KIND_READ);
-            }
-            // Armed before the socket is asked, so that nothing that comes afterwards is missed.
-            self.arm_read();
-            self.source.readable.set(false);
+        let source = &self.seat.source;
+        self.seat.poll_read(cx, self.fd.as_fd(), || {
             // SAFETY: the slice is writable for its length through the call.
-            let received = unsafe {
+            let received = result(unsafe {
                 libc::recv(
                     self.fd.as_raw_fd(),
                     room.as_mut_ptr().cast(),
                     room.len(),
                     libc::MSG_DONTWAIT,
                 )
-            };
-            match result(received) {
-                Ok(count) => {
-                    // Less than there was room for: the socket is empty, and the poll will tell of more.
-                    if count == room.len() || count == 0 || self.source.ending.get() {
-                        self.source.readable.set(true);
-                    }
-                    return Poll::Ready(Ok(count));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    self.source.readable.set(true);
-                }
-                Err(error) => {
-                    self.source.readable.set(true);
-                    return Poll::Ready(Err(error));
-                }
+            });
+            // Less than there was room for: the socket is empty, and the poll will tell of more.
+            if let Ok(count) = received
+                && count < room.len()
+                && count > 0
+                && !source.ending.get()
+            {
+                source.readable.set(false);
             }
-        }
+            received
+        })
     }
 
     /// Sends what the kernel takes of the slices.
@@ -322,14 +454,15 @@ impl Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let source = &self.seat.source;
         loop {
-            if !self.source.writable.get() {
-                return self.wait(cx, KIND_WRITE);
+            if !source.writable.get() {
+                return source.wait(cx, KIND_WRITE);
             }
             match self.send(slices) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.source.writable.set(false);
-                    self.arm_write();
+                    source.writable.set(false);
+                    self.seat.arm_write(self.fd.as_fd());
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 sent => return Poll::Ready(sent),
@@ -357,56 +490,47 @@ impl Socket {
             )
         })
     }
+}
 
-    fn wait<T>(&self, cx: &Context<'_>, kind: u64) -> Poll<T> {
-        let waiter = match kind {
-            KIND_READ => &self.source.reader,
-            _ => &self.source.writer,
-        };
-        let mut waiter = waiter.borrow_mut();
-        match &*waiter {
-            Some(known) if known.will_wake(cx.waker()) => {}
-            _ => *waiter = Some(cx.waker().clone()),
-        }
-        Poll::Pending
+impl Acceptor {
+    /// Takes over a listening socket on the core that will accept from it.
+    ///
+    /// # Errors
+    /// The system call fails.
+    pub fn new(listener: TcpListener) -> io::Result<Acceptor> {
+        listener.set_nonblocking(true)?;
+        let seat = this_core().poller().seat();
+        Ok(Acceptor { listener, seat })
     }
 
-    fn arm_read(&self) {
-        if !self.source.polls_read.replace(true) {
-            let mask = (libc::POLLIN | libc::POLLRDHUP) as u32;
-            let poll = opcode::PollAdd::new(types::Fd(self.fd.as_raw_fd()), mask).multi(true);
-            self.poller.push(self.slot, KIND_READ, poll.build());
-        }
-    }
-
-    fn arm_write(&self) {
-        if !self.source.polls_write.replace(true) {
-            let poll = opcode::PollAdd::new(types::Fd(self.fd.as_raw_fd()), libc::POLLOUT as u32);
-            self.poller.push(self.slot, KIND_WRITE, poll.build());
-        }
+    /// Waits for a connection.
+    ///
+    /// # Errors
+    /// That of accept(2): one connection is gone already, or the process is short of something.
+    pub async fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
+        let (stream, peer) = poll_fn(|cx| {
+            self.seat
+                .poll_read(cx, self.listener.as_fd(), || self.listener.accept())
+        })
+        .await?;
+        Ok((stream.into(), peer))
     }
 }
 
-impl Drop for Socket {
-    fn drop(&mut self) {
-        self.poller.remove(self.slot);
-    }
-}
-
-fn build_ring() -> io::Result<IoUring> {
+fn build_ring(submission_entries: u32) -> io::Result<IoUring> {
     let mut plain = IoUring::builder();
-    plain.setup_cqsize(COMPLETION_ENTRIES);
+    plain.setup_cqsize(COMPLETIONS_PER_ENTRY * submission_entries);
     let mut deferred = plain.clone();
     deferred
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_taskrun_flag();
-    match deferred.build(SUBMISSION_ENTRIES) {
+    match deferred.build(submission_entries) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             tracing::info!(
                 "this kernel cannot defer completions (6.1 can): sockets will cost some CPU more"
             );
-            plain.build(SUBMISSION_ENTRIES)
+            plain.build(submission_entries)
         }
         built => built,
     }

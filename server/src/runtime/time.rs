@@ -7,13 +7,12 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_lite::future::or;
-use glommio::timer::Timer;
-
 use super::core::this_core;
+use super::timers;
 
 /// Waits at least `duration`.
 pub async fn sleep(duration: Duration) {
-    Timer::new(duration).await;
+    timers::sleep(duration).await;
 }
 
 /// Runs `future` for at most `limit`. The future is dropped when time is up, which is safe for futures; tasks
@@ -68,9 +67,4 @@ pub(super) fn monotonic_us() -> u64 {
 fn since_start() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed()
-}
-
-/// Runs `work`, which may take long or block, on this core's helper thread, and waits for its result.
-pub async fn spawn_blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    glommio::executor().spawn_blocking(work).await
 }

@@ -1,8 +1,8 @@
 //! A thread that wakes cores whose heartbeat is late, and reports cores that stopped beating.
 //!
-//! A late heartbeat means that glommio parked the core with the heartbeat's own task runnable (fault 1 of the
-//! module story): a wake from here ends that, at once or at one of the next looks. A core that stays silent is in
-//! a long computation, which is a defect to find with the log line, or starved by the system.
+//! A late heartbeat may mean that glommio parked the core with tasks runnable (fault 1 of the module story): a wake
+//! from here ends that, at once or at one of the next looks. A core that stays silent is in a long computation, which
+//! is a defect to find with the log line, or starved by the system.
 
 use std::io;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use std::time::Duration;
 use super::cores::{CoreLink, Heartbeat};
 use super::time::monotonic_ms;
 
-/// How often the thread looks. Bounds a sleep that the heartbeat did not end.
+/// How often the thread looks. Bounds a sleep through fault 1.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A heartbeat this much later than promised is late.
 const LATE_AFTER_MS: u64 = 50;
 
-/// Wakes sent in one stall. Each holds a clone of the heartbeat's waker until the core runs, and glommio counts
-/// clones in an `i16` (fault 3).
+/// Wakes sent in one stall. Each holds a clone of a waker until glommio looks at its rings, and glommio counts clones
+/// in an `i16` (fault 3).
 const POKE_COUNT_MAX: u32 = 1000;
 
 /// The watching thread.
@@ -43,7 +43,7 @@ impl Watchdog {
                         let (poke, news) =
                             stall.on_look(link.heartbeat(), monotonic_ms(), stall_after);
                         if poke {
-                            link.poke_heartbeat();
+                            link.poke();
                         }
                         report(link, news);
                     }

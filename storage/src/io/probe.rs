@@ -55,15 +55,14 @@ pub enum RingError {
     Missing(&'static str),
 }
 
-/// Sets up `count` rings of `entries` entries and the log's own, all at once as a member has them, and has
+/// Sets up rings of these numbers of entries and the log's own, all at once as a member has them, and has
 /// each do nothing once.
 ///
 /// # Errors
 /// What the kernel refused.
-pub fn probe_rings(count: usize, entries: u32) -> Result<(), RingError> {
-    let sizes = std::iter::repeat_n(entries, count).chain([WAL_RING_ENTRIES]);
-    let mut rings = Vec::with_capacity(count + 1);
-    for (index, entries) in sizes.enumerate() {
+pub fn probe_rings(entries: impl IntoIterator<Item = u32>) -> Result<(), RingError> {
+    let mut rings = Vec::new();
+    for (index, entries) in entries.into_iter().chain([WAL_RING_ENTRIES]).enumerate() {
         let ring = nop(entries).map_err(|source| RingError::Refused {
             number: index + 1,
             source,
@@ -189,8 +188,8 @@ mod tests {
 
     #[test]
     fn rings_work_here_and_too_many_entries_are_refused() {
-        probe_rings(3, 32).unwrap();
-        match probe_rings(1, 1 << 30).unwrap_err() {
+        probe_rings([32; 3]).unwrap();
+        match probe_rings([1 << 30]).unwrap_err() {
             RingError::Refused { number: 1, source } => {
                 assert_eq!(source.raw_os_error(), Some(libc::EINVAL));
             }

@@ -6,12 +6,12 @@ use crate::machine::Root;
 /// The executor refuses to start below this, whoever asks.
 const MEMLOCK_FLOOR_BYTES: u64 = 512 << 10;
 
-/// Rings of one executor.
-const RINGS_PER_CORE: u64 = 3;
+/// The rings of one executor, of 32 entries each.
+const EXECUTOR_BYTES: u64 = 3 * (32 * RING_ENTRY_BYTES + RING_OVERHEAD_BYTES);
 
-/// Bytes of a ring's entry: 64 in the submission queue, 4 in its index, two of 16 in the completion
-/// queue.
-const RING_ENTRY_BYTES: u64 = 100;
+/// Bytes of a ring's entry: 64 in the submission queue, 4 in its index, at most four of 16 in the
+/// completion queue.
+const RING_ENTRY_BYTES: u64 = 132;
 /// What the two parts of a ring are rounded up by at most, with their heads.
 const RING_OVERHEAD_BYTES: u64 = 8 << 10;
 
@@ -37,7 +37,7 @@ fn locked_memory(root: &Root, needs: &Needs) -> Option<Finding> {
     const ABOUT: &str = "locked memory";
     let limit = limit(root, "Max locked memory")?;
     let ring = |entries: u64| entries * RING_ENTRY_BYTES + RING_OVERHEAD_BYTES;
-    let rings = needs.core_count * RINGS_PER_CORE * ring(needs.uring_entries)
+    let rings = needs.core_count * (ring(needs.uring_entries) + EXECUTOR_BYTES)
         + ring(needs.log_ring_entries);
     let needed = rings.max(MEMLOCK_FLOOR_BYTES);
     let wanted_kib = needed.next_power_of_two().max(8 << 20) >> 10;

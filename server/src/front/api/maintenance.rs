@@ -69,7 +69,9 @@ async fn hash_at(
     let Answer::Hash(header, scan) = api.ask_without_limit(Ask::Hash { revision }).await? else {
         unreachable!("a hash is answered with the records to hash");
     };
-    let result = runtime::spawn_blocking(move || scan.finish()).await;
+    let result = runtime::spawn_blocking(move || scan.finish())
+        .await
+        .map_err(|error| Status::unavailable(format!("no thread to hash on: {error}")))?;
     api.metrics
         .mvcc
         .hash_revision
