@@ -206,18 +206,26 @@ impl<D: Disk> Engine<D> {
         self.lease_clock.advance(now_us);
         let durable = self.wal.pump(now_us)?;
         self.on_durable(durable);
+        // The disk has work while what it has done is applied.
+        self.write()?;
         self.apply_committed(clock)?;
         self.answer_keep_alives();
         self.advance_reads();
         self.advance_catch_ups();
         self.advance_scrub();
         self.upkeep();
-        self.seal()?;
-        let durable = self.wal.pump(now_us)?;
-        self.on_durable(durable);
+        self.write()?;
         // Reads that arrive before the next turn find everything committed applied.
         self.apply_committed(clock)?;
         Ok(self.activity())
+    }
+
+    /// Seals what waits and starts writing it.
+    fn write(&mut self) -> Result<(), EngineError> {
+        self.seal()?;
+        let durable = self.wal.pump(self.now_us)?;
+        self.on_durable(durable);
+        Ok(())
     }
 
     /// The next reply for a front core.

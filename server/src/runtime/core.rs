@@ -1,10 +1,11 @@
 //! The core a piece of code runs on.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use keelson_storage::ids::CoreId;
@@ -40,6 +41,23 @@ struct CoreState {
     /// Tasks that go on after the core has looked at its news.
     next_turn: RefCell<Vec<Waker>>,
     ended: Cell<bool>,
+}
+
+/// A future whose polls are counted.
+pub(super) struct Counted<F> {
+    count: Rc<Cell<u64>>,
+    future: F,
+}
+
+impl<F: Future> Future for Counted<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.count.set(self.count.get() + 1);
+        // SAFETY: the future is pinned with what it is part of, and nothing moves it out.
+        let future = unsafe { self.map_unchecked_mut(|counted| &mut counted.future) };
+        future.poll(cx)
+    }
 }
 
 /// The local end of something another core changes.
@@ -112,15 +130,10 @@ impl Core {
     }
 
     /// Has the polls of `future` counted as work of this core.
-    pub(super) fn counted<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
-        let count = self.0.poll_count.clone();
-        async move {
-            let mut future = std::pin::pin!(future);
-            poll_fn(|cx| {
-                count.set(count.get() + 1);
-                future.as_mut().poll(cx)
-            })
-            .await
+    pub(super) fn counted<F: Future>(&self, future: F) -> Counted<F> {
+        Counted {
+            count: self.0.poll_count.clone(),
+            future,
         }
     }
 

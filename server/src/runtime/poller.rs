@@ -43,6 +43,9 @@ const GET_EVENTS: u32 = 1;
 const EXT_ARG: u32 = 1 << 3;
 /// Requests wait this long at most for an entry that something else makes necessary.
 const HAND_OVER_WITHIN_US: u64 = 100;
+/// News of a turn; the rest is the next turn's. So the log gets what the first clients sent while the core still reads
+/// what the others did, and a burst becomes groups that follow each other instead of one that all wait for.
+const NEWS_PER_TURN_MAX: usize = 4;
 
 /// What a completion's user data says besides the slot.
 const KIND_BITS: u32 = 2;
@@ -139,17 +142,23 @@ impl Poller {
     /// none; without, it enters the kernel only if there is a reason to.
     pub(super) fn turn(&self, now_us: u64, limit: Option<Duration>) {
         self.0.now_us.set(now_us);
-        let mut entered = limit.is_some() || self.is_entry_due();
+        let has_news = !self.0.ring.borrow_mut().completion().is_empty();
+        let mut entered = !has_news && (limit.is_some() || self.is_entry_due());
         if entered {
             self.enter(limit);
         }
+        let mut taken = 0;
         loop {
             let mut is_news = false;
-            loop {
+            while taken < NEWS_PER_TURN_MAX {
                 let entry = self.0.ring.borrow_mut().completion().next();
                 let Some(entry) = entry else { break };
                 self.on_completion(&entry);
                 is_news = true;
+                taken += 1;
+            }
+            if taken == NEWS_PER_TURN_MAX {
+                return;
             }
             // The kernel runs a few completions at a time, and says when it has kept some back. It may say so when it
             // has not, if it gave a completion away before it came to saying it; only the next one takes that back.
