@@ -41,6 +41,8 @@ impl<D: Disk> Engine<D> {
             lease_time: proposed.lease_time,
         };
         self.state.on_entry(at);
+        self.state
+            .warm(proposed.commands.iter().map(|(_, request)| request));
         let mut began_us = clock.now_us();
         for (origin, request) in proposed.commands {
             let succeeded = self.apply_command(at, origin, &request);

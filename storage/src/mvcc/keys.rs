@@ -13,6 +13,11 @@
 use std::cmp::Ordering;
 use std::ops::Index;
 
+use super::warm::fetch;
+
+/// Hints in a cache line.
+const HINTS_PER_LINE: usize = 16;
+
 /// A sorted set of keys with room for a node's worth of them.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
@@ -50,11 +55,7 @@ impl Keys {
     /// The index of a key, or the index it would be inserted at.
     pub(super) fn search(&self, key: &[u8]) -> Result<usize, usize> {
         let hint = hint(key, self.shared);
-        let index = self
-            .hints
-            .iter()
-            .map(|&other| usize::from(other < hint))
-            .sum::<usize>();
+        let index = self.guess_by(hint);
         if index == self.keys.len() {
             // Above all of them, if the prefix is shared.
             let Some(last) = self.last() else {
@@ -86,6 +87,34 @@ impl Keys {
                     .map_err(|index| start + index)
             }
         }
+    }
+
+    fn guess_by(&self, hint: u32) -> usize {
+        self.hints
+            .iter()
+            .map(|&other| usize::from(other < hint))
+            .sum::<usize>()
+    }
+
+    /// Where a key most likely is, going by the hints alone.
+    pub(super) fn guess(&self, key: &[u8]) -> usize {
+        self.guess_by(hint(key, self.shared))
+    }
+
+    /// Asks for the memory that [`guess`](Keys::guess) reads.
+    pub(super) fn fetch_hints(&self) {
+        self.hints.iter().step_by(HINTS_PER_LINE).for_each(fetch);
+    }
+
+    /// Asks for the place of a key, which [`fetch_key`](Keys::fetch_key) reads.
+    pub(super) fn fetch_place(&self, index: usize) {
+        self.keys.get(index).into_iter().for_each(fetch);
+    }
+
+    /// Asks for a key.
+    pub(super) fn fetch_key(&self, index: usize) {
+        let first = self.keys.get(index).and_then(|key| key.first());
+        first.into_iter().for_each(fetch);
     }
 
     pub(super) fn insert(&mut self, index: usize, key: Box<[u8]>) {

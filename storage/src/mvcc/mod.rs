@@ -23,6 +23,7 @@ mod scrub;
 mod select;
 mod store;
 mod tree;
+mod warm;
 
 pub use changes::{Change, ChangeLog};
 pub use hash::{HashKvResult, HashScan};

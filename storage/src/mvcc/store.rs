@@ -108,6 +108,11 @@ impl Store {
             .filter(|record| !record.tombstone)
     }
 
+    /// Brings what puts to `keys` will touch into the cache.
+    pub(crate) fn warm<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+        self.tree.warm(keys);
+    }
+
     /// Writes a version. `None` for the value or the lease keeps what the key has now; a key that
     /// does not exist has an empty value and no lease.
     pub(crate) fn put(

@@ -63,6 +63,10 @@ impl Tree {
         }
     }
 
+    pub(super) fn root(&self) -> &Node {
+        &self.root
+    }
+
     /// The history of a key.
     pub(crate) fn get(&self, key: &[u8]) -> Option<&History> {
         let mut node = &self.root;
@@ -147,20 +151,20 @@ impl Tree {
 }
 
 #[derive(Debug)]
-enum Node {
+pub(super) enum Node {
     Leaf(Leaf),
     Inner(Inner),
 }
 
 #[derive(Debug, Default)]
-struct Leaf {
-    keys: Keys,
-    histories: Vec<History>,
+pub(super) struct Leaf {
+    pub(super) keys: Keys,
+    pub(super) histories: Vec<History>,
     live: u64,
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     /// One fewer than children.
     separators: Keys,
     children: Vec<Node>,
@@ -440,6 +444,10 @@ impl Inner {
         inner.children.push(child);
         inner.live.push(live);
         inner
+    }
+
+    pub(super) fn child(&self, key: &[u8]) -> &Node {
+        &self.children[self.child_of(key)]
     }
 
     /// The child whose span holds `key`.

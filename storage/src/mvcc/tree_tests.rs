@@ -301,3 +301,22 @@ impl Node {
         }
     }
 }
+
+#[test]
+fn warming_takes_any_keys_of_any_tree() {
+    let mut pair = Pair {
+        tree: Tree::new(),
+        model: BTreeMap::new(),
+        revision: Revision(1),
+    };
+    let strange: [&[u8]; 4] = [b"", b"\xff\xff\xff\xff\xff", b"between", b"\0\0"];
+    for round in 0..2000_u32 {
+        let keys: Vec<_> = pair.model.keys().cloned().collect();
+        let some = keys.iter().map(Vec::as_slice).step_by(17).take(40);
+        pair.tree.warm(some.chain(strange));
+        pair.write(&(round / 2).to_be_bytes(), true);
+    }
+    pair.tree.warm(std::iter::empty());
+    pair.tree.check_invariants();
+    pair.check(b"", None);
+}

@@ -146,6 +146,16 @@ impl State {
         })
     }
 
+    /// Brings what `requests` will touch into the CPU's cache, for those that are about to be applied together.
+    pub fn warm<'r>(&self, requests: impl Iterator<Item = &'r Request>) {
+        let keys = requests.filter_map(|request| match request {
+            Request::Put(put) => Some(&put.key[..]),
+            Request::Txn(txn) => txn.compare.first().map(|compare| &compare.key[..]),
+            _ => None,
+        });
+        self.keyspace.store.warm(keys);
+    }
+
     /// The last entry that [`State::on_entry`] was told of; its lease time is the lease clock.
     #[must_use]
     pub fn applied(&self) -> Position {

@@ -361,18 +361,18 @@ const LIMITS_CASES: &[Case<'_>] = &[
         "ulimit -l 8192",
     ),
     (
-        &[File(LIMITS, Some(limits!("524288", "1048576")))],
+        &[File(LIMITS, Some(limits!("524288", "614400")))],
         Warn,
         "locked memory",
-        "1 MiB, and 4 cores need 1.3 MiB",
+        "600 KiB, and 4 cores need 721.8 KiB",
         "ulimit -l 8192",
     ),
     (
         &[Need(|needs| needs.core_count = 64)],
         Warn,
         "locked memory",
-        "8 MiB, and 64 cores need 20.3 MiB",
-        "ulimit -l 32768",
+        "8 MiB, and 64 cores need 11.1 MiB",
+        "ulimit -l 16384",
     ),
     (
         &[File(LIMITS, Some(limits!("4096", "unlimited")))],
