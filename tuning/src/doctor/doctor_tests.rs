@@ -371,7 +371,7 @@ const LIMITS_CASES: &[Case<'_>] = &[
         &[Need(|needs| needs.core_count = 64)],
         Warn,
         "locked memory",
-        "8 MiB, and 64 cores need 11.1 MiB",
+        "8 MiB, and 64 cores need 11.0 MiB",
         "ulimit -l 16384",
     ),
     (

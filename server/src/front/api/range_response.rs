@@ -14,7 +14,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 
 use tonic::Status;
 
-use crate::front::{PREFIX_BYTES, Replies};
+use crate::front::{Closed, PREFIX_BYTES, Replies};
 
 /// Tag of `RangeResponse.kvs`.
 const KVS_TAG: u32 = 2;
@@ -25,10 +25,24 @@ const SLICE_BYTES: usize = 256 << 10;
 /// Keys in the first message of a streamed range, as in etcd.
 const STREAM_KEYS_FIRST: usize = 10;
 
+/// Tag of `RangeStreamResponse.range_response`.
+const RANGE_RESPONSE_TAG: u32 = 1;
+
 /// The result of a range on its way to the client.
 pub(super) struct RangeResponse {
     header: ResponseHeader,
     selection: Selection,
+}
+
+/// What one message carries of it.
+struct Part {
+    pairs: std::ops::Range<usize>,
+    /// Everything else.
+    head: pb::RangeResponse,
+    /// The frame of a message around the response; empty for a response that is the message.
+    around: Bytes,
+    /// Size of the message, without the gRPC prefix.
+    total: usize,
 }
 
 impl RangeResponse {
@@ -36,33 +50,19 @@ impl RangeResponse {
         Self { header, selection }
     }
 
-    /// Sends it as one message, a large one in slices of about [`SLICE_BYTES`].
+    /// Sends it as one message.
     pub(super) async fn send(self, mut reply: Replies) {
-        let total = self.encoded_bytes();
+        let whole = self.part(0..self.selection.records.len(), self.head());
+        let total = whole.total;
         if total > RESPONSE_BYTES_MAX {
             return reply.finish(Err(Status::resource_exhausted(format!(
                 "grpc: trying to send message larger than max ({total} vs. {RESPONSE_BYTES_MAX})"
             ))));
         }
         if total <= SLICE_BYTES {
-            return reply.send_unary_encoded(self.encode_framed(total));
+            return reply.send_unary_encoded(self.encode_framed(&whole));
         }
-        reply.begin(total as u64);
-        let mut next = 0;
-        while next < self.selection.records.len() {
-            let end = self.slice_end(next);
-            let mut out = BytesMut::with_capacity(SLICE_BYTES + self.kv_bytes(end - 1));
-            self.put_kvs(next..end, &mut out);
-            if reply.chunk(out.freeze()).await.is_err() {
-                return;
-            }
-            next = end;
-        }
-        if reply
-            .chunk(Bytes::from(self.head().encode_to_vec()))
-            .await
-            .is_ok()
-        {
+        if self.send_sliced(&mut reply, whole).await.is_ok() {
             reply.finish(Ok(()));
         }
     }
@@ -77,17 +77,19 @@ impl RangeResponse {
         loop {
             let end = (next + keys).min(count);
             let last = end == count;
-            let mut part = if last {
+            let head = if last {
                 self.head()
             } else {
                 pb::RangeResponse::default()
             };
-            part.kvs = (next..end).map(|at| self.key_value(at)).collect();
-            let message = pb::RangeStreamResponse {
-                range_response: Some(part),
+            let part = self.part(next..end, head).wrapped();
+            let bytes = part.total;
+            let sent = if bytes <= SLICE_BYTES {
+                reply.send_raw(self.encode_framed(&part)).await
+            } else {
+                self.send_sliced(&mut reply, part).await
             };
-            let bytes = message.encoded_len();
-            if reply.send(&message).await.is_err() {
+            if sent.is_err() {
                 return;
             }
             if last {
@@ -102,22 +104,47 @@ impl RangeResponse {
         }
     }
 
-    /// Size of the whole message, without the gRPC prefix.
-    fn encoded_bytes(&self) -> usize {
-        let kvs_bytes: usize = (0..self.selection.records.len())
+    fn part(&self, pairs: std::ops::Range<usize>, head: pb::RangeResponse) -> Part {
+        let kvs_bytes: usize = pairs
+            .clone()
             .map(|at| kv_field_bytes(self.kv_bytes(at)))
             .sum();
-        self.head().encoded_len() + kvs_bytes
+        Part {
+            total: head.encoded_len() + kvs_bytes,
+            pairs,
+            head,
+            around: Bytes::new(),
+        }
     }
 
-    /// The whole message of `total` bytes, gRPC prefix included.
-    fn encode_framed(&self, total: usize) -> Bytes {
-        let mut out = BytesMut::with_capacity(PREFIX_BYTES + total);
+    /// A whole message, gRPC prefix included.
+    fn encode_framed(&self, part: &Part) -> Bytes {
+        let mut out = BytesMut::with_capacity(PREFIX_BYTES + part.total);
         out.put_u8(0);
-        out.put_u32(u32::try_from(total).expect("responses are bounded by RESPONSE_BYTES_MAX"));
-        self.put_kvs(0..self.selection.records.len(), &mut out);
-        put_message(&self.head(), &mut out);
+        out.put_u32(u32::try_from(part.total).expect("the caller has few bytes to encode"));
+        out.put_slice(&part.around);
+        self.put_kvs(part.pairs.clone(), &mut out);
+        put_message(&part.head, &mut out);
         out.freeze()
+    }
+
+    /// Sends a message in slices of about [`SLICE_BYTES`].
+    async fn send_sliced(&self, reply: &mut Replies, part: Part) -> Result<(), Closed> {
+        reply.begin(part.total as u64);
+        let mut out = BytesMut::from(part.around);
+        let mut next = part.pairs.start;
+        while next < part.pairs.end {
+            let end = self.slice_end(next..part.pairs.end);
+            out.reserve(SLICE_BYTES + self.kv_bytes(end - 1));
+            self.put_kvs(next..end, &mut out);
+            reply.chunk(out.split().freeze()).await?;
+            next = end;
+        }
+        put_message(&part.head, &mut out);
+        if out.is_empty() {
+            return Ok(());
+        }
+        reply.chunk(out.freeze()).await
     }
 
     /// Everything but the pairs.
@@ -130,10 +157,10 @@ impl RangeResponse {
         }
     }
 
-    fn slice_end(&self, from: usize) -> usize {
+    fn slice_end(&self, pairs: std::ops::Range<usize>) -> usize {
         let mut bytes = 0;
-        let mut end = from;
-        while end < self.selection.records.len() && bytes < SLICE_BYTES {
+        let mut end = pairs.start;
+        while end < pairs.end && bytes < SLICE_BYTES {
             bytes += kv_field_bytes(self.kv_bytes(end));
             end += 1;
         }
@@ -167,6 +194,20 @@ impl RangeResponse {
             kv.value = Default::default();
         }
         kv
+    }
+}
+
+impl Part {
+    /// The same as a message of a stream.
+    fn wrapped(self) -> Part {
+        let mut around = BytesMut::new();
+        encode_key(RANGE_RESPONSE_TAG, WireType::LengthDelimited, &mut around);
+        encode_varint(self.total as u64, &mut around);
+        Part {
+            total: around.len() + self.total,
+            around: around.freeze(),
+            ..self
+        }
     }
 }
 
@@ -227,11 +268,16 @@ mod tests {
                 ..selection.clone().into_response()
             };
             let response = RangeResponse::new(header, selection);
-            let total = response.encoded_bytes();
-            let framed = response.encode_framed(total);
-            assert_eq!(framed.len(), PREFIX_BYTES + total);
+            let pairs = 0..response.selection.records.len();
+            let part = response.part(pairs.clone(), response.head());
+            let framed = response.encode_framed(&part);
+            assert_eq!(framed.len(), PREFIX_BYTES + part.total);
             let decoded = pb::RangeResponse::decode(&framed[PREFIX_BYTES..]).expect("well formed");
             assert_eq!(decoded, wanted);
+            let framed = response.encode_framed(&part.wrapped());
+            let decoded =
+                pb::RangeStreamResponse::decode(&framed[PREFIX_BYTES..]).expect("well formed");
+            assert_eq!(decoded.range_response, Some(wanted));
         }
     }
 }
