@@ -156,9 +156,9 @@ impl Poller {
                 .enter::<libc::sigset_t>(count, 0, GET_EVENTS, None)
         };
         match entered.as_ref().map_err(io::Error::raw_os_error) {
-            Ok(_) | Err(Some(libc::EINTR)) => {}
-            // Out of memory for a moment, or completions must be taken first.
-            Err(Some(libc::EAGAIN | libc::EBUSY)) => self.0.wanted.notify(),
+            Ok(&taken) if taken == count as usize => {}
+            // Interrupted, out of memory for a moment, or completions must be taken first: the rest goes next turn.
+            Ok(_) | Err(Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => self.0.wanted.notify(),
             Err(_) => panic!("the ring of a core's sockets: {entered:?}"),
         }
     }
