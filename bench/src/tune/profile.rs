@@ -1,10 +1,12 @@
 //! The profile that is written: TOML for `keelson --profile FILE`, with the figures behind each value.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::knob::Knob;
 use super::search::{Found, Search, Settled};
 use crate::disk::{Cell, DiskResult, Figures};
+use crate::job::JobSpec;
 use crate::machine::Machine;
 use crate::report::{Table, number};
 
@@ -54,7 +56,11 @@ pub fn text(origin: &Origin<'_>, search: &Search<'_>, found: &Found) -> String {
 }
 
 fn head(origin: &Origin<'_>, search: &Search<'_>, found: &Found) -> String {
-    let loads: Vec<&str> = search.loads.iter().map(|load| load.name.as_str()).collect();
+    let each = |figure: fn(&JobSpec) -> u64| {
+        let values: BTreeSet<u64> = search.loads.iter().map(figure).collect();
+        let texts: Vec<String> = values.iter().map(u64::to_string).collect();
+        texts.join(", ")
+    };
     let (ramp, runtime) = search
         .loads
         .first()
@@ -71,12 +77,14 @@ fn head(origin: &Origin<'_>, search: &Search<'_>, found: &Found) -> String {
         disk_table(&origin.probe.runs)
     );
     text += &format!(
-        "Loads: {}; {runtime} ms each after {ramp} ms, on a fresh member for each value, {} round(s) in\n\
-         alternating order. Figures are geometric means over the loads and medians over the rounds; gain is\n\
-         puts/s over those of the first value, with (min .. max) over the rounds. The default, which is\n\
-         the first of each list, stays unless a value is better in every round, and in the median by {:.0} %\n\
-         and by half of that spread. The load generator ran on the same CPUs.\n",
-        loads.join(", "),
+        "Loads: puts of {} bytes with {} in flight; {runtime} ms each after {ramp} ms, on a fresh\n\
+         member for each value, {} round(s) in alternating order. Figures are geometric means over the\n\
+         loads and medians over the rounds; gain is puts/s over those of the first value, with\n\
+         (min .. max) over the rounds. The default, which is the first of each list, stays unless a value\n\
+         is better in every round, and in the median by {:.0} % and by half of that spread. The load\n\
+         generator ran on the same CPUs.\n",
+        each(|load| load.value_bytes),
+        each(|load| u64::from(load.iodepth)),
         search.rounds,
         search.gain_min * 100.0,
     );

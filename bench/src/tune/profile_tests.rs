@@ -13,6 +13,9 @@ use super::*;
 use crate::disk::Plan;
 use crate::server::Launch;
 
+/// The machine facts are as long as they are; all else fits a terminal.
+const LINE_CHARS_MAX: usize = 140;
+
 fn settled(question: &'static str, labels: &[&str], rates: &[f64]) -> Settled {
     let trial = |rate: &f64| {
         vec![LoadFigures {
@@ -96,6 +99,8 @@ fn the_server_reads_what_is_written() {
         .map(|value| value.text())
         .collect();
     assert_eq!(cores, ["1,0"]);
+    let longest = text.lines().map(|line| line.chars().count()).max();
+    assert!(longest <= Some(LINE_CHARS_MAX), "{text}");
     for part in [
         "keelson 1.2.3",
         "+100.0 %",
