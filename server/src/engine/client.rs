@@ -5,8 +5,9 @@
 //! [`REQUESTS_PER_CORE_MAX`] questions are out at a time, which is what keeps the rings from overflowing.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::task::{Poll, Waker};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
 use keelson_proto::ApiError;
 
@@ -53,28 +54,21 @@ impl EngineClient {
         }
     }
 
-    /// Asks and waits for the answer. `now_ms` is this core's coarse clock.
-    pub async fn ask(&self, ask: Ask, now_ms: u64) -> Result<Answer, ApiError> {
-        if self.waiting.get() >= REQUESTS_PER_CORE_MAX {
-            return Err(ApiError::TooManyRequests);
-        }
-        let waiting = Waiting {
+    /// Asks at once; the answer is for waiting. `now_ms` is this core's coarse clock.
+    pub fn ask(&self, ask: Ask, now_ms: u64) -> Answering<'_> {
+        let mut answering = Answering {
             client: self,
-            token: self.open_slot(now_ms),
-            settled: Cell::new(false),
+            token: None,
         };
-        let token = waiting.token;
-        if !self.push(Inbound { token, ask }) {
-            waiting.settled.set(true);
-            self.close_slot(token);
-            return Err(ApiError::TooManyRequests);
+        if self.waiting.get() < REQUESTS_PER_CORE_MAX {
+            let token = self.open_slot(now_ms);
+            if self.push(Inbound { token, ask }) {
+                answering.token = Some(token);
+            } else {
+                self.close_slot(token);
+            }
         }
-        poll_fn(|cx| {
-            let answer = self.poll_slot(token, cx.waker());
-            waiting.settled.set(answer.is_ready());
-            answer
-        })
-        .await
+        answering
     }
 
     /// Sends a question that is not answered by a reply.
@@ -206,17 +200,42 @@ impl EngineClient {
     }
 }
 
-/// A question that is out; dropped early, it gives its place back once the answer has come.
-struct Waiting<'a> {
+/// The answer to a question that is out. Dropped early, it gives its place back once the answer has come.
+///
+/// A future of two words: the question itself is in the ring already, and not in each future around this one.
+pub struct Answering<'a> {
     client: &'a EngineClient,
-    token: Token,
-    settled: Cell<bool>,
+    /// None once it is answered, and from the beginning if there was no room for the question.
+    token: Option<Token>,
 }
 
-impl Drop for Waiting<'_> {
+impl Answering<'_> {
+    /// Whether there was no room for the question.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.token.is_none()
+    }
+}
+
+impl Future for Answering<'_> {
+    type Output = Result<Answer, ApiError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(token) = self.token else {
+            return Poll::Ready(Err(ApiError::TooManyRequests));
+        };
+        let answer = self.client.poll_slot(token, cx.waker());
+        if answer.is_ready() {
+            self.token = None;
+        }
+        answer
+    }
+}
+
+impl Drop for Answering<'_> {
     fn drop(&mut self) {
-        if !self.settled.get() {
-            self.client.abandon(self.token);
+        if let Some(token) = self.token {
+            self.client.abandon(token);
         }
     }
 }

@@ -25,7 +25,11 @@ pub(super) async fn range(api: &Rc<Api>, mut call: Call) {
         Err(status) => Err(status),
     };
     match selected {
-        Ok(response) => response.send(call.reply).await,
+        Ok(response) => {
+            if let Some(slices) = response.send(call.reply) {
+                slices.await;
+            }
+        }
         Err(status) => call.reply.finish(Err(status)),
     }
 }

@@ -31,7 +31,7 @@ use keelson_storage::state::{Request, RequestLimits, Response};
 use prost::Message;
 use tonic::{Code, Status};
 
-use crate::engine::client::EngineClient;
+use crate::engine::client::{Answering, EngineClient};
 use crate::engine::message::{Answer, Ask, StreamKey};
 use crate::fanout::FanOut;
 use crate::front::{self, Call, MethodTable, Observer, Service};
@@ -108,42 +108,49 @@ impl Api {
         })
     }
 
-    async fn ask(&self, ask: Ask) -> Result<Answer, ApiError> {
-        self.ask_at(ask, self.core.coarse_ms()).await
+    fn ask(&self, ask: Ask) -> Answering<'_> {
+        self.ask_at(ask, self.core.coarse_ms())
     }
 
-    async fn ask_without_limit(&self, ask: Ask) -> Result<Answer, ApiError> {
-        self.ask_at(ask, NO_TIME_LIMIT).await
+    fn ask_without_limit(&self, ask: Ask) -> Answering<'_> {
+        self.ask_at(ask, NO_TIME_LIMIT)
     }
 
-    async fn ask_at(&self, ask: Ask, asked_ms: u64) -> Result<Answer, ApiError> {
-        let result = self.engine.ask(ask, asked_ms).await;
-        if let Err(ApiError::TooManyRequests) = result {
+    fn ask_at(&self, ask: Ask, asked_ms: u64) -> Answering<'_> {
+        let answering = self.engine.ask(ask, asked_ms);
+        if answering.is_refused() {
             self.metrics.runtime.refused.increment();
         }
-        result
+        answering
     }
 
-    /// Puts a validated write into the log and waits until it is applied.
-    async fn write(&self, request: Request, body: Bytes) -> Result<Response, ApiError> {
-        if body.len() > self.config.request_bytes_max {
-            return Err(ApiError::RequestTooLarge);
-        }
-        response(self.ask(Ask::Write { request, body }).await?)
+    /// Puts a validated write into the log; the response comes when it is applied.
+    fn write(
+        &self,
+        request: Request,
+        body: Bytes,
+    ) -> impl Future<Output = Result<Response, ApiError>> + '_ {
+        let asked = if body.len() > self.config.request_bytes_max {
+            Err(ApiError::RequestTooLarge)
+        } else {
+            Ok(self.ask(Ask::Write { request, body }))
+        };
+        async move { response(asked?.await?) }
     }
 
+    /// A call's task is as large as the largest of these futures, so those of long calls are boxed.
     async fn dispatch(self: Rc<Self>, method: Method, call: Call) {
         match method {
             Method::KvRange => kv::range(&self, call).await,
-            Method::KvRangeStream => kv::range_stream(&self, call).await,
+            Method::KvRangeStream => Box::pin(kv::range_stream(&self, call)).await,
             Method::KvPut => unary(call, |body| kv::put(&self, body)).await,
             Method::KvDeleteRange => unary(call, |body| kv::delete_range(&self, body)).await,
             Method::KvTxn => unary(call, |body| kv::txn(&self, body)).await,
             Method::KvCompact => unary(call, |body| kv::compact(&self, body)).await,
-            Method::WatchWatch => watch::serve(self, call).await,
+            Method::WatchWatch => Box::pin(watch::serve(self, call)).await,
             Method::LeaseGrant => unary(call, |body| lease::grant(&self, body)).await,
             Method::LeaseRevoke => unary(call, |body| lease::revoke(&self, body)).await,
-            Method::LeaseKeepAlive => lease::keep_alive(&self, call).await,
+            Method::LeaseKeepAlive => Box::pin(lease::keep_alive(&self, call)).await,
             Method::LeaseTimeToLive => unary(call, |body| lease::time_to_live(&self, body)).await,
             Method::LeaseLeases => unary(call, |_| lease::leases(&self)).await,
             Method::ClusterMemberList => unary(call, |_| cluster::member_list(&self)).await,
@@ -155,7 +162,7 @@ impl Api {
                 unary(call, |body| maintenance::hash_kv(&self, body)).await;
             }
             Method::HealthCheck => unary(call, |body| health::check(&self, body)).await,
-            Method::HealthWatch => health::watch(call).await,
+            Method::HealthWatch => Box::pin(health::watch(call)).await,
             later => {
                 let text = format!(
                     "{} is not served by this version of Keelson",

@@ -4,6 +4,8 @@
 //! numbers. A large response is encoded one slice at a time as the client takes it: memory follows the
 //! slice, not the response. A test decodes every shape with the generated type.
 
+use std::pin::Pin;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use keelson_proto::etcdserverpb::{self as pb, ResponseHeader};
 use keelson_proto::limits::RESPONSE_BYTES_MAX;
@@ -50,21 +52,26 @@ impl RangeResponse {
         Self { header, selection }
     }
 
-    /// Sends it as one message.
-    pub(super) async fn send(self, mut reply: Replies) {
+    /// Sends it as one message. A large one goes out in slices, as the client takes them: that is what the future is
+    /// for.
+    pub(super) fn send(self, mut reply: Replies) -> Option<Pin<Box<impl Future<Output = ()>>>> {
         let whole = self.part(0..self.selection.records.len(), self.head());
         let total = whole.total;
         if total > RESPONSE_BYTES_MAX {
-            return reply.finish(Err(Status::resource_exhausted(format!(
+            reply.finish(Err(Status::resource_exhausted(format!(
                 "grpc: trying to send message larger than max ({total} vs. {RESPONSE_BYTES_MAX})"
             ))));
+            return None;
         }
         if total <= SLICE_BYTES {
-            return reply.send_unary_encoded(self.encode_framed(&whole));
+            reply.send_unary_encoded(self.encode_framed(&whole));
+            return None;
         }
-        if self.send_sliced(&mut reply, whole).await.is_ok() {
-            reply.finish(Ok(()));
-        }
+        Some(Box::pin(async move {
+            if self.send_sliced(&mut reply, whole).await.is_ok() {
+                reply.finish(Ok(()));
+            }
+        }))
     }
 
     /// Sends it as a stream of messages that merge to the same response: disjoint runs of pairs, and
