@@ -1,13 +1,12 @@
 //! The sorted keys of one tree node, searched without touching most of them.
 //!
 //! Keys of a node are near each other, so they share a prefix. Behind it, the next four bytes of every
-//! key stand in one dense array of hints: a search reads that array and then, almost always, a single
-//! key. That key also tells whether the prefix was shared at all: if not, the searched key is below or
-//! above all of the node.
+//! key stand in one dense array of hints: a search reads that array and then only the keys with the
+//! hint of the searched one, of which there is seldom more than one and in inner nodes mostly none.
 //!
 //! Invariants:
-//! 1. Keys are unique and ascending, and all of them begin with the first `shared` bytes of the first.
-//! 2. `hints[i]` is the big-endian number of the four bytes of `keys[i]` behind the shared ones, with
+//! 1. Keys are unique and ascending, and all of them begin with `prefix`.
+//! 2. `hints[i]` is the big-endian number of the four bytes of `keys[i]` behind the prefix, with
 //!    zeros behind its end. So hints ascend too, but not strictly.
 
 use std::cmp::Ordering;
@@ -21,7 +20,7 @@ const HINTS_PER_LINE: usize = 16;
 /// A sorted set of keys with room for a node's worth of them.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    shared: usize,
+    prefix: Box<[u8]>,
     hints: Vec<u32>,
     keys: Vec<Box<[u8]>>,
 }
@@ -29,7 +28,7 @@ pub(super) struct Keys {
 impl Keys {
     pub(super) fn with_capacity(capacity: usize) -> Self {
         Self {
-            shared: 0,
+            prefix: Box::default(),
             hints: Vec::with_capacity(capacity),
             keys: Vec::with_capacity(capacity),
         }
@@ -54,51 +53,42 @@ impl Keys {
 
     /// The index of a key, or the index it would be inserted at.
     pub(super) fn search(&self, key: &[u8]) -> Result<usize, usize> {
-        let hint = hint(key, self.shared);
-        let index = self.guess_by(hint);
-        if index == self.keys.len() {
-            // Above all of them, if the prefix is shared.
-            let Some(last) = self.last() else {
-                return Err(0);
-            };
-            let below_all = common_bytes(key, last) < self.shared && key < last;
-            return Err(if below_all { 0 } else { index });
+        let hint = hint(key, self.prefix.len());
+        let start = self.guess_by(hint);
+        let run = self.hints[start..]
+            .iter()
+            .take_while(|&&other| other == hint)
+            .count();
+        let run = &self.keys[start..start + run];
+        // A key that is found needs no look at the prefix, nor one that is not a look at other keys: most searches
+        // read the memory of one key, or of none.
+        match run.binary_search_by(|probe| (**probe).cmp(key)) {
+            Ok(at) => Ok(start + at),
+            Err(at) => Err(match self.beside(key) {
+                None => start + at,
+                Some(Ordering::Less) => 0,
+                Some(_) => self.keys.len(),
+            }),
         }
-        let other = &self[index];
-        let common = common_bytes(key, other);
-        let ordering = key[common..].cmp(&other[common..]);
-        if common < self.shared {
-            return Err(if ordering.is_lt() { 0 } else { self.keys.len() });
-        }
-        match ordering {
-            Ordering::Less => Err(index),
-            Ordering::Equal => Ok(index),
-            Ordering::Greater => {
-                // Only keys with the same hint can still be below or equal.
-                let start = index + 1;
-                let run = self.hints[start..]
-                    .iter()
-                    .take_while(|&&other| other == hint)
-                    .count();
-                let run = &self.keys[start..start + run];
-                let found = run.binary_search_by(|probe| (**probe).cmp(key));
-                found
-                    .map(|index| start + index)
-                    .map_err(|index| start + index)
-            }
+    }
+
+    /// Whether a key is below or above all that begin with the shared prefix; `None` if it begins with it too.
+    fn beside(&self, key: &[u8]) -> Option<Ordering> {
+        let length = key.len().min(self.prefix.len());
+        match key[..length].cmp(&self.prefix[..length]) {
+            Ordering::Equal if length == self.prefix.len() => None,
+            Ordering::Equal => Some(Ordering::Less),
+            ordering => Some(ordering),
         }
     }
 
     fn guess_by(&self, hint: u32) -> usize {
-        self.hints
-            .iter()
-            .map(|&other| usize::from(other < hint))
-            .sum::<usize>()
+        self.hints.partition_point(|&other| other < hint)
     }
 
     /// Where a key most likely is, going by the hints alone.
     pub(super) fn guess(&self, key: &[u8]) -> usize {
-        self.guess_by(hint(key, self.shared))
+        self.guess_by(hint(key, self.prefix.len()))
     }
 
     /// Asks for the memory that [`guess`](Keys::guess) reads.
@@ -118,17 +108,14 @@ impl Keys {
     }
 
     pub(super) fn insert(&mut self, index: usize, key: Box<[u8]>) {
-        // Any key tells what is shared; the search that found the place has just read this one.
-        match self.keys.get(index).or(self.keys.last()) {
-            None => self.shared = key.len(),
-            Some(neighbour) => {
-                let common = common_bytes(&key, neighbour);
-                if common < self.shared {
-                    self.share(common);
-                }
-            }
+        if self.keys.is_empty() {
+            self.prefix = key.clone();
         }
-        self.hints.insert(index, hint(&key, self.shared));
+        let common = common_bytes(&key, &self.prefix);
+        if common < self.prefix.len() {
+            self.share(common);
+        }
+        self.hints.insert(index, hint(&key, self.prefix.len()));
         self.keys.insert(index, key);
     }
 
@@ -170,7 +157,10 @@ impl Keys {
     }
 
     fn share(&mut self, shared: usize) {
-        self.shared = shared;
+        self.prefix = self
+            .keys
+            .first()
+            .map_or_else(Box::default, |key| Box::from(&key[..shared]));
         self.hints.clear();
         self.hints
             .extend(self.keys.iter().map(|key| hint(key, shared)));
@@ -189,11 +179,9 @@ impl Keys {
             "ascending keys"
         );
         for (key, &found) in self.keys.iter().zip(&self.hints) {
-            assert!(
-                common_bytes(key, &self.keys[0]) >= self.shared,
-                "the prefix is shared"
-            );
-            assert_eq!(found, hint(key, self.shared), "the hint is the key's");
+            assert!(key.starts_with(&self.prefix), "the prefix is shared");
+            let expected = hint(key, self.prefix.len());
+            assert_eq!(found, expected, "the hint is the key's");
         }
     }
 }

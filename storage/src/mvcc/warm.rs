@@ -59,7 +59,9 @@ impl Tree {
             History::Many(records) => Some(records),
             History::One(_) => None,
         });
-        many.clone().filter_map(|records| records.back()).for_each(fetch);
+        many.clone()
+            .filter_map(|records| records.back())
+            .for_each(fetch);
         many.filter_map(|records| records.back())
             .for_each(|record| fetch(&**record));
     }
