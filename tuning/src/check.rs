@@ -93,8 +93,7 @@ impl Tuning {
     }
 
     fn check_relations(&self) -> Result<(), TuningError> {
-        let (heartbeat_ms, half_stall_ms) =
-            (self.runtime.heartbeat_ms, self.runtime.stall_ms / 2);
+        let (heartbeat_ms, half_stall_ms) = (self.runtime.heartbeat_ms, self.runtime.stall_ms / 2);
         if heartbeat_ms > half_stall_ms {
             return Err(TuningError::TooLargeFor {
                 smaller: "runtime.heartbeat_ms",

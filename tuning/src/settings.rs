@@ -11,9 +11,9 @@ pub const WAL_BLOCK_BYTES: u64 = 4 * KIB;
 section! {
     /// The write-ahead log: how much one durable write carries and how many are under way.
     WalTuning as wal, rows WAL_ROWS {
-        depth = 2, from 1, to 16,
+        depth = 4, from 1, to 16,
             "Group commits in flight at once. Deeper queues help network block storage; a local disk \
-             with power-loss protection is full at two.";
+             with power-loss protection needs few.";
         group_bytes_max = MIB, from WAL_BLOCK_BYTES, to 16 * MIB,
             "Bytes that one group commit gathers at most while earlier ones are in flight. A single \
              larger entry still goes out, alone.";

@@ -7,7 +7,7 @@ use keelson_storage::io::Disk;
 use keelson_storage::state::{Command, ENTRY_HEADER_BYTES, encode_entry};
 use keelson_storage::wal::{RecordKind, RecordMeta};
 
-use super::limits::{BATCH_BYTES_MAX, PENDING_BYTES_MAX};
+use super::limits::{BATCH_BYTES_MAX, COMPANY_SHARE, PENDING_BYTES_MAX};
 use super::shard::{Engine, EngineError, Proposed};
 
 /// What a record on its way to the disk stands for.
@@ -19,9 +19,16 @@ pub(super) enum Persisting {
 
 impl<D: Disk> Engine<D> {
     /// Whether the waiting commands become an entry now. While the lane has all its groups in flight
-    /// they gather instead: one entry per flush round, as large as the round made it.
+    /// they gather instead, and before that while they are few beside those in flight: a flush costs
+    /// the same for one command as for many, and one that waits for company has others to wait with.
     pub(super) fn may_seal(&self) -> bool {
-        self.node.has_room()
+        let in_flight: usize = self
+            .proposed
+            .iter()
+            .map(|proposed| proposed.commands.len())
+            .sum();
+        self.queue.len() * COMPANY_SHARE >= in_flight
+            && self.node.has_room()
             && self.wal.in_flight() < self.config.wal_depth
             && self.wal.pending_bytes() <= PENDING_BYTES_MAX
     }

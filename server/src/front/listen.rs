@@ -22,8 +22,8 @@ use super::limits::{
 use super::server::Front;
 use crate::runtime::placement::{self, CoreLoad};
 use crate::runtime::{
-    Acceptor, Core, CoreLink, Inbox, Outbox, RingReceiver, RingSender, monotonic_ms, ring, sleep, spawn,
-    this_core,
+    Acceptor, Core, CoreLink, Inbox, Outbox, RingReceiver, RingSender, monotonic_ms, ring, sleep,
+    spawn, this_core,
 };
 
 /// Silence after which the kernel probes a client, time between probes, and their number: a client whose machine

@@ -45,7 +45,7 @@ const EXT_ARG: u32 = 1 << 3;
 const HAND_OVER_WITHIN_US: u64 = 100;
 /// News of a turn; the rest is the next turn's. So the log gets what the first clients sent while the core still reads
 /// what the others did, and a burst becomes groups that follow each other instead of one that all wait for.
-const NEWS_PER_TURN_MAX: usize = 4;
+const NEWS_PER_TURN_MAX: usize = 3;
 
 /// What a completion's user data says besides the slot.
 const KIND_BITS: u32 = 2;

@@ -6,9 +6,9 @@ use std::sync::OnceLock;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures_lite::future::or;
 use super::core::this_core;
 use super::timers;
+use futures_lite::future::or;
 
 /// Waits at least `duration`.
 pub async fn sleep(duration: Duration) {

@@ -63,7 +63,7 @@ impl UringDisk {
         if mode == IoMode::Direct {
             probe_direct(directory, &directory_file)?;
         }
-        let ring = IoUring::new(WAL_RING_ENTRIES).map_err(fail.clone()("io_uring set-up"))?;
+        let ring = build_ring().map_err(fail.clone()("io_uring set-up"))?;
         // SAFETY: eventfd takes no pointers; a non-negative result is a fresh descriptor nobody else owns.
         let event = unsafe {
             let fd = libc::eventfd(0, libc::EFD_CLOEXEC);
@@ -474,6 +474,10 @@ impl Disk for UringDisk {
     }
 
     fn reap(&mut self, out: &mut Vec<Completion>) {
+        if self.ring.submission().taskrun() {
+            // A refusal shows again, with an error, at the next kick.
+            let _ = self.enter(0);
+        }
         if self.take_ring_completions() {
             self.fill_ring();
             // A refusal shows again, with an error, at the next kick: the entries stay queued.
@@ -493,6 +497,17 @@ impl Disk for UringDisk {
 
     fn event_fd(&self) -> Option<RawFd> {
         Some(self.event.as_raw_fd())
+    }
+}
+
+/// A ring whose completions do not interrupt a thread that runs: it takes them at its next system call, and `reap` makes
+/// one if there are any. Before 5.19 they interrupt.
+fn build_ring() -> std::io::Result<IoUring> {
+    let mut cooperative = IoUring::builder();
+    cooperative.setup_coop_taskrun().setup_taskrun_flag();
+    match cooperative.build(WAL_RING_ENTRIES) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::new(WAL_RING_ENTRIES),
+        built => built,
     }
 }
 
