@@ -7,41 +7,24 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::env;
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::{BENCH, server};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const BENCH: &str = env!("CARGO_BIN_EXE_keelson-bench");
 const DISK: &str = env!("CARGO_TARGET_TMPDIR");
 const EXIT_INTERRUPTED: i32 = 130;
 /// A second of load, no ramp.
 const SHORT: [&str; 2] = ["--runtime=1s", "--ramp_time=0"];
-
-fn server() -> Option<PathBuf> {
-    if let Some(named) = env::var_os("KEELSON_BENCH_SERVER") {
-        return Some(named.into());
-    }
-    let built = Path::new(BENCH).with_file_name("keelson");
-    if built.is_file() {
-        return Some(built);
-    }
-    let mut terminal = std::io::stderr();
-    writeln!(
-        terminal,
-        "NOT RUN: no server at {} nor in KEELSON_BENCH_SERVER",
-        built.display()
-    )
-    .unwrap();
-    None
-}
 
 /// The tool with a command, the server and a folder.
 fn command(name: &str, server: &Path, dir: &Path) -> Command {

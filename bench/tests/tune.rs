@@ -6,34 +6,15 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::env;
+mod common;
+
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::{BENCH, server};
 use keelson_tuning::{Profile, ProfileKey};
 
-const BENCH: &str = env!("CARGO_BIN_EXE_keelson-bench");
 const DISK: &str = env!("CARGO_TARGET_TMPDIR");
-
-fn server() -> Option<PathBuf> {
-    if let Some(named) = env::var_os("KEELSON_BENCH_SERVER") {
-        return Some(named.into());
-    }
-    let built = Path::new(BENCH).with_file_name("keelson");
-    if built.is_file() {
-        return Some(built);
-    }
-    let mut terminal = std::io::stderr();
-    writeln!(
-        terminal,
-        "NOT RUN: no server at {} nor in KEELSON_BENCH_SERVER",
-        built.display()
-    )
-    .unwrap();
-    None
-}
 
 #[test]
 fn a_quick_search_writes_a_profile_that_the_server_takes() {

@@ -75,7 +75,7 @@ fn found(document: &str, name: &str) -> (String, Vec<String>) {
 fn flags_come_before_the_environment_and_both_before_the_profile() {
     let variables = [("KEELSON_WAL_DEPTH", "5"), ("KEELSON_PROFILE", "my.toml")];
     for (arguments, variables, depth, delay, cores) in [
-        ("", &[][..], 2, 0, CoreSelection::Auto),
+        ("", &[][..], 4, 0, CoreSelection::Auto),
         ("--profile=my.toml", &[], 7, 70, CoreSelection::Count(1)),
         ("", &variables, 5, 70, CoreSelection::Count(1)),
         ("--wal-depth 3", &variables, 3, 70, CoreSelection::Count(1)),
