@@ -279,9 +279,9 @@ mod tests {
     fn settings_begin_with_their_default_and_stop_where_nothing_is_gained() {
         let shallow = around(&[0], 1);
         let mut setup = Setup::defaults(&shallow);
-        assert_eq!(labels(Knob::Depth, &setup, &shallow), ["2", "1"]);
+        assert_eq!(labels(Knob::Depth, &setup, &shallow), ["4", "1", "2"]);
         let deep = around(&[0], 8);
-        assert_eq!(labels(Knob::Depth, &setup, &deep), ["2", "1", "4", "8"]);
+        assert_eq!(labels(Knob::Depth, &setup, &deep), ["4", "1", "2", "8"]);
         assert_eq!(
             labels(Knob::GroupBytes, &setup, &deep),
             ["1048576", "262144", "4194304"]
