@@ -143,9 +143,13 @@ impl Poller {
     pub(super) fn turn(&self, now_us: u64, limit: Option<Duration>) {
         self.0.now_us.set(now_us);
         let has_news = !self.0.ring.borrow_mut().completion().is_empty();
-        let mut entered = !has_news && (limit.is_some() || self.is_entry_due());
-        if entered {
+        let mut entered = true;
+        if limit.is_some() && !has_news {
             self.enter(limit);
+        } else if self.is_handover_due() || !has_news && self.has_kept_back() {
+            self.enter(None);
+        } else {
+            entered = false;
         }
         let mut taken = 0;
         loop {
@@ -177,10 +181,9 @@ impl Poller {
     }
 
     /// Requests are in no hurry: most come just before the core waits, which hands them over in the same call.
-    fn is_entry_due(&self) -> bool {
+    fn is_handover_due(&self) -> bool {
         let queued_at_us = self.0.queued_at_us.get();
-        self.has_kept_back()
-            || queued_at_us != 0 && self.0.now_us.get() >= queued_at_us + HAND_OVER_WITHIN_US
+        queued_at_us != 0 && self.0.now_us.get() >= queued_at_us + HAND_OVER_WITHIN_US
     }
 
     fn enter(&self, limit: Option<Duration>) {
