@@ -37,10 +37,6 @@ use super::eventfd::Watch;
 
 /// Completions that wait for us, for each entry of the submission ring; the kernel keeps what does not fit.
 const COMPLETIONS_PER_ENTRY: u32 = 4;
-/// `IORING_ENTER_GETEVENTS`: run what waits to be completed.
-const GET_EVENTS: u32 = 1;
-/// `IORING_ENTER_EXT_ARG`: the argument has a time limit.
-const EXT_ARG: u32 = 1 << 3;
 /// Requests wait this long at most for an entry that something else makes necessary.
 const HAND_OVER_WITHIN_US: u64 = 100;
 /// News of a turn; the rest is the next turn's. So the log gets what the first clients sent while the core still reads
@@ -188,22 +184,13 @@ impl Poller {
 
     fn enter(&self, limit: Option<Duration>) {
         let mut ring = self.0.ring.borrow_mut();
-        let count = u32::try_from(ring.submission().len()).expect("the queue is short");
         let entered = match limit {
-            // SAFETY: every queued entry names a descriptor, a user data of this room, or memory of a slot (invariant
-            // 4); without a time limit there is no argument to point at.
-            None => unsafe {
-                ring.submitter()
-                    .enter::<libc::sigset_t>(count, 0, GET_EVENTS, None)
-            },
+            // Runs what the kernel has kept back as well.
+            None => ring.submit(),
             Some(limit) => {
                 let limit = types::Timespec::from(limit);
                 let args = types::SubmitArgs::new().timespec(&limit);
-                // SAFETY: as above, and the argument lives through the call.
-                unsafe {
-                    ring.submitter()
-                        .enter(count, 1, GET_EVENTS | EXT_ARG, Some(&args))
-                }
+                ring.submitter().submit_with_args(1, &args)
             }
         };
         match entered.as_ref().map_err(io::Error::raw_os_error) {
@@ -327,7 +314,8 @@ impl Poller {
         let entry = entry.user_data(user_data(slot, kind));
         self.0.slots.borrow_mut().places[slot].armed += 1;
         loop {
-            // SAFETY: see `enter`; a poll's descriptor stays open until its removal, which `Seat::drop` asks for.
+            // SAFETY: an entry names a descriptor, a user data of this room, or memory of a slot, which is never freed
+            // (invariant 4); a poll's descriptor stays open until its removal, which `Seat::drop` asks for.
             let pushed = unsafe { self.0.ring.borrow_mut().submission().push(&entry) };
             if pushed.is_ok() {
                 break;
