@@ -22,9 +22,12 @@ impl<D: Disk> Engine<D> {
     /// they gather instead, and before that while they are few beside those in flight: a flush costs
     /// the same for one command as for many, and one that waits for company has others to wait with.
     pub(super) fn may_seal(&self) -> bool {
+        let committed = self.node.committed();
         let in_flight: usize = self
             .proposed
             .iter()
+            .rev()
+            .take_while(|proposed| proposed.index > committed)
             .map(|proposed| proposed.commands.len())
             .sum();
         self.queue.len() * COMPANY_SHARE >= in_flight
