@@ -56,8 +56,10 @@ pub const SNAPSHOT_VALUE_BLOCK_BYTES: usize = 16 << 10;
 pub const SNAPSHOT_RUN_BYTES_DEFAULT: usize = 1 << 20;
 /// One write of a file that is being built.
 pub const SNAPSHOT_WRITE_BYTES_DEFAULT: usize = 1 << 20;
-/// One read while a file is loaded; the buffers stay, with the index in them.
+/// One read while a file is loaded, and one piece of a resident index: the buffers stay.
 pub const SNAPSHOT_READ_BYTES: usize = 4 << 20;
+/// The first piece of an index that is being built; each is twice the one before, up to the size of a read.
+pub const SNAPSHOT_PIECE_BYTES_MIN: usize = 64 << 10;
 /// Changes that are sorted at once; the sorted runs are merged in slices.
 pub const SNAPSHOT_CHANGES_SORTED_AT_ONCE: usize = 8192;
 
@@ -84,4 +86,5 @@ const _: () = assert!(SNAPSHOT_VALUE_BLOCK_BYTES <= u16::MAX as usize + 1);
 const _: () = assert!(SNAPSHOT_RUN_BYTES_DEFAULT >= SNAPSHOT_VALUE_BLOCK_BYTES);
 const _: () = assert!(SNAPSHOT_WRITE_BYTES_DEFAULT.is_multiple_of(SNAPSHOT_BLOCK_BYTES));
 const _: () = assert!(SNAPSHOT_READ_BYTES.is_multiple_of(SNAPSHOT_BLOCK_BYTES));
-const _: () = assert!(SNAPSHOT_READ_BYTES >= SNAPSHOT_PAGE_BYTES_DEFAULT);
+const _: () = assert!(SNAPSHOT_PAGE_BYTES_DEFAULT <= SNAPSHOT_PIECE_BYTES_MIN);
+const _: () = assert!(SNAPSHOT_PIECE_BYTES_MIN <= SNAPSHOT_READ_BYTES);

@@ -2,12 +2,18 @@
 //!
 //! Written by the lane, owned by the Disk body while a write is in flight, handed back by the completion
 //! and reused, so a running lane allocates nothing. All of its memory is always initialised.
+//!
+//! A large buffer is mapped straight from the operating system. Its memory then is zero without anybody
+//! writing it, and may lie in large pages: the index of a snapshot is searched in such buffers, and each
+//! of its pages would otherwise cost a walk of the page tables.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 /// Alignment of the memory and granularity of its capacity.
 const ALIGN_BYTES: usize = 4096;
+/// Capacity from which on a buffer is mapped, and the alignment of its memory then: a large page.
+const MAPPED_BYTES_MIN: usize = 2 << 20;
 
 /// A heap buffer aligned for direct IO.
 pub struct AlignedBuf {
@@ -133,14 +139,57 @@ fn layout(capacity: usize) -> Layout {
 }
 
 fn allocate(capacity: usize) -> NonNull<u8> {
+    if capacity >= MAPPED_BYTES_MIN {
+        return map(capacity);
+    }
     let layout = layout(capacity);
     // SAFETY: the layout's size is at least one block, never zero.
     let memory = unsafe { alloc_zeroed(layout) };
     NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout))
 }
 
+/// Maps memory that begins with a large page, by giving back what is before it and behind the end.
+fn map(capacity: usize) -> NonNull<u8> {
+    let bytes = capacity + MAPPED_BYTES_MIN;
+    // SAFETY: an anonymous private mapping at an address of the system's choice touches no existing memory.
+    let mapped = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if mapped == libc::MAP_FAILED {
+        handle_alloc_error(layout(capacity));
+    }
+    let mapped = mapped.cast::<u8>();
+    let before = mapped.align_offset(MAPPED_BYTES_MIN);
+    let memory = mapped.wrapping_add(before);
+    unmap(mapped, before);
+    unmap(memory.wrapping_add(capacity), MAPPED_BYTES_MIN - before);
+    // SAFETY: the range was mapped above and stays. Large pages are a wish; nothing depends on the answer.
+    unsafe { libc::madvise(memory.cast(), capacity, libc::MADV_HUGEPAGE) };
+    NonNull::new(memory).expect("a mapping is not at address zero")
+}
+
+/// Gives mapped memory back, whole blocks of it.
+fn unmap(memory: *mut u8, bytes: usize) {
+    if bytes == 0 {
+        return;
+    }
+    // SAFETY: callers pass a part of a mapping made by `map` that is theirs and that nobody uses any more.
+    let result = unsafe { libc::munmap(memory.cast(), bytes) };
+    assert_eq!(result, 0, "a mapping can be given back");
+}
+
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
+        if self.capacity >= MAPPED_BYTES_MIN {
+            return unmap(self.memory.as_ptr(), self.capacity);
+        }
         // SAFETY: `memory` came from `alloc_zeroed` with this same layout and is not used afterwards.
         unsafe { dealloc(self.memory.as_ptr(), layout(self.capacity)) }
     }
@@ -178,6 +227,25 @@ mod tests {
         assert_eq!(buf.len(), 40_000);
         for (i, word) in buf.as_slice().chunks(4).enumerate() {
             assert_eq!(word, (i as u32).to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn large_buffers_are_zero_and_keep_content() {
+        for capacity in [
+            MAPPED_BYTES_MIN - ALIGN_BYTES,
+            MAPPED_BYTES_MIN,
+            MAPPED_BYTES_MIN + 1,
+        ] {
+            let mut buf = AlignedBuf::with_capacity(capacity);
+            assert!(buf.as_spare_mut().iter().all(|&byte| byte == 0));
+            assert_eq!(buf.as_ptr() as usize % ALIGN_BYTES, 0);
+            buf.extend_from_slice(&[3; ALIGN_BYTES]);
+            buf.resize(capacity);
+            buf.reserve(capacity);
+            assert!(buf.capacity() >= 2 * capacity);
+            assert_eq!(buf.as_slice()[..ALIGN_BYTES], [3; ALIGN_BYTES]);
+            assert!(buf.as_slice()[ALIGN_BYTES..].iter().all(|&byte| byte == 0));
         }
     }
 

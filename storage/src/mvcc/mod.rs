@@ -33,3 +33,4 @@ pub use select::{Select, Selection};
 pub(crate) use digest::Digest;
 pub(crate) use select::Span;
 pub(crate) use store::Store;
+pub(crate) use warm::fetch;

@@ -68,7 +68,7 @@ impl Tree {
 }
 
 /// Asks for the memory of a value, its first two cache lines at most.
-pub(super) fn fetch<T>(value: &T) {
+pub(crate) fn fetch<T>(value: &T) {
     const LINE_BYTES: usize = 64;
     #[cfg(target_arch = "x86_64")]
     {

@@ -14,7 +14,7 @@
 
 use super::changes::{Change, ChangeRuns};
 use super::encode::Encoder;
-use super::error::{SnapshotDamage, SnapshotError, SnapshotPart};
+use super::error::SnapshotError;
 use super::finish::Finish;
 use super::format::{Counters, LeafEntry, SUPERBLOCK_BYTES};
 use super::inner::Level;
@@ -39,7 +39,7 @@ pub struct BuilderConfig {
     pub page_bytes: usize,
     /// A leaf is closed before its values would exceed this.
     pub values_run_bytes_max: usize,
-    /// Length of one write, and of the pieces of memory that hold the index; a multiple of 4 KiB.
+    /// Length of one write; a multiple of 4 KiB.
     pub write_bytes: usize,
 }
 
@@ -66,12 +66,12 @@ pub struct Builder {
     pub(super) level: Level,
     pub(super) changes: ChangeRuns,
     pub(super) counters: Counters,
+    /// The open leaf, and the live keys in it.
     leaf: LeafBuilder,
-    open_live: u64,
-    /// The newest key, and the last one of the leaf before.
+    leaf_live: u64,
+    /// The newest key, and the last one of the last closed leaf.
     last_key: Vec<u8>,
-    leaf_end_key: Vec<u8>,
-    first_key: Vec<u8>,
+    closed_key: Vec<u8>,
 }
 
 impl Builder {
@@ -87,16 +87,15 @@ impl Builder {
             horizon,
             encoder: Encoder::new(),
             values: ValueStream::new(SUPERBLOCK_BYTES as u64, config.write_bytes),
-            leaves: Pages::new(config.write_bytes),
+            leaves: Pages::new(),
             run_blocks: Vec::new(),
             level: Level::default(),
             changes: ChangeRuns::default(),
             counters: Counters::default(),
             leaf: LeafBuilder::default(),
-            open_live: 0,
+            leaf_live: 0,
             last_key: Vec::new(),
-            leaf_end_key: Vec::new(),
-            first_key: Vec::new(),
+            closed_key: Vec::new(),
         }
     }
 
@@ -115,51 +114,60 @@ impl Builder {
         self.count(key, versions);
     }
 
-    /// Adds all keys of a leaf of another snapshot, given the bytes of its run. Everything is compared
-    /// with its checksum. The keys must come behind those that were added before.
+    /// Whether copying a leaf is better than pushing its keys. Copying costs no encoding, but it closes
+    /// the open leaf and keeps the other one as it is: small leaves would pile up from file to file.
+    #[must_use]
+    pub fn is_worth_copying(&self, from: &Snapshot, leaf: u32) -> bool {
+        let is_half = |page_bytes: usize, run_bytes: usize| {
+            2 * page_bytes >= self.config.page_bytes
+                || 2 * run_bytes >= self.config.values_run_bytes_max
+        };
+        let entry = from.leaf_entry(leaf);
+        let (open_page_bytes, open_run_bytes) = self.leaf.bytes();
+        is_half(entry.page.padded_bytes(), entry.run_bytes() as usize)
+            && (self.leaf.is_empty() || is_half(open_page_bytes, open_run_bytes))
+    }
+
+    /// Adds all keys of a leaf of another snapshot, given the bytes of its run. They must come behind
+    /// those that were added before, and nothing of them may be droppable at the horizon.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`] if a block or the resident page does not match its checksum; nothing was
+    /// added then.
     pub fn copy_leaf(
         &mut self,
         from: &Snapshot,
         leaf: u32,
         run: &[u8],
     ) -> Result<(), SnapshotError> {
+        from.verify_leaf(leaf, run)?;
         let page = from.leaf(leaf);
-        let entry = from.leaf_entry(leaf);
-        let blocks = from.leaf_page_blocks(leaf);
-        if crc32c::crc32c(blocks) != entry.page.checksum {
-            let damage = SnapshotDamage::Checksum(SnapshotPart::Leaf);
-            return Err(from.damaged_leaf(leaf, damage));
-        }
-        assert_eq!(
-            run.len() as u64,
-            entry.run_bytes(),
-            "the whole run is given"
+        let entry = *from.leaf_entry(leaf);
+        assert!(
+            page.droppable_at() > self.horizon.0,
+            "what retention drops is not copied: {} is the horizon, and {} drops something",
+            self.horizon,
+            page.droppable_at()
         );
-        let mut rest = run;
-        for block in from.leaf_blocks(leaf) {
-            let (bytes, behind) = rest.split_at(block.bytes as usize);
-            from.verify_block(block, bytes)?;
-            rest = behind;
-        }
         self.close_leaf();
-        let last = page.keys().len() - 1;
+        let (first, last) = (0, page.keys().len() - 1);
         let mut key = Vec::new();
-        page.keys().append(0, &mut key);
+        page.keys().append(first, &mut key);
         self.check_order(&key);
         self.values.append(run);
-        self.add_leaf_bound(&key);
         self.gather_changes(page);
         let counts = page.counts();
-        self.level.live.push(counts.live);
+        let bound = bound(&self.closed_key, &key, self.level.is_empty());
+        self.level.push(bound, counts.live);
+        self.run_blocks.push(entry.run_blocks);
         self.counters.keys += counts.keys;
         self.counters.versions += counts.versions;
         self.counters.live += counts.live;
         self.counters.data_bytes += counts.data_bytes;
-        self.run_blocks.push(entry.run_blocks);
-        self.leaves.push_known(blocks, entry.page);
+        self.leaves.push(from.leaf_page_blocks(leaf), entry.page);
         self.last_key.clear();
         page.keys().append(last, &mut self.last_key);
-        self.leaf_end_key.clone_from(&self.last_key);
+        self.closed_key.clone_from(&self.last_key);
         Ok(())
     }
 
@@ -197,7 +205,7 @@ impl Builder {
     fn count(&mut self, key: &[u8], versions: &[VersionIn<'_>]) {
         let newest = versions.last().expect("checked not to be empty");
         let is_live = u64::from(!newest.tombstone);
-        self.open_live += is_live;
+        self.leaf_live += is_live;
         self.counters.keys += 1;
         self.counters.live += is_live;
         self.counters.versions += versions.len() as u64;
@@ -236,34 +244,33 @@ impl Builder {
         if self.leaf.is_empty() {
             return;
         }
-        let mut first = std::mem::take(&mut self.first_key);
-        first.clear();
-        first.extend_from_slice(self.leaf.first_key());
-        self.add_leaf_bound(&first);
-        self.first_key = first;
-        self.level.live.push(self.open_live);
-        self.open_live = 0;
-        let (leaf, run_blocks) = self.leaf.close(&mut self.values);
-        self.leaves.push(self.encoder.encode(leaf));
+        let live = std::mem::take(&mut self.leaf_live);
+        let (content, run_blocks) = self.leaf.close(&mut self.values);
+        let (blocks, entry) = self.encoder.encode(content);
+        self.leaves.push(blocks, entry);
+        let first_key = self.leaf.first_key();
+        let bound = bound(&self.closed_key, first_key, self.level.is_empty());
+        self.level.push(bound, live);
         self.run_blocks.push(run_blocks);
         self.leaf.clear();
-        self.leaf_end_key.clone_from(&self.last_key);
-    }
-
-    /// Bounds a leaf from below with the shortest key that is above all keys before.
-    fn add_leaf_bound(&mut self, first_key: &[u8]) {
-        let bytes = match self.leaves.len() {
-            0 => first_key.len(),
-            _ => common_bytes(&self.leaf_end_key, first_key) + 1,
-        };
-        self.level.bounds.push(&first_key[..bytes]);
+        self.closed_key.clone_from(&self.last_key);
     }
 
     pub(super) fn leaf_entries(&self) -> Vec<LeafEntry> {
-        let pages = self.leaves.entries.iter().zip(&self.run_blocks);
+        let pages = self.leaves.entries().iter().zip(&self.run_blocks);
         pages
             .map(|(&page, &run_blocks)| LeafEntry { page, run_blocks })
             .collect()
+    }
+}
+
+/// What bounds a leaf from below: the shortest key that is above all keys before, for the first leaf its
+/// first key.
+fn bound<'a>(key_before: &[u8], first_key: &'a [u8], is_first: bool) -> &'a [u8] {
+    if is_first {
+        first_key
+    } else {
+        &first_key[..common_bytes(key_before, first_key) + 1]
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 
 use rkyv::{Archive, Serialize};
 
@@ -37,9 +38,15 @@ pub(super) struct ChangeRuns {
 /// The merge of all runs.
 #[derive(Debug)]
 pub(super) struct ChangeMerge {
-    runs: Vec<Vec<Change>>,
-    /// The next change of every run that has one: the change, its run, its place in the run.
-    heads: BinaryHeap<Reverse<(Change, usize, usize)>>,
+    runs: Vec<Run>,
+    /// The order of the next change of every run that has one, and the run's number.
+    heads: BinaryHeap<Reverse<u128>>,
+}
+
+#[derive(Debug)]
+struct Run {
+    changes: Vec<Change>,
+    next: usize,
 }
 
 impl Changes {
@@ -84,13 +91,23 @@ impl ChangeRuns {
         if !self.open.is_empty() {
             self.sort();
         }
-        let heads = self.sorted.iter().enumerate();
+        let runs = self.sorted.into_iter();
+        let runs: Vec<Run> = runs.map(|changes| Run { changes, next: 0 }).collect();
+        let heads = runs.iter().enumerate();
         ChangeMerge {
             heads: heads
-                .map(|(run, changes)| Reverse((changes[0], run, 0)))
+                .map(|(number, run)| Reverse(run.changes[0].order(number)))
                 .collect(),
-            runs: self.sorted,
+            runs,
         }
+    }
+}
+
+impl Change {
+    /// A number that orders changes, and names the run of one.
+    fn order(&self, run: usize) -> u128 {
+        let revision = self.revision.cast_unsigned() ^ (1 << 63);
+        u128::from(revision) << 64 | u128::from(self.sub) << 32 | run as u128
     }
 }
 
@@ -98,12 +115,15 @@ impl ChangeMerge {
     /// The next change in order.
     pub(super) fn next(&mut self) -> Option<Change> {
         let mut head = self.heads.peek_mut()?;
-        let Reverse((change, run, place)) = *head;
-        match self.runs[run].get(place + 1) {
-            Some(&after) => *head = Reverse((after, run, place + 1)),
+        let number = head.0 as u32 as usize;
+        let run = &mut self.runs[number];
+        let change = run.changes[run.next];
+        run.next += 1;
+        match run.changes.get(run.next) {
+            Some(after) => *head = Reverse(after.order(number)),
             None => {
-                std::collections::binary_heap::PeekMut::pop(head);
-                self.runs[run] = Vec::new();
+                PeekMut::pop(head);
+                run.changes = Vec::new();
             }
         }
         Some(change)

@@ -8,6 +8,7 @@ use rkyv::rancor::Failure;
 use rkyv::ser::allocator::{Arena, ArenaHandle};
 use rkyv::ser::{Positional, Writer};
 
+use super::format::PageEntry;
 use crate::io::AlignedBuf;
 use crate::limits::{SNAPSHOT_BLOCK_BYTES, SNAPSHOT_PAGE_BYTES_DEFAULT, SNAPSHOT_PAGE_BYTES_MAX};
 
@@ -31,8 +32,8 @@ impl Encoder {
         }
     }
 
-    /// The archive of a value, filled up with zeros to whole blocks, and its length without them.
-    pub(super) fn encode<T>(&mut self, value: &T) -> (&[u8], u32)
+    /// The archive of a value, filled up with zeros to whole blocks, and its entry in a table.
+    pub(super) fn encode<T>(&mut self, value: &T) -> (&[u8], PageEntry)
     where
         T: for<'a> Serialize<Sink<'a>>,
     {
@@ -46,7 +47,8 @@ impl Encoder {
         );
         self.buf
             .resize(bytes.next_multiple_of(SNAPSHOT_BLOCK_BYTES));
-        (self.buf.as_slice(), bytes as u32)
+        let blocks = self.buf.as_slice();
+        (blocks, PageEntry::new(blocks, bytes as u32))
     }
 }
 

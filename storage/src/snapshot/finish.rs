@@ -55,7 +55,6 @@ enum Stage {
 
 impl Finish {
     pub(super) fn new(mut builder: Builder, meta: Meta) -> Self {
-        builder.leaves.close();
         let config = builder.config;
         let changes = std::mem::take(&mut builder.changes);
         Self {
@@ -68,13 +67,13 @@ impl Finish {
             children_base: 0,
             parents_base: 0,
             inner: Inner::default(),
-            inners: Pages::new(config.write_bytes),
+            inners: Pages::new(),
             merge: changes.merge(),
             change_page: Changes::default(),
             changes_per_page: Changes::per_page(config.page_bytes),
-            changes: Pages::new(config.write_bytes),
+            changes: Pages::new(),
             superblock: Superblock::default(),
-            unwritten: builder.leaves.pieces.drain(..).collect(),
+            unwritten: builder.leaves.close(),
             written: 0,
             offset: builder.values.end(),
             builder,
@@ -128,9 +127,15 @@ impl Finish {
             file: file.to_owned(),
             superblock: self.superblock,
             meta: self.meta,
-            leaves: self.builder.leaves.pages.into_iter().zip(entries).collect(),
-            inners: self.inners.pages,
-            changes: self.changes.pages,
+            leaves: self
+                .builder
+                .leaves
+                .into_pages()
+                .into_iter()
+                .zip(entries)
+                .collect(),
+            inners: self.inners.into_pages(),
+            changes: self.changes.into_pages(),
             changes_per_page: self.changes_per_page as u32,
         });
         (snapshot, block)
@@ -140,8 +145,7 @@ impl Finish {
     fn step_inner(&mut self) -> usize {
         let count = self.level.len();
         if count == 0 || (count == 1 && self.level_number > 1) {
-            self.inners.close();
-            self.unwritten.extend(self.inners.pieces.drain(..));
+            self.unwritten.append(&mut self.inners.close());
             self.stage = Stage::Changes;
             return 1;
         }
@@ -152,7 +156,8 @@ impl Finish {
         self.inner.set_first_child(self.children_base + self.first);
         self.parents
             .push(self.level.bounds.get(self.first), self.inner.live());
-        self.inners.push(self.builder.encoder.encode(&self.inner));
+        let (blocks, entry) = self.builder.encoder.encode(&self.inner);
+        self.inners.push(blocks, entry);
         let made = end - self.first;
         self.first = end;
         if end == count {
@@ -173,13 +178,12 @@ impl Finish {
         }
         let is_full = self.change_page.len() == self.changes_per_page;
         if is_full || (next.is_none() && self.change_page.len() > 0) {
-            self.changes
-                .push(self.builder.encoder.encode(&self.change_page));
+            let (blocks, entry) = self.builder.encoder.encode(&self.change_page);
+            self.changes.push(blocks, entry);
             self.change_page.clear();
         }
         if next.is_none() {
-            self.changes.close();
-            self.unwritten.extend(self.changes.pieces.drain(..));
+            self.unwritten.append(&mut self.changes.close());
             self.stage = Stage::Rest;
         }
         1
@@ -192,8 +196,8 @@ impl Finish {
         let meta = self.add_last_page(&MetaPage::new(&self.meta));
         let table = Table {
             leaves: self.builder.leaf_entries(),
-            inners: self.inners.entries.clone(),
-            changes: self.changes.entries.clone(),
+            inners: self.inners.entries().to_vec(),
+            changes: self.changes.entries().to_vec(),
             changes_per_page: self.changes_per_page as u32,
         };
         let items = table.leaves.len() + table.inners.len() + table.changes.len();
@@ -220,10 +224,9 @@ impl Finish {
     where
         T: for<'a> rkyv::Serialize<super::encode::Sink<'a>>,
     {
-        let (blocks, bytes) = self.builder.encoder.encode(value);
+        let (blocks, entry) = self.builder.encoder.encode(value);
         let mut piece = AlignedBuf::with_capacity(blocks.len());
         piece.extend_from_slice(blocks);
-        let entry = PageEntry::new(blocks, bytes);
         self.unwritten.push_back(Arc::new(piece));
         entry
     }

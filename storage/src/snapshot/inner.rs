@@ -39,6 +39,10 @@ impl Level {
         self.live.len()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
     /// Lays out the parent of the nodes from `first` on, as many of them as fit a page, but at least two
     /// where there are two, so that every level is shorter than the one below. Returns the first node
     /// behind them.

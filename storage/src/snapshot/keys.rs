@@ -119,6 +119,11 @@ impl ArchivedKeys {
         self.prefix.len() + self.suffix(index).len()
     }
 
+    /// Bytes of all keys.
+    pub(super) fn all_key_bytes(&self) -> usize {
+        self.prefix.len() * self.len() + self.suffixes.len()
+    }
+
     /// How the key `index` stands to `other`.
     pub(super) fn compare(&self, index: usize, other: &[u8]) -> Ordering {
         match self.beside(other) {
@@ -163,22 +168,31 @@ impl ArchivedKeys {
 
     /// Whether the invariants hold and there are keys.
     pub(super) fn is_sound(&self) -> bool {
-        let count = self.len();
-        if count == 0 || self.hints.len() != count {
-            return false;
-        }
+        let ends_match = self.hints.len() == self.len()
+            && self.ends.is_sorted()
+            && self.ends.last().map(|end| end.to_native() as usize) == Some(self.suffixes.len());
+        ends_match && self.are_hints_sound()
+    }
+
+    /// Whether hints are those of the keys, and the keys ascend. Of two keys with different hints the one
+    /// with the lower hint is lower, so few keys are compared.
+    fn are_hints_sound(&self) -> bool {
         let mut start = 0;
-        for end in self.ends.iter() {
-            if end.to_native() < start {
+        let mut before: Option<(u32, &[u8])> = None;
+        for (end, expected) in self.ends.iter().zip(self.hints.iter()) {
+            let end = end.to_native() as usize;
+            let suffix = &self.suffixes[start..end];
+            let hint = hint(suffix);
+            let ascends = before.is_none_or(|(hint_before, suffix_before)| {
+                hint_before < hint || (hint_before == hint && suffix_before < suffix)
+            });
+            if hint != expected.to_native() || !ascends {
                 return false;
             }
-            start = end.to_native();
+            before = Some((hint, suffix));
+            start = end;
         }
-        if start as usize != self.suffixes.len() {
-            return false;
-        }
-        let hints_match = (0..count).all(|i| hint(self.suffix(i)) == self.hints[i].to_native());
-        hints_match && (1..count).all(|i| self.suffix(i - 1) < self.suffix(i))
+        true
     }
 }
 

@@ -6,9 +6,7 @@
 
 use std::sync::Arc;
 
-use rkyv::Portable;
-use rkyv::api::low::{LowValidator, from_bytes};
-use rkyv::bytecheck::CheckBytes;
+use rkyv::api::low::from_bytes;
 use rkyv::rancor::Failure;
 
 use super::changes::ArchivedChanges;
@@ -20,7 +18,7 @@ use super::format::{
 use super::inner::ArchivedInner;
 use super::leaf::ArchivedLeaf;
 use super::meta::{Meta, MetaPage};
-use super::page::Page;
+use super::page::{Content, Page};
 use super::snapshot::{Parts, Snapshot};
 use crate::io::{AlignedBuf, Disk, FileEntry, FileId};
 use crate::limits::SNAPSHOT_READ_BYTES;
@@ -144,15 +142,12 @@ impl<D: Disk> Loader<'_, D> {
     }
 
     /// Reads pages that stand one behind the other.
-    fn pages<T>(
+    fn pages<T: Content>(
         &mut self,
         mut offset: u64,
         mut entries: &[PageEntry],
         rules: &Rules<'_, T>,
-    ) -> Result<Vec<Page<T>>, SnapshotError>
-    where
-        T: Portable + for<'a> CheckBytes<LowValidator<'a, Failure>>,
-    {
+    ) -> Result<Vec<Page<T>>, SnapshotError> {
         let mut pages = Vec::with_capacity(entries.len());
         while !entries.is_empty() {
             let (now, later) = entries.split_at(pages_of_one_read(entries));
@@ -232,15 +227,12 @@ struct Rules<'a, T> {
     affected: &'a dyn Fn(usize) -> Affected,
 }
 
-fn view<T>(
+fn view<T: Content>(
     piece: &Arc<AlignedBuf>,
     start: usize,
     entry: &PageEntry,
     rules: &Rules<'_, T>,
-) -> Result<Page<T>, SnapshotDamage>
-where
-    T: Portable + for<'a> CheckBytes<LowValidator<'a, Failure>>,
-{
+) -> Result<Page<T>, SnapshotDamage> {
     let blocks = &piece.as_slice()[start..start + entry.padded_bytes()];
     if crc32c::crc32c(blocks) != entry.checksum {
         return Err(SnapshotDamage::Checksum(rules.part));

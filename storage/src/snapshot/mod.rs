@@ -19,6 +19,8 @@ mod check;
 mod encode;
 mod error;
 mod finish;
+#[cfg(test)]
+mod fixture;
 mod format;
 mod inner;
 mod keys;

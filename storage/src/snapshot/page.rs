@@ -1,11 +1,12 @@
-//! A page of the index, viewed where it lies: the one place that trusts bytes to be an archive.
+//! Pages of the index, viewed where they lie: the one place that trusts bytes to be an archive.
 //!
-//! Several pages share one buffer, which was read, or built, in one piece and never changes again.
+//! Pages lie in *pieces*: buffers that were read, or built, as one and never change again. They are large,
+//! so that there are few of them and the memory behind them comes in large pages.
 //!
 //! Invariants:
 //! 1. A [`Page`] exists only for bytes that rkyv has validated as a `T`.
-//! 2. The buffer of a page is never written after the page was made: it is reachable through shared
-//!    references only.
+//! 2. The bytes of a page are never written after they were validated: a piece that is being built only
+//!    grows within its capacity, and a complete one is reachable through shared references only.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,36 +14,43 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use rkyv::Portable;
-use rkyv::api::low::LowValidator;
+use rkyv::api::low::{LowValidator, access};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Failure;
 
 use crate::io::AlignedBuf;
 use crate::limits::SNAPSHOT_BLOCK_BYTES;
+use crate::mvcc::fetch;
 
-/// A validated archive in a shared buffer.
+/// How much of a page's beginning is fetched: the prefix and the hints of a leaf of usual size.
+const FETCHED_BYTES: usize = 1792;
+const LINE_BYTES: usize = 64;
+
+/// What a page can hold: an archive that can be validated.
+pub(super) trait Content: Portable + for<'a> CheckBytes<LowValidator<'a, Failure>> {}
+
+impl<T> Content for T where T: Portable + for<'a> CheckBytes<LowValidator<'a, Failure>> {}
+
+/// A validated archive in a shared piece.
 pub(super) struct Page<T> {
-    memory: Arc<AlignedBuf>,
+    piece: Arc<AlignedBuf>,
     start: u32,
     bytes: u32,
     kind: PhantomData<T>,
 }
 
-impl<T> Page<T>
-where
-    T: Portable + for<'a> CheckBytes<LowValidator<'a, Failure>>,
-{
-    /// Views `bytes` bytes at `start` of the buffer; `None` if they are no archive of a `T`.
-    pub(super) fn new(memory: &Arc<AlignedBuf>, start: u32, bytes: u32) -> Option<Self> {
+impl<T: Content> Page<T> {
+    /// Views `bytes` bytes at `start` of a piece; `None` if they are no archive of a `T`.
+    pub(super) fn new(piece: &Arc<AlignedBuf>, start: u32, bytes: u32) -> Option<Self> {
         let page = Self {
-            memory: Arc::clone(memory),
+            piece: Arc::clone(piece),
             start,
             bytes,
             kind: PhantomData,
         };
         let end = (start as usize).checked_add(bytes as usize)?;
-        let archive = page.memory.as_slice().get(start as usize..end)?;
-        rkyv::api::low::access::<T, Failure>(archive).ok()?;
+        let archive = piece.as_slice().get(start as usize..end)?;
+        access::<T, Failure>(archive).ok()?;
         Some(page)
     }
 }
@@ -52,12 +60,20 @@ impl<T> Page<T> {
     pub(super) fn blocks(&self) -> &[u8] {
         let start = self.start as usize;
         let bytes = (self.bytes as usize).next_multiple_of(SNAPSHOT_BLOCK_BYTES);
-        &self.memory.as_slice()[start..start + bytes]
+        &self.piece.as_slice()[start..start + bytes]
+    }
+
+    /// Asks for the memory of the archive's root and of its beginning, where the keys are.
+    pub(super) fn fetch(&self) {
+        let archive = self.archive();
+        archive.last().into_iter().for_each(fetch);
+        let beginning = archive.iter().take(FETCHED_BYTES);
+        beginning.step_by(LINE_BYTES).for_each(fetch);
     }
 
     fn archive(&self) -> &[u8] {
         let start = self.start as usize;
-        &self.memory.as_slice()[start..start + self.bytes as usize]
+        &self.piece.as_slice()[start..start + self.bytes as usize]
     }
 }
 
@@ -65,8 +81,8 @@ impl<T: Portable> Deref for Page<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: `new`, the only way to make a page, has validated exactly these bytes as a `T` with its root at
-        // their end, and they have not changed since: the buffer is behind an `Arc`, and nothing writes through that.
+        // SAFETY: `Page::new` and `OpenPiece::push`, behind which every page comes, have validated exactly these
+        // bytes as a `T` with its root at their end, and by invariant 2 they have not changed since.
         unsafe { rkyv::access_unchecked::<T>(self.archive()) }
     }
 }
@@ -74,5 +90,53 @@ impl<T: Portable> Deref for Page<T> {
 impl<T> fmt::Debug for Page<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Page({} bytes)", self.bytes)
+    }
+}
+
+/// A piece that is being built.
+pub(super) struct OpenPiece<T> {
+    buf: AlignedBuf,
+    /// Starts and lengths of the archives in it.
+    spans: Vec<(u32, u32)>,
+    kind: PhantomData<T>,
+}
+
+impl<T: Content> OpenPiece<T> {
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self {
+            buf: AlignedBuf::with_capacity(bytes),
+            spans: Vec::new(),
+            kind: PhantomData,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        bytes <= self.buf.capacity() - self.buf.len()
+    }
+
+    /// Adds a page: whole blocks, the archive at their beginning and its length.
+    pub(super) fn push(&mut self, blocks: &[u8], bytes: u32) {
+        assert!(self.has_room(blocks.len()), "a piece never moves");
+        let start = self.buf.len();
+        self.buf.extend_from_slice(blocks);
+        let archive = &self.buf.as_slice()[start..start + bytes as usize];
+        access::<T, Failure>(archive).expect("what was encoded or copied is an archive");
+        self.spans.push((start as u32, bytes));
+    }
+
+    /// Makes it a piece that never changes again, and appends its pages.
+    pub(super) fn close(self, pages: &mut Vec<Page<T>>) -> Arc<AlignedBuf> {
+        let piece = Arc::new(self.buf);
+        pages.extend(self.spans.into_iter().map(|(start, bytes)| Page {
+            piece: Arc::clone(&piece),
+            start,
+            bytes,
+            kind: PhantomData,
+        }));
+        piece
     }
 }

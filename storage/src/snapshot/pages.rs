@@ -1,40 +1,32 @@
-//! Pages of one kind on their way into a file: gathered in pieces that are written and stay resident.
+//! Pages of one kind on their way into a file: they gather in pieces, which are written and stay resident.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use rkyv::Portable;
-use rkyv::api::low::LowValidator;
-use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::Failure;
-
 use super::format::PageEntry;
-use super::page::Page;
+use super::page::{Content, OpenPiece, Page};
 use crate::io::AlignedBuf;
+use crate::limits::{SNAPSHOT_PIECE_BYTES_MIN, SNAPSHOT_READ_BYTES};
 
 /// Pages, one behind the other.
 pub(super) struct Pages<T> {
+    open: OpenPiece<T>,
+    /// Capacity of the next piece: small files have small pieces.
     piece_bytes: usize,
-    /// The piece that is being filled, and the starts of its pages.
-    open: AlignedBuf,
-    open_starts: Vec<u32>,
-    pub(super) pieces: Vec<Arc<AlignedBuf>>,
-    pub(super) pages: Vec<Page<T>>,
-    pub(super) entries: Vec<PageEntry>,
+    pages: Vec<Page<T>>,
+    entries: Vec<PageEntry>,
+    pieces: VecDeque<Arc<AlignedBuf>>,
 }
 
-impl<T> Pages<T>
-where
-    T: Portable + for<'a> CheckBytes<LowValidator<'a, Failure>>,
-{
-    pub(super) fn new(piece_bytes: usize) -> Self {
+impl<T: Content> Pages<T> {
+    pub(super) fn new() -> Self {
         Self {
-            piece_bytes,
-            open: AlignedBuf::with_capacity(1),
-            open_starts: Vec::new(),
-            pieces: Vec::new(),
+            open: OpenPiece::with_capacity(SNAPSHOT_PIECE_BYTES_MIN),
+            piece_bytes: SNAPSHOT_PIECE_BYTES_MIN,
             pages: Vec::new(),
             entries: Vec::new(),
+            pieces: VecDeque::new(),
         }
     }
 
@@ -42,35 +34,38 @@ where
         self.entries.len()
     }
 
-    /// Takes a page: whole blocks, and the length of the archive in them.
-    pub(super) fn push(&mut self, (blocks, bytes): (&[u8], u32)) {
-        self.push_known(blocks, PageEntry::new(blocks, bytes));
+    /// The pages as their parent knows them.
+    pub(super) fn entries(&self) -> &[PageEntry] {
+        &self.entries
     }
 
-    pub(super) fn push_known(&mut self, blocks: &[u8], entry: PageEntry) {
-        if self.open.len() + blocks.len() > self.open.capacity() {
-            self.close();
-            self.open = AlignedBuf::with_capacity(self.piece_bytes.max(blocks.len()));
+    /// Takes a page: whole blocks, and its entry.
+    pub(super) fn push(&mut self, blocks: &[u8], entry: PageEntry) {
+        if !self.open.has_room(blocks.len()) {
+            self.piece_bytes = (2 * self.piece_bytes).min(SNAPSHOT_READ_BYTES);
+            self.open_next(self.piece_bytes.max(blocks.len()));
         }
-        self.open_starts.push(self.open.len() as u32);
-        self.open.extend_from_slice(blocks);
+        self.open.push(blocks, entry.bytes);
         self.entries.push(entry);
     }
 
-    /// Makes the open piece one that never changes again.
-    pub(super) fn close(&mut self) {
-        if self.open.is_empty() {
-            return;
+    /// No more pages: hands out the pieces, in order.
+    pub(super) fn close(&mut self) -> VecDeque<Arc<AlignedBuf>> {
+        self.open_next(1);
+        std::mem::take(&mut self.pieces)
+    }
+
+    /// All pages; of pages that were closed.
+    pub(super) fn into_pages(self) -> Vec<Page<T>> {
+        assert!(self.open.is_empty(), "no page is left behind");
+        self.pages
+    }
+
+    fn open_next(&mut self, bytes: usize) {
+        let open = std::mem::replace(&mut self.open, OpenPiece::with_capacity(bytes));
+        if !open.is_empty() {
+            self.pieces.push_back(open.close(&mut self.pages));
         }
-        let piece = std::mem::replace(&mut self.open, AlignedBuf::with_capacity(1));
-        let piece = Arc::new(piece);
-        for start in self.open_starts.drain(..) {
-            let bytes = self.entries[self.pages.len()].bytes;
-            let page = Page::new(&piece, start, bytes);
-            self.pages
-                .push(page.expect("what was encoded or copied is an archive"));
-        }
-        self.pieces.push(piece);
     }
 }
 

@@ -383,14 +383,26 @@ impl Snapshot {
         self.leaves[leaf as usize].page.blocks()
     }
 
-    pub(super) fn damaged_leaf(&self, leaf: u32, reason: SnapshotDamage) -> SnapshotError {
-        let (from, to) = self.span_of(leaf);
-        SnapshotError::Damaged {
-            file: self.file.clone(),
-            offset: self.leaves[leaf as usize].offset,
-            reason,
-            affected: Affected::Keys { from, to },
+    /// Compares a resident leaf page and its run, which was read, with their checksums.
+    pub(super) fn verify_leaf(&self, leaf: u32, run: &[u8]) -> Result<(), SnapshotError> {
+        let LeafPage { entry, offset, .. } = &self.leaves[leaf as usize];
+        if crc32c::crc32c(self.leaf_page_blocks(leaf)) != entry.page.checksum {
+            let (from, to) = self.span_of(leaf);
+            return Err(SnapshotError::Damaged {
+                file: self.file.clone(),
+                offset: *offset,
+                reason: SnapshotDamage::Checksum(SnapshotPart::Leaf),
+                affected: Affected::Keys { from, to },
+            });
         }
+        let mut rest = run;
+        for block in self.leaf_blocks(leaf) {
+            let (bytes, behind) = rest.split_at(rest.len().min(block.bytes as usize));
+            self.verify_block(block, bytes)?;
+            rest = behind;
+        }
+        assert!(rest.is_empty(), "the run of this leaf is given, not more");
+        Ok(())
     }
 
     /// The leaf that has a key, if any has, and the live keys in the leaves before.
@@ -402,6 +414,7 @@ impl Snapshot {
             live += page.live_before(child);
             let number = page.first_child() + child as u32;
             if page.level() == 1 {
+                self.leaves[number as usize].page.fetch();
                 return Some((number, live));
             }
             page = &self.inners[number as usize];

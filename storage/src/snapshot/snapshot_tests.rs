@@ -1,127 +1,374 @@
-//! The snapshot against a sorted map of histories.
+//! The snapshot against a sorted map of histories, just built and loaded.
 
-use std::collections::BTreeMap;
+#![allow(clippy::unwrap_used)]
 
+use std::cmp::Ordering;
+
+use proptest::prelude::*;
+
+use super::fixture::{
+    BLOCK, Built, Model, SEQUENCE, TINY, any_key, any_model, finish, load, meta, push, put,
+    read_back, run,
+};
 use super::*;
-use crate::ids::{LeaseId, Revision, SnapshotSeq};
-use crate::io::{AlignedBuf, Disk, SimDisk};
+use crate::ids::{Revision, SnapshotSeq};
 
-#[test]
-fn basic() {
-    let mut model: BTreeMap<Vec<u8>, Vec<(i64, Option<Vec<u8>>)>> = BTreeMap::new();
-    let mut revision = 1;
-    for round in 0..3 {
-        for i in 0..2000u32 {
-            if (i + round) % 3 == 0 {
-                continue;
-            }
-            revision += 1;
-            let value =
-                ((i + round) % 5 != 0).then(|| vec![i as u8; ((i * 37 + round) % 700) as usize]);
-            model
-                .entry(format!("/registry/things/{:07}", i * 7919 % 10007).into_bytes())
-                .or_default()
-                .push((revision, value));
+/// A thousand keys with one to three versions each.
+fn usual() -> Model {
+    let mut model = Model::new();
+    for round in 0..3u32 {
+        for i in (0..1_000u32).filter(|i| (i + round) % 3 != 0 || round == 0) {
+            let key = format!("/registry/things/{:05}", i * 7_919 % 10_007);
+            let value = vec![i as u8; ((i * 37 + round) % 600) as usize];
+            model.change(
+                key.as_bytes(),
+                (i % 11 != round).then_some(value),
+                i % 5 == 0,
+            );
         }
     }
-    let config = BuilderConfig {
-        page_bytes: 4096,
-        values_run_bytes_max: 20000,
-        write_bytes: 8192,
-    };
-    let mut file = vec![0u8; 4096];
-    let mut write = |w: PageWrite| {
-        assert_eq!(w.offset, file.len() as u64);
-        file.extend_from_slice(w.buf.as_slice());
-    };
-    let mut builder = Builder::new(SnapshotSeq(7), config, Revision(0));
-    for (key, versions) in &model {
-        let versions: Vec<_> = versions
+    model
+}
+
+/// Everything the model answers, asked of the snapshot.
+fn check(model: &Model, built: &Built, snapshot: &Snapshot) {
+    assert_eq!(read_back(&built.file, snapshot).keys, model.keys);
+    assert_eq!(snapshot.sequence(), SEQUENCE);
+    assert_eq!(*snapshot.meta(), model.meta());
+    assert_eq!(snapshot.file_bytes(), built.file.len() as u64);
+    check_counters(model, snapshot);
+    check_leaves(snapshot, &built.file);
+    check_changes(model, snapshot);
+    let mut asked: Vec<Vec<u8>> = model.keys.keys().cloned().collect();
+    for key in model.keys.keys() {
+        asked.push([key, &b"\0"[..]].concat());
+        asked.push(key[..key.len() / 2].to_vec());
+        asked.push(key[..key.len().saturating_sub(1)].to_vec());
+        asked.push([&key[..key.len().saturating_sub(1)], &b"\xff"[..]].concat());
+    }
+    asked.push(vec![0xff; 40]);
+    for key in &asked {
+        check_key(model, snapshot, key);
+    }
+}
+
+fn is_live(history: &[super::fixture::Entry]) -> bool {
+    history.last().unwrap().value.is_some()
+}
+
+fn check_counters(model: &Model, snapshot: &Snapshot) {
+    let histories = model.keys.values();
+    let versions: usize = histories.clone().map(Vec::len).sum();
+    let live = histories.filter(|history| is_live(history)).count();
+    let data_bytes = model.keys.iter().flat_map(|(key, history)| {
+        let value_bytes = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, Vec::len);
+        history
             .iter()
-            .map(|(revision, value)| VersionIn {
-                revision: Revision(*revision),
-                sub: 0,
-                create_revision: Revision(1),
-                version: 1,
-                lease: LeaseId(0),
-                tombstone: value.is_none(),
-                value: value.as_deref().unwrap_or_default(),
-            })
-            .collect();
-        builder.push_key(key, &versions);
-        while let Some(w) = builder.take_write() {
-            write(w);
-        }
-    }
-    let mut finish = builder.finish(Meta {
-        horizon: Revision(0),
-        ..Meta::default()
+            .map(move |entry| key.len() + value_bytes(&entry.value))
     });
-    while !finish.step(10) {}
-    while let Some(w) = finish.take_write() {
-        write(w);
+    assert_eq!(snapshot.key_count(), model.keys.len() as u64);
+    assert_eq!(snapshot.version_count(), versions as u64);
+    assert_eq!(snapshot.live_count(), live as u64);
+    assert_eq!(snapshot.data_bytes(), data_bytes.sum::<usize>() as u64);
+}
+
+/// Leaves and runs cover the file, and stay within their limits unless they have a single key.
+fn check_leaves(snapshot: &Snapshot, file: &[u8]) {
+    let mut end = BLOCK as u64;
+    let mut index_bytes = 0;
+    for leaf in 0..snapshot.leaf_count() {
+        let (offset, bytes) = snapshot.leaf_run(leaf);
+        assert_eq!(offset, end, "runs stand one behind the other");
+        for block in snapshot.leaf_blocks(leaf) {
+            assert_eq!(block.offset, end, "so do blocks");
+            end += u64::from(block.bytes);
+            let bytes = super::fixture::block(file, &block);
+            snapshot.verify_block(block, bytes).unwrap();
+        }
+        assert_eq!(offset + bytes, end);
+        index_bytes += snapshot.leaf_page_bytes(leaf);
+        if snapshot.leaf_keys(leaf) > 1 {
+            assert!(snapshot.leaf_page_bytes(leaf) <= TINY.page_bytes as u64);
+            assert!(bytes <= TINY.values_run_bytes_max as u64);
+        }
+        let first = snapshot.leaf_first_key(leaf);
+        let previous = snapshot.previous(first);
+        assert_eq!(previous.is_some(), leaf > 0);
+        assert_eq!(
+            previous.and_then(|key| snapshot.next(key)).unwrap_or(first),
+            first
+        );
     }
-    let (built, superblock) = finish.into_snapshot("x");
-    file[..4096].copy_from_slice(superblock.as_slice());
-    assert_eq!(file.len() as u64, built.file_bytes());
-    let mut disk = SimDisk::new(1);
-    disk.set_eager(true);
-    let id = disk.submit_create("a.snap", file.len() as u64, 0);
-    disk.wait().unwrap();
-    let mut done = Vec::new();
-    disk.reap(&mut done);
-    let mut buf = AlignedBuf::with_capacity(file.len());
-    buf.extend_from_slice(&file);
-    disk.submit_write(id, 0, buf, true, 1);
-    disk.wait().unwrap();
-    disk.reap(&mut done);
-    let entry = disk.list().unwrap().remove(0);
-    let loaded = Snapshot::load(&mut disk, id, &entry).unwrap();
-    for snapshot in [&built, &loaded] {
-        assert_eq!(snapshot.key_count(), model.len() as u64);
-        let mut live = 0;
-        let mut cursor = snapshot.cursor(b"");
-        let mut order = BTreeMap::new();
-        for (key, versions) in &model {
-            let found = snapshot.find(key).unwrap();
-            assert_eq!(cursor.current(), Some(found));
-            cursor.advance();
-            assert_eq!(snapshot.live_before(key), live);
-            live += u64::from(versions.last().unwrap().1.is_some());
-            let rows = snapshot.rows(found);
-            assert_eq!(rows.len(), versions.len());
-            for (row, (revision, value)) in rows.zip(versions) {
-                let at = VersionRef {
-                    leaf: found.leaf,
-                    row,
-                };
-                let version = snapshot.version(at);
-                assert_eq!(version.revision.0, *revision);
-                order.insert(*revision, at);
-                assert_eq!(version.tombstone, value.is_none());
-                let value = value.clone().unwrap_or_default();
-                if let Some(place) = version.place {
-                    let block = place.block.offset as usize
-                        ..place.block.offset as usize + place.block.bytes as usize;
-                    snapshot
-                        .verify_block(place.block, &file[block.clone()])
-                        .unwrap();
-                    let block = &file[block];
-                    assert_eq!(
-                        &block[place.start as usize..(place.start + place.bytes) as usize],
-                        value
-                    );
-                } else {
-                    assert!(value.is_empty());
+    assert!(index_bytes <= snapshot.index_bytes());
+}
+
+fn check_changes(model: &Model, snapshot: &Snapshot) {
+    let entries = model.keys.iter().flat_map(|(key, history)| {
+        let of_key = history
+            .iter()
+            .map(move |entry| (entry.revision, entry.sub, key));
+        of_key.filter(|(revision, ..)| *revision >= model.horizon)
+    });
+    let mut changes: Vec<_> = entries.collect();
+    changes.sort();
+    assert_eq!(snapshot.change_count(), changes.len() as u64);
+    for (index, (revision, sub, key)) in (0..).zip(&changes) {
+        let at = snapshot.change(index);
+        let version = snapshot.version(at);
+        assert_eq!((version.revision.0, version.sub), (*revision, *sub));
+        assert_eq!(
+            snapshot.compare_key(snapshot.key_of(at), key),
+            Ordering::Equal
+        );
+    }
+    for revision in -2..=model.revision + 1 {
+        let expected = changes.partition_point(|change| change.0 < revision);
+        assert_eq!(
+            snapshot.change_index_of(Revision(revision)),
+            expected as u64
+        );
+    }
+}
+
+fn check_key(model: &Model, snapshot: &Snapshot, key: &[u8]) {
+    let found = snapshot.find(key);
+    assert_eq!(found.is_some(), model.keys.contains_key(key));
+    let next = model.keys.range(key.to_vec()..).next();
+    let at = snapshot.seek(key);
+    assert_eq!(snapshot.cursor(key).current(), at);
+    assert_eq!(at.is_some(), next.is_some());
+    if let (Some(at), Some((next, history))) = (at, next) {
+        assert_eq!(snapshot.compare_key(at, next), Ordering::Equal);
+        assert_eq!(snapshot.compare_key(at, key), next.as_slice().cmp(key));
+        assert_eq!(snapshot.is_live(at), is_live(history));
+        assert_eq!(found.unwrap_or(at), at);
+    }
+    let last_below = model.keys.range(..key.to_vec()).next_back();
+    let before = match at {
+        Some(at) => snapshot.previous(at),
+        None => snapshot.last(),
+    };
+    let is_same = |at| snapshot.compare_key(at, last_below.unwrap().0) == Ordering::Equal;
+    assert_eq!(before.is_some(), last_below.is_some());
+    assert!(before.is_none_or(is_same));
+    let below = model.keys.range(..key.to_vec());
+    let live = below.filter(|(_, history)| is_live(history)).count();
+    assert_eq!(snapshot.live_before(key), live as u64);
+}
+
+/// Builds it again out of leaves of `built` that nothing changed and the keys of the others.
+fn rebuild(model: &Model, built: &Built, copies: impl Fn(u32) -> bool) -> Built {
+    let snapshot = &built.snapshot;
+    let mut builder = Builder::new(SEQUENCE, TINY, Revision(model.horizon));
+    let mut file = vec![0; BLOCK];
+    for leaf in 0..snapshot.leaf_count() {
+        if copies(leaf) && snapshot.leaf_droppable_at(leaf).0 > model.horizon {
+            let run = run(&built.file, snapshot, leaf);
+            builder.copy_leaf(snapshot, leaf, run).unwrap();
+        } else {
+            for slot in 0..snapshot.leaf_keys(leaf) {
+                let mut key = Vec::new();
+                snapshot.append_key(KeyRef { leaf, slot }, &mut key);
+                if let Some(history) = model.keys.get(&key) {
+                    push(&mut builder, &key, history);
                 }
             }
         }
-        assert_eq!(cursor.current(), None);
-        assert_eq!(snapshot.live_count(), live);
-        assert_eq!(snapshot.change_count(), order.len() as u64);
-        for (i, (revision, at)) in order.iter().enumerate() {
-            assert_eq!(snapshot.change(i as u64), *at);
-            assert_eq!(snapshot.change_index_of(Revision(*revision)), i as u64);
+        while let Some(write) = builder.take_write() {
+            put(&mut file, &write);
+        }
+    }
+    finish(builder, model.meta(), file)
+}
+
+#[test]
+fn a_usual_file_answers_as_the_model() {
+    let model = usual();
+    let built = model.build(TINY);
+    assert!(built.snapshot.leaf_count() > 20, "the tree has levels");
+    check(&model, &built, &built.snapshot);
+    check(&model, &built, &load(&built.file).unwrap());
+}
+
+#[test]
+fn an_empty_file_has_no_keys() {
+    let model = Model::new();
+    let built = model.build(BuilderConfig::default());
+    assert_eq!(built.file.len(), 3 * BLOCK);
+    check(&model, &built, &built.snapshot);
+    check(&model, &built, &load(&built.file).unwrap());
+}
+
+#[test]
+fn the_same_keys_give_the_same_bytes() {
+    let model = usual();
+    let built = model.build(TINY);
+    assert!(model.build(TINY).file == built.file);
+    // The size of the writes is nothing that the file shows.
+    let config = BuilderConfig {
+        write_bytes: 16 * BLOCK,
+        ..TINY
+    };
+    assert!(model.build(config).file == built.file);
+}
+
+#[test]
+fn copied_leaves_are_those_that_were_encoded() {
+    let model = usual();
+    let built = model.build(TINY);
+    let copied = rebuild(&model, &built, |_| true);
+    assert!(copied.file == built.file, "byte for byte");
+    let mixed = rebuild(&model, &built, |leaf| leaf % 3 > 0);
+    check(&model, &mixed, &load(&mixed.file).unwrap());
+}
+
+#[test]
+fn small_leaves_are_not_worth_copying() {
+    let model = usual();
+    let built = model.build(TINY);
+    let last = built.snapshot.leaf_count() - 1;
+    let mut builder = Builder::new(SnapshotSeq(8), TINY, Revision(-1));
+    assert!(builder.is_worth_copying(&built.snapshot, last / 2));
+    push(&mut builder, b"a", &model.keys.values().next().unwrap()[..]);
+    assert!(
+        !builder.is_worth_copying(&built.snapshot, last / 2),
+        "it would leave a leaf with one key behind"
+    );
+}
+
+#[test]
+fn retention_is_due_exactly_at_the_horizon_a_leaf_names() {
+    let model = usual();
+    let built = model.build(TINY);
+    let mut due = 0;
+    for leaf in 0..built.snapshot.leaf_count() {
+        let keys = (0..built.snapshot.leaf_keys(leaf)).map(|slot| {
+            let mut key = Vec::new();
+            built.snapshot.append_key(KeyRef { leaf, slot }, &mut key);
+            let history = model.keys[&key].clone();
+            (key, history)
+        });
+        let of_leaf = Model {
+            keys: keys.collect(),
+            ..Model::new()
+        };
+        let droppable_at = built.snapshot.leaf_droppable_at(leaf).0;
+        if droppable_at < i64::MAX {
+            due += 1;
+            assert!(of_leaf.retained(droppable_at).keys != of_leaf.keys);
+            assert!(of_leaf.retained(droppable_at - 1).keys == of_leaf.keys);
+        } else {
+            assert!(of_leaf.retained(model.revision + 1).keys == of_leaf.keys);
+        }
+    }
+    assert!(due > 10);
+}
+
+#[test]
+fn a_key_with_many_versions_fills_a_page_of_its_own() {
+    let mut model = Model::new();
+    for i in 0..2_000usize {
+        model.change(
+            b"hot",
+            (i % 100 != 99).then(|| vec![i as u8; i % 300]),
+            false,
+        );
+        model.change(format!("other{i:04}").as_bytes(), Some(vec![1]), false);
+    }
+    let built = model.build(TINY);
+    let hot = built.snapshot.find(b"hot").unwrap();
+    assert_eq!(built.snapshot.leaf_keys(hot.leaf), 1);
+    assert!(built.snapshot.leaf_page_bytes(hot.leaf) > 10 * BLOCK as u64);
+    check(&model, &built, &load(&built.file).unwrap());
+}
+
+#[test]
+fn values_of_many_blocks_come_back() {
+    let mut model = Model::new();
+    for (i, bytes) in [3_000_000usize, 1, 16_384, 16_385, 0, 1_048_577]
+        .iter()
+        .enumerate()
+    {
+        let value = (0..*bytes).map(|at| (at * 7 / 5) as u8).collect();
+        model.change(format!("k{i}").as_bytes(), Some(value), false);
+    }
+    let built = model.build(BuilderConfig::default());
+    let loaded = load(&built.file).unwrap();
+    assert_eq!(read_back(&built.file, &loaded).keys, model.keys);
+    // What is larger than a run has a leaf of its own; the rest shares one.
+    assert_eq!(loaded.leaf_count(), 3);
+}
+
+#[test]
+fn slices_of_any_size_finish_the_same_file() {
+    let model = usual();
+    let expected = model.build(TINY).file;
+    for budget in [0, 1, 100, usize::MAX] {
+        let mut builder = Builder::new(SEQUENCE, TINY, Revision(model.horizon));
+        for (key, history) in &model.keys {
+            push(&mut builder, key, history);
+        }
+        let mut finish = builder.finish(model.meta());
+        let mut steps = 1;
+        while !finish.step(budget) {
+            steps += 1;
+        }
+        assert_eq!(steps > 1_000, budget < 2, "{steps} steps");
+        let mut file = vec![0; BLOCK];
+        while let Some(write) = finish.take_write() {
+            assert!(write.buf.len() <= TINY.write_bytes);
+            put(&mut file, &write);
+        }
+        let (_, superblock) = finish.into_snapshot("");
+        file[..BLOCK].copy_from_slice(superblock.as_slice());
+        assert!(file == expected);
+    }
+}
+
+#[test]
+fn the_meta_page_comes_back() {
+    let mut builder = Builder::new(SEQUENCE, TINY, meta().horizon);
+    builder.push_key(b"k", &[super::fixture::version_at(20)]);
+    let built = finish(builder, meta(), vec![0; BLOCK]);
+    assert_eq!(*load(&built.file).unwrap().meta(), meta());
+}
+
+#[test]
+#[should_panic(expected = "keys come in ascending order")]
+fn keys_out_of_order_are_our_own_mistake() {
+    let mut builder = Builder::new(SEQUENCE, TINY, Revision(0));
+    builder.push_key(b"b", &[super::fixture::version_at(1)]);
+    builder.push_key(b"a", &[super::fixture::version_at(2)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_file_answers_as_the_model(model in any_model(250), horizon in 0i64..300) {
+        let built = model.build(TINY);
+        check(&model, &built, &built.snapshot);
+        let loaded = load(&built.file).unwrap();
+        check(&model, &built, &loaded);
+
+        let copied = rebuild(&model, &built, |_| true);
+        prop_assert!(copied.file == built.file);
+
+        // The next file, after a compaction: leaves that have nothing to lose are copied.
+        let retained = model.retained(horizon - 1);
+        let next = rebuild(&retained, &built, |leaf| leaf % 4 > 0);
+        check(&retained, &next, &next.snapshot);
+        check(&retained, &next, &load(&next.file).unwrap());
+    }
+
+    #[test]
+    fn keys_around_those_of_a_file_are_not_found(
+        model in any_model(100),
+        keys in prop::collection::vec(any_key(), 0..50),
+    ) {
+        let built = model.build(TINY);
+        for key in &keys {
+            check_key(&model, &built.snapshot, key);
         }
     }
 }
