@@ -16,12 +16,16 @@
 mod builder;
 mod changes;
 mod check;
+#[cfg(test)]
+mod damage_tests;
 mod encode;
 mod error;
 mod finish;
 #[cfg(test)]
 mod fixture;
 mod format;
+#[cfg(test)]
+mod format_tests;
 mod inner;
 mod keys;
 mod leaf;

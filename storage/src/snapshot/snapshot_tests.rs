@@ -300,6 +300,30 @@ fn values_of_many_blocks_come_back() {
 }
 
 #[test]
+fn an_index_of_many_reads_and_a_page_larger_than_one_come_back() {
+    let mut model = Model::new();
+    for i in 0..120_000u32 {
+        model.change(
+            format!("/registry/{i:08}").as_bytes(),
+            Some(Vec::new()),
+            false,
+        );
+    }
+    let huge = [&b"/registry/00050000"[..], &[b'x'; 5 << 20]].concat();
+    model.change(&huge, Some(b"value".to_vec()), false);
+    let built = model.build(BuilderConfig::default());
+    let loaded = load(&built.file).unwrap();
+    assert!(loaded.index_bytes() > 9 << 20);
+    assert_eq!(read_back(&built.file, &loaded).keys, model.keys);
+    assert_eq!(loaded.leaf_keys(loaded.find(&huge).unwrap().leaf), 1);
+    for (index, key) in model.keys.keys().enumerate().step_by(997) {
+        assert_eq!(loaded.live_before(key), index as u64);
+    }
+    let last = loaded.change(loaded.change_count() - 1);
+    assert_eq!(Some(loaded.key_of(last)), loaded.find(&huge));
+}
+
+#[test]
 fn slices_of_any_size_finish_the_same_file() {
     let model = usual();
     let expected = model.build(TINY).file;
