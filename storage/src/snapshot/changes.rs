@@ -91,14 +91,12 @@ impl ChangeRuns {
         if !self.open.is_empty() {
             self.sort();
         }
+        let first = |(number, run): (usize, &Vec<Change>)| Reverse(run[0].order(number));
+        let heads = self.sorted.iter().enumerate().map(first).collect();
         let runs = self.sorted.into_iter();
-        let runs: Vec<Run> = runs.map(|changes| Run { changes, next: 0 }).collect();
-        let heads = runs.iter().enumerate();
         ChangeMerge {
-            heads: heads
-                .map(|(number, run)| Reverse(run.changes[0].order(number)))
-                .collect(),
-            runs,
+            runs: runs.map(|changes| Run { changes, next: 0 }).collect(),
+            heads,
         }
     }
 }

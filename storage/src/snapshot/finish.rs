@@ -6,8 +6,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use rkyv::Serialize;
+
 use super::builder::Builder;
 use super::changes::{ArchivedChanges, ChangeMerge, Changes};
+use super::encode::Sink;
 use super::format::{PageEntry, PageReference, SUPERBLOCK_BYTES, Superblock, Table};
 use super::inner::{ArchivedInner, Inner, Level};
 use super::meta::{Meta, MetaPage};
@@ -102,7 +105,7 @@ impl Finish {
         let piece = self.unwritten.front()?;
         let rest = &piece.as_slice()[self.written..];
         let now = &rest[..rest.len().min(self.builder.config.write_bytes)];
-        let mut buf = AlignedBuf::with_capacity(now.len());
+        let mut buf = self.builder.values.buffer();
         buf.extend_from_slice(now);
         let offset = self.offset;
         self.offset += now.len() as u64;
@@ -114,6 +117,11 @@ impl Finish {
         Some(PageWrite { offset, buf })
     }
 
+    /// Takes back the buffer of a write that is done, for the next one.
+    pub fn reuse(&mut self, buf: AlignedBuf) {
+        self.builder.values.reuse(buf);
+    }
+
     /// The snapshot as it would be loaded from `file` (a path, for messages), and its superblock, which
     /// belongs at offset 0 once all writes are durable.
     #[must_use]
@@ -123,17 +131,12 @@ impl Finish {
         let mut block = AlignedBuf::zeroed(SUPERBLOCK_BYTES);
         self.superblock.encode(block.as_mut_slice());
         let entries = self.builder.leaf_entries();
+        let leaves = self.builder.leaves.into_pages().into_iter();
         let snapshot = Snapshot::new(Parts {
             file: file.to_owned(),
             superblock: self.superblock,
             meta: self.meta,
-            leaves: self
-                .builder
-                .leaves
-                .into_pages()
-                .into_iter()
-                .zip(entries)
-                .collect(),
+            leaves: leaves.zip(entries).collect(),
             inners: self.inners.into_pages(),
             changes: self.changes.into_pages(),
             changes_per_page: self.changes_per_page as u32,
@@ -222,7 +225,7 @@ impl Finish {
 
     fn add_last_page<T>(&mut self, value: &T) -> PageEntry
     where
-        T: for<'a> rkyv::Serialize<super::encode::Sink<'a>>,
+        T: for<'a> Serialize<Sink<'a>>,
     {
         let (blocks, entry) = self.builder.encoder.encode(value);
         let mut piece = AlignedBuf::with_capacity(blocks.len());

@@ -160,6 +160,7 @@ pub(super) fn finish(mut builder: Builder, meta: Meta, mut file: Vec<u8>) -> Bui
         is_complete = finish.step(7);
         while let Some(write) = finish.take_write() {
             put(&mut file, &write);
+            finish.reuse(write.buf);
         }
     }
     let (snapshot, superblock) = finish.into_snapshot("directory/file");

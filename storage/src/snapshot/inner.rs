@@ -11,7 +11,10 @@
 
 use rkyv::{Archive, Serialize};
 
-use super::keys::{ArchivedKeys, KeyList, Keys};
+use super::keys::{ArchivedKeys, KeyList, Keys, common_bytes};
+
+/// The root, and the filling before vectors.
+const FIXED_BYTES: usize = size_of::<ArchivedInner>() + 16;
 
 /// An inner page's content, in the order of the archive.
 #[derive(Debug, Default, Archive, Serialize)]
@@ -26,7 +29,7 @@ pub(super) struct Inner {
 #[derive(Debug, Default)]
 pub(super) struct Level {
     pub(super) bounds: KeyList,
-    pub(super) live: Vec<u64>,
+    live: Vec<u64>,
 }
 
 impl Level {
@@ -59,7 +62,7 @@ impl Level {
             let bound = self.bounds.get(end);
             key_bytes += bound.len();
             let count = end + 1 - first;
-            let shared = super::keys::common_bytes(self.bounds.get(first), bound);
+            let shared = common_bytes(self.bounds.get(first), bound);
             let bytes = Keys::page_bytes(count, key_bytes, shared) + count * 8 + FIXED_BYTES;
             if bytes > page_bytes && count > 2 {
                 break;
@@ -77,8 +80,6 @@ impl Level {
         end
     }
 }
-
-const FIXED_BYTES: usize = size_of::<ArchivedInner>() + 16;
 
 impl Inner {
     pub(super) fn set_first_child(&mut self, number: usize) {

@@ -11,6 +11,7 @@
 //! 3. `suffixes` holds what is behind the prefix, key by key; key i ends at `ends[i]`.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
 use rkyv::{Archive, Serialize};
 
@@ -67,7 +68,7 @@ impl KeyList {
     }
 
     /// Lays a range of the keys out.
-    pub(super) fn lay_out(&self, range: std::ops::Range<usize>, out: &mut Keys) {
+    pub(super) fn lay_out(&self, range: Range<usize>, out: &mut Keys) {
         out.prefix.clear();
         out.hints.clear();
         out.ends.clear();

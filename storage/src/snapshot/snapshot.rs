@@ -405,7 +405,8 @@ impl Snapshot {
         Ok(())
     }
 
-    /// The leaf that has a key, if any has, and the live keys in the leaves before.
+    /// The leaf that has a key, if any has, and the live keys in the leaves before. Asks for the memory of
+    /// the leaf's beginning.
     fn descend(&self, key: &[u8]) -> Option<(u32, u64)> {
         let mut page = self.inners.last()?;
         let mut live = 0;

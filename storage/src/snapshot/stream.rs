@@ -64,10 +64,7 @@ impl ValueStream {
         if self.buf.is_empty() {
             return;
         }
-        let fresh = self
-            .spare
-            .pop()
-            .unwrap_or_else(|| AlignedBuf::with_capacity(self.write_bytes));
+        let fresh = self.buffer();
         let buf = std::mem::replace(&mut self.buf, fresh);
         let offset = self.offset;
         self.offset += buf.len() as u64;
@@ -76,6 +73,12 @@ impl ValueStream {
 
     pub(super) fn take(&mut self) -> Option<PageWrite> {
         self.ready.pop_front()
+    }
+
+    /// An empty buffer for a write.
+    pub(super) fn buffer(&mut self) -> AlignedBuf {
+        let spare = self.spare.pop();
+        spare.unwrap_or_else(|| AlignedBuf::with_capacity(self.write_bytes))
     }
 
     /// Takes back a buffer that was written.
