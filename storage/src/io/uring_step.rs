@@ -9,6 +9,9 @@ use super::uring::IoMode;
 use super::{AlignedBuf, DiskError, FileId};
 use crate::limits::WAL_BLOCK_BYTES;
 
+/// The most that one entry of the ring asks for; longer reads go on where it stopped.
+const READ_BYTES_MAX: usize = 1 << 30;
+
 /// An operation from its submission to its completion.
 pub(super) struct Operation {
     pub(super) file: FileId,
@@ -57,7 +60,6 @@ impl Step {
     ) -> squeue::Entry {
         let file = || types::Fd(descriptor.expect("the file is open: its creation completed"));
         let directory = types::Fd(directory);
-        let entry_bytes = |bytes: usize| u32::try_from(bytes).expect("one operation fits 32 bits");
         match self {
             Step::Read {
                 offset,
@@ -66,7 +68,8 @@ impl Step {
                 buf,
             } => {
                 let memory = buf.as_ptr().cast_mut().wrapping_add(*done);
-                opcode::Read::new(file(), memory, entry_bytes(bytes - done))
+                let rest = (bytes - done).min(READ_BYTES_MAX);
+                opcode::Read::new(file(), memory, rest as u32)
                     .offset(offset + *done as u64)
                     .build()
             }
@@ -80,7 +83,8 @@ impl Step {
                 } else {
                     0
                 };
-                opcode::Write::new(file(), buf.as_ptr(), entry_bytes(buf.len()))
+                let bytes = u32::try_from(buf.len()).expect("one write fits 32 bits");
+                opcode::Write::new(file(), buf.as_ptr(), bytes)
                     .offset(*offset)
                     .rw_flags(flags)
                     .build()
