@@ -79,3 +79,7 @@ id!(
     /// A WAL group's place in its lane, from 1, counted across segments.
     GroupSeq(u64)
 );
+id!(
+    /// A snapshot file's place among those of its shard, from 1.
+    SnapshotSeq(u64)
+);

@@ -4,6 +4,7 @@
 //!   state    commands in, responses and changes out       (no IO, no clock, no rng)
 //!   mvcc     the keys: histories, ordered index, change log
 //!   wal      the lane: records -> groups -> durable writes -> contiguous durable prefix
+//!   snapshot the state in one immutable file, its index searched where it was read
 //!   io       the Disk seam: io_uring body, simulated body
 //!   recovery what to do with what a crash left
 //! ```
@@ -14,5 +15,6 @@ pub mod io;
 pub mod limits;
 pub mod mvcc;
 pub mod recovery;
+pub mod snapshot;
 pub mod state;
 pub mod wal;

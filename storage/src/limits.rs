@@ -44,6 +44,23 @@ pub const WAL_READ_BYTES: usize = 4 << 20;
 /// Bytes of one zero-filling write while a segment is prepared.
 pub const WAL_ZERO_BYTES: usize = 256 << 10;
 
+/// The unit of everything in a snapshot file: pages, value blocks, reads and writes.
+pub const SNAPSHOT_BLOCK_BYTES: usize = 4096;
+/// A page of the index is closed before it would exceed this; only a single key can make it larger.
+pub const SNAPSHOT_PAGE_BYTES_DEFAULT: usize = 16 << 10;
+/// Largest page: the relative pointers inside it have 32 bits and a sign.
+pub const SNAPSHOT_PAGE_BYTES_MAX: usize = i32::MAX as usize;
+/// Values up to this size share a block; a larger one has a block of its own.
+pub const SNAPSHOT_VALUE_BLOCK_BYTES: usize = 16 << 10;
+/// A leaf is closed before its values would exceed this; only a single key can make them more.
+pub const SNAPSHOT_RUN_BYTES_DEFAULT: usize = 1 << 20;
+/// One write of a file that is being built.
+pub const SNAPSHOT_WRITE_BYTES_DEFAULT: usize = 1 << 20;
+/// One read while a file is loaded; the buffers stay, with the index in them.
+pub const SNAPSHOT_READ_BYTES: usize = 4 << 20;
+/// Changes that are sorted at once; the sorted runs are merged in slices.
+pub const SNAPSHOT_CHANGES_SORTED_AT_ONCE: usize = 8192;
+
 const _: () = assert!(WAL_SEGMENT_BYTES_DEFAULT.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(WAL_SEGMENT_BYTES_MIN.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(WAL_SEGMENT_BYTES_MAX <= u32::MAX as u64);
@@ -59,3 +76,12 @@ const _: () = assert!(WAL_DEPTH_DEFAULT <= WAL_DEPTH_MAX);
 const _: () = assert!(2 * WAL_DEPTH_MAX + 8 <= WAL_RING_ENTRIES as usize);
 const _: () = assert!(WAL_READ_BYTES.is_multiple_of(WAL_BLOCK_BYTES as usize));
 const _: () = assert!(WAL_ZERO_BYTES.is_multiple_of(WAL_BLOCK_BYTES as usize));
+const _: () = assert!(SNAPSHOT_BLOCK_BYTES.is_multiple_of(WAL_BLOCK_BYTES as usize));
+const _: () = assert!(SNAPSHOT_PAGE_BYTES_DEFAULT.is_multiple_of(SNAPSHOT_BLOCK_BYTES));
+const _: () = assert!(SNAPSHOT_VALUE_BLOCK_BYTES.is_multiple_of(SNAPSHOT_BLOCK_BYTES));
+/// The start of a value in a shared block has 16 bits.
+const _: () = assert!(SNAPSHOT_VALUE_BLOCK_BYTES <= u16::MAX as usize + 1);
+const _: () = assert!(SNAPSHOT_RUN_BYTES_DEFAULT >= SNAPSHOT_VALUE_BLOCK_BYTES);
+const _: () = assert!(SNAPSHOT_WRITE_BYTES_DEFAULT.is_multiple_of(SNAPSHOT_BLOCK_BYTES));
+const _: () = assert!(SNAPSHOT_READ_BYTES.is_multiple_of(SNAPSHOT_BLOCK_BYTES));
+const _: () = assert!(SNAPSHOT_READ_BYTES >= SNAPSHOT_PAGE_BYTES_DEFAULT);

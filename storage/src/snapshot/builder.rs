@@ -1,0 +1,286 @@
+//! Builds a snapshot file from keys in order: values stream out, leaf pages gather in memory.
+//!
+//! ```text
+//!   push_key, copy_leaf --> values --> take_write          (while building)
+//!                       \-> leaf pages, bounds, changes --> Finish --> take_write --> Snapshot + superblock
+//! ```
+//!
+//! Nothing here does IO, and the same input gives the same bytes.
+//!
+//! Invariants:
+//! 1. Keys come in ascending order, each once, with all its versions, oldest first.
+//! 2. Writes leave in ascending offsets without gaps; the superblock comes last, from
+//!    [`Finish::into_snapshot`](super::Finish::into_snapshot).
+
+use super::changes::{Change, ChangeRuns};
+use super::encode::Encoder;
+use super::error::{SnapshotDamage, SnapshotError, SnapshotPart};
+use super::finish::Finish;
+use super::format::{Counters, LeafEntry, SUPERBLOCK_BYTES};
+use super::inner::Level;
+use super::keys::common_bytes;
+use super::leaf::{ArchivedLeaf, LeafBuilder};
+use super::meta::Meta;
+use super::pages::Pages;
+use super::snapshot::Snapshot;
+use super::stream::{PageWrite, ValueStream};
+use super::version::VersionIn;
+use crate::ids::{Revision, SnapshotSeq};
+use crate::io::AlignedBuf;
+use crate::limits::{
+    SNAPSHOT_BLOCK_BYTES, SNAPSHOT_PAGE_BYTES_DEFAULT, SNAPSHOT_RUN_BYTES_DEFAULT,
+    SNAPSHOT_WRITE_BYTES_DEFAULT,
+};
+
+/// Sizes of the parts of a file. Any may be read, whatever it was built with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuilderConfig {
+    /// A page is closed before it would exceed this; a multiple of 4 KiB.
+    pub page_bytes: usize,
+    /// A leaf is closed before its values would exceed this.
+    pub values_run_bytes_max: usize,
+    /// Length of one write, and of the pieces of memory that hold the index; a multiple of 4 KiB.
+    pub write_bytes: usize,
+}
+
+impl Default for BuilderConfig {
+    fn default() -> Self {
+        Self {
+            page_bytes: SNAPSHOT_PAGE_BYTES_DEFAULT,
+            values_run_bytes_max: SNAPSHOT_RUN_BYTES_DEFAULT,
+            write_bytes: SNAPSHOT_WRITE_BYTES_DEFAULT,
+        }
+    }
+}
+
+/// A file that is being built.
+#[derive(Debug)]
+pub struct Builder {
+    pub(super) sequence: SnapshotSeq,
+    pub(super) config: BuilderConfig,
+    pub(super) horizon: Revision,
+    pub(super) encoder: Encoder,
+    pub(super) values: ValueStream,
+    pub(super) leaves: Pages<ArchivedLeaf>,
+    pub(super) run_blocks: Vec<u32>,
+    pub(super) level: Level,
+    pub(super) changes: ChangeRuns,
+    pub(super) counters: Counters,
+    leaf: LeafBuilder,
+    open_live: u64,
+    /// The newest key, and the last one of the leaf before.
+    last_key: Vec<u8>,
+    leaf_end_key: Vec<u8>,
+    first_key: Vec<u8>,
+}
+
+impl Builder {
+    /// A file without keys.
+    #[must_use]
+    pub fn new(sequence: SnapshotSeq, config: BuilderConfig, horizon: Revision) -> Self {
+        let is_whole = |bytes: usize| bytes > 0 && bytes.is_multiple_of(SNAPSHOT_BLOCK_BYTES);
+        assert!(is_whole(config.page_bytes), "pages are whole blocks");
+        assert!(is_whole(config.write_bytes), "writes are whole blocks");
+        Self {
+            sequence,
+            config,
+            horizon,
+            encoder: Encoder::new(),
+            values: ValueStream::new(SUPERBLOCK_BYTES as u64, config.write_bytes),
+            leaves: Pages::new(config.write_bytes),
+            run_blocks: Vec::new(),
+            level: Level::default(),
+            changes: ChangeRuns::default(),
+            counters: Counters::default(),
+            leaf: LeafBuilder::default(),
+            open_live: 0,
+            last_key: Vec::new(),
+            leaf_end_key: Vec::new(),
+            first_key: Vec::new(),
+        }
+    }
+
+    /// Adds a key with its versions, oldest first: what retention at the horizon leaves of it.
+    pub fn push_key(&mut self, key: &[u8], versions: &[VersionIn<'_>]) {
+        self.check_order(key);
+        check_versions(versions);
+        let limits = (self.config.page_bytes, self.config.values_run_bytes_max);
+        if !self.leaf.try_push(key, versions, limits, &mut self.values) {
+            self.close_leaf();
+            let fits = self.leaf.try_push(key, versions, limits, &mut self.values);
+            assert!(fits, "an empty leaf takes any key");
+        }
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
+        self.count(key, versions);
+    }
+
+    /// Adds all keys of a leaf of another snapshot, given the bytes of its run. Everything is compared
+    /// with its checksum. The keys must come behind those that were added before.
+    pub fn copy_leaf(
+        &mut self,
+        from: &Snapshot,
+        leaf: u32,
+        run: &[u8],
+    ) -> Result<(), SnapshotError> {
+        let page = from.leaf(leaf);
+        let entry = from.leaf_entry(leaf);
+        let blocks = from.leaf_page_blocks(leaf);
+        if crc32c::crc32c(blocks) != entry.page.checksum {
+            let damage = SnapshotDamage::Checksum(SnapshotPart::Leaf);
+            return Err(from.damaged_leaf(leaf, damage));
+        }
+        assert_eq!(
+            run.len() as u64,
+            entry.run_bytes(),
+            "the whole run is given"
+        );
+        let mut rest = run;
+        for block in from.leaf_blocks(leaf) {
+            let (bytes, behind) = rest.split_at(block.bytes as usize);
+            from.verify_block(block, bytes)?;
+            rest = behind;
+        }
+        self.close_leaf();
+        let last = page.keys().len() - 1;
+        let mut key = Vec::new();
+        page.keys().append(0, &mut key);
+        self.check_order(&key);
+        self.values.append(run);
+        self.add_leaf_bound(&key);
+        self.gather_changes(page);
+        let counts = page.counts();
+        self.level.live.push(counts.live);
+        self.counters.keys += counts.keys;
+        self.counters.versions += counts.versions;
+        self.counters.live += counts.live;
+        self.counters.data_bytes += counts.data_bytes;
+        self.run_blocks.push(entry.run_blocks);
+        self.leaves.push_known(blocks, entry.page);
+        self.last_key.clear();
+        page.keys().append(last, &mut self.last_key);
+        self.leaf_end_key.clone_from(&self.last_key);
+        Ok(())
+    }
+
+    /// The next write that is ready. Values leave while the file is built.
+    pub fn take_write(&mut self) -> Option<PageWrite> {
+        self.values.take()
+    }
+
+    /// Takes back the buffer of a write that is done, for the next one.
+    pub fn reuse(&mut self, buf: AlignedBuf) {
+        self.values.reuse(buf);
+    }
+
+    /// No more keys: what is left is the index, and everything that is not keys.
+    #[must_use]
+    pub fn finish(mut self, meta: Meta) -> Finish {
+        assert_eq!(
+            meta.horizon, self.horizon,
+            "what was built is what the meta page says"
+        );
+        self.close_leaf();
+        self.values.close();
+        Finish::new(self, meta)
+    }
+
+    fn check_order(&self, key: &[u8]) {
+        assert!(
+            self.counters.keys == 0 || *self.last_key < *key,
+            "keys come in ascending order: {} after {}",
+            key.escape_ascii(),
+            self.last_key.escape_ascii()
+        );
+    }
+
+    fn count(&mut self, key: &[u8], versions: &[VersionIn<'_>]) {
+        let newest = versions.last().expect("checked not to be empty");
+        let is_live = u64::from(!newest.tombstone);
+        self.open_live += is_live;
+        self.counters.keys += 1;
+        self.counters.live += is_live;
+        self.counters.versions += versions.len() as u64;
+        let first_row = self.leaf.rows() - versions.len();
+        for (index, version) in versions.iter().enumerate() {
+            self.counters.data_bytes += (key.len() + version.value.len()) as u64;
+            if version.revision >= self.horizon {
+                self.counters.changes += 1;
+                self.changes.push(Change {
+                    revision: version.revision.0,
+                    sub: version.sub,
+                    leaf: self.leaves.len() as u32,
+                    row: (first_row + index) as u32,
+                });
+            }
+        }
+    }
+
+    /// The changes of a leaf that is copied.
+    fn gather_changes(&mut self, page: &ArchivedLeaf) {
+        for row in 0..page.row_count() {
+            let revision = page.revision(row);
+            if revision >= self.horizon.0 {
+                self.counters.changes += 1;
+                self.changes.push(Change {
+                    revision,
+                    sub: page.sub(row),
+                    leaf: self.leaves.len() as u32,
+                    row: row as u32,
+                });
+            }
+        }
+    }
+
+    fn close_leaf(&mut self) {
+        if self.leaf.is_empty() {
+            return;
+        }
+        let mut first = std::mem::take(&mut self.first_key);
+        first.clear();
+        first.extend_from_slice(self.leaf.first_key());
+        self.add_leaf_bound(&first);
+        self.first_key = first;
+        self.level.live.push(self.open_live);
+        self.open_live = 0;
+        let (leaf, run_blocks) = self.leaf.close(&mut self.values);
+        self.leaves.push(self.encoder.encode(leaf));
+        self.run_blocks.push(run_blocks);
+        self.leaf.clear();
+        self.leaf_end_key.clone_from(&self.last_key);
+    }
+
+    /// Bounds a leaf from below with the shortest key that is above all keys before.
+    fn add_leaf_bound(&mut self, first_key: &[u8]) {
+        let bytes = match self.leaves.len() {
+            0 => first_key.len(),
+            _ => common_bytes(&self.leaf_end_key, first_key) + 1,
+        };
+        self.level.bounds.push(&first_key[..bytes]);
+    }
+
+    pub(super) fn leaf_entries(&self) -> Vec<LeafEntry> {
+        let pages = self.leaves.entries.iter().zip(&self.run_blocks);
+        pages
+            .map(|(&page, &run_blocks)| LeafEntry { page, run_blocks })
+            .collect()
+    }
+}
+
+fn check_versions(versions: &[VersionIn<'_>]) {
+    assert!(!versions.is_empty(), "a key has a version");
+    for version in versions {
+        assert!(
+            !version.tombstone || version.value.is_empty(),
+            "a tombstone has no value"
+        );
+    }
+    for two in versions.windows(2) {
+        assert!(
+            (two[0].revision, two[0].sub) < (two[1].revision, two[1].sub),
+            "versions come oldest first: {} before {}",
+            two[0].revision,
+            two[1].revision
+        );
+    }
+}

@@ -1,0 +1,230 @@
+//! The end of a build, in slices: inner pages, change pages, meta page, page table.
+//!
+//! The engine calls [`Finish::step`] until it says so, takes the writes meanwhile, and gets the snapshot
+//! and the superblock, which it writes when everything else is durable.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::builder::Builder;
+use super::changes::{ArchivedChanges, ChangeMerge, Changes};
+use super::format::{PageEntry, PageReference, SUPERBLOCK_BYTES, Superblock, Table};
+use super::inner::{ArchivedInner, Inner, Level};
+use super::meta::{Meta, MetaPage};
+use super::pages::Pages;
+use super::snapshot::{Parts, Snapshot};
+use super::stream::PageWrite;
+use crate::io::AlignedBuf;
+
+/// A file whose keys are all there.
+#[derive(Debug)]
+pub struct Finish {
+    builder: Builder,
+    meta: Meta,
+    stage: Stage,
+    /// The level whose parents are being made, and their level's number.
+    level: Level,
+    level_number: u32,
+    first: usize,
+    parents: Level,
+    /// Page numbers of the level's first node and of its first parent.
+    children_base: usize,
+    parents_base: usize,
+    inner: Inner,
+    inners: Pages<ArchivedInner>,
+    merge: ChangeMerge,
+    change_page: Changes,
+    changes_per_page: usize,
+    changes: Pages<ArchivedChanges>,
+    superblock: Superblock,
+    /// Pieces of the index that were not written yet.
+    unwritten: VecDeque<Arc<AlignedBuf>>,
+    /// How much of the first one was.
+    written: usize,
+    offset: u64,
+}
+
+/// What is made next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Inners,
+    Changes,
+    Rest,
+    Complete,
+}
+
+impl Finish {
+    pub(super) fn new(mut builder: Builder, meta: Meta) -> Self {
+        builder.leaves.close();
+        let config = builder.config;
+        let changes = std::mem::take(&mut builder.changes);
+        Self {
+            meta,
+            stage: Stage::Inners,
+            level: std::mem::take(&mut builder.level),
+            level_number: 1,
+            first: 0,
+            parents: Level::default(),
+            children_base: 0,
+            parents_base: 0,
+            inner: Inner::default(),
+            inners: Pages::new(config.write_bytes),
+            merge: changes.merge(),
+            change_page: Changes::default(),
+            changes_per_page: Changes::per_page(config.page_bytes),
+            changes: Pages::new(config.write_bytes),
+            superblock: Superblock::default(),
+            unwritten: builder.leaves.pieces.drain(..).collect(),
+            written: 0,
+            offset: builder.values.end(),
+            builder,
+        }
+    }
+
+    /// Goes on, by about `budget` items; true when complete.
+    pub fn step(&mut self, budget: usize) -> bool {
+        let mut left = budget.max(1);
+        while left > 0 && self.stage != Stage::Complete {
+            left = left.saturating_sub(match self.stage {
+                Stage::Inners => self.step_inner(),
+                Stage::Changes => self.step_change(),
+                Stage::Rest => self.step_rest(),
+                Stage::Complete => 0,
+            });
+        }
+        self.stage == Stage::Complete
+    }
+
+    /// The next write of the index. Its bytes are a copy: the index itself stays resident.
+    pub fn take_write(&mut self) -> Option<PageWrite> {
+        if let Some(write) = self.builder.values.take() {
+            return Some(write);
+        }
+        let piece = self.unwritten.front()?;
+        let rest = &piece.as_slice()[self.written..];
+        let now = &rest[..rest.len().min(self.builder.config.write_bytes)];
+        let mut buf = AlignedBuf::with_capacity(now.len());
+        buf.extend_from_slice(now);
+        let offset = self.offset;
+        self.offset += now.len() as u64;
+        self.written += now.len();
+        if self.written == piece.len() {
+            self.unwritten.pop_front();
+            self.written = 0;
+        }
+        Some(PageWrite { offset, buf })
+    }
+
+    /// The snapshot as it would be loaded from `file` (a path, for messages), and its superblock, which
+    /// belongs at offset 0 once all writes are durable.
+    #[must_use]
+    pub fn into_snapshot(self, file: &str) -> (Snapshot, AlignedBuf) {
+        assert_eq!(self.stage, Stage::Complete, "step has returned true");
+        assert!(self.unwritten.is_empty(), "all writes are taken");
+        let mut block = AlignedBuf::zeroed(SUPERBLOCK_BYTES);
+        self.superblock.encode(block.as_mut_slice());
+        let entries = self.builder.leaf_entries();
+        let snapshot = Snapshot::new(Parts {
+            file: file.to_owned(),
+            superblock: self.superblock,
+            meta: self.meta,
+            leaves: self.builder.leaves.pages.into_iter().zip(entries).collect(),
+            inners: self.inners.pages,
+            changes: self.changes.pages,
+            changes_per_page: self.changes_per_page as u32,
+        });
+        (snapshot, block)
+    }
+
+    /// One inner page.
+    fn step_inner(&mut self) -> usize {
+        let count = self.level.len();
+        if count == 0 || (count == 1 && self.level_number > 1) {
+            self.inners.close();
+            self.unwritten.extend(self.inners.pieces.drain(..));
+            self.stage = Stage::Changes;
+            return 1;
+        }
+        let page_bytes = self.builder.config.page_bytes;
+        let end = self
+            .level
+            .parent(self.first, self.level_number, page_bytes, &mut self.inner);
+        self.inner.set_first_child(self.children_base + self.first);
+        self.parents
+            .push(self.level.bounds.get(self.first), self.inner.live());
+        self.inners.push(self.builder.encoder.encode(&self.inner));
+        let made = end - self.first;
+        self.first = end;
+        if end == count {
+            self.level = std::mem::take(&mut self.parents);
+            self.level_number += 1;
+            self.first = 0;
+            self.children_base = self.parents_base;
+            self.parents_base = self.inners.len();
+        }
+        made
+    }
+
+    /// One change.
+    fn step_change(&mut self) -> usize {
+        let next = self.merge.next();
+        if let Some(change) = &next {
+            self.change_page.push(change);
+        }
+        let is_full = self.change_page.len() == self.changes_per_page;
+        if is_full || (next.is_none() && self.change_page.len() > 0) {
+            self.changes
+                .push(self.builder.encoder.encode(&self.change_page));
+            self.change_page.clear();
+        }
+        if next.is_none() {
+            self.changes.close();
+            self.unwritten.extend(self.changes.pieces.drain(..));
+            self.stage = Stage::Rest;
+        }
+        1
+    }
+
+    /// Meta page and table.
+    fn step_rest(&mut self) -> usize {
+        let unwritten: usize = self.unwritten.iter().map(|piece| piece.len()).sum();
+        let meta_offset = self.offset + (unwritten - self.written) as u64;
+        let meta = self.add_last_page(&MetaPage::new(&self.meta));
+        let table = Table {
+            leaves: self.builder.leaf_entries(),
+            inners: self.inners.entries.clone(),
+            changes: self.changes.entries.clone(),
+            changes_per_page: self.changes_per_page as u32,
+        };
+        let items = table.leaves.len() + table.inners.len() + table.changes.len();
+        let table = self.add_last_page(&table);
+        let table_offset = meta_offset + meta.padded_bytes() as u64;
+        self.superblock = Superblock {
+            sequence: self.builder.sequence,
+            file_bytes: table_offset + table.padded_bytes() as u64,
+            table: PageReference {
+                offset: table_offset,
+                entry: table,
+            },
+            meta: PageReference {
+                offset: meta_offset,
+                entry: meta,
+            },
+            counters: self.builder.counters,
+        };
+        self.stage = Stage::Complete;
+        items
+    }
+
+    fn add_last_page<T>(&mut self, value: &T) -> PageEntry
+    where
+        T: for<'a> rkyv::Serialize<super::encode::Sink<'a>>,
+    {
+        let (blocks, bytes) = self.builder.encoder.encode(value);
+        let mut piece = AlignedBuf::with_capacity(blocks.len());
+        piece.extend_from_slice(blocks);
+        let entry = PageEntry::new(blocks, bytes);
+        self.unwritten.push_back(Arc::new(piece));
+        entry
+    }
+}

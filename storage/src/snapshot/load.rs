@@ -1,0 +1,280 @@
+//! Reads a file's index into memory, comparing everything with its checksum and its rules.
+//!
+//! Start-up and the offline tools call it. The order is from the root of trust outwards: superblock, page
+//! table, then the small pages behind the leaves, whose bounds say which keys a damaged leaf had, then the
+//! leaves. Every read is large, goes to where the pages stay, and cuts no page.
+
+use std::sync::Arc;
+
+use rkyv::Portable;
+use rkyv::api::low::{LowValidator, from_bytes};
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::Failure;
+
+use super::changes::ArchivedChanges;
+use super::check;
+use super::error::{Affected, SnapshotDamage, SnapshotError, SnapshotPart};
+use super::format::{
+    FORMAT_VERSION, PageEntry, PageReference, SUPERBLOCK_BYTES, Superblock, SuperblockError, Table,
+};
+use super::inner::ArchivedInner;
+use super::leaf::ArchivedLeaf;
+use super::meta::{Meta, MetaPage};
+use super::page::Page;
+use super::snapshot::{Parts, Snapshot};
+use crate::io::{AlignedBuf, Disk, FileEntry, FileId};
+use crate::limits::SNAPSHOT_READ_BYTES;
+
+impl Snapshot {
+    /// Loads the index of a file that `entry` is the directory entry of. Blocks.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Unfinished`] for a file that does not count; everything else is a reason to stop.
+    pub fn load<D: Disk>(
+        disk: &mut D,
+        file: FileId,
+        entry: &FileEntry,
+    ) -> Result<Self, SnapshotError> {
+        let name = format!("{}/{}", disk.location(), entry.name);
+        let mut loader = Loader {
+            disk,
+            file,
+            name,
+            bytes: entry.bytes,
+        };
+        loader.load()
+    }
+}
+
+struct Loader<'a, D> {
+    disk: &'a mut D,
+    file: FileId,
+    name: String,
+    bytes: u64,
+}
+
+impl<D: Disk> Loader<'_, D> {
+    fn load(&mut self) -> Result<Snapshot, SnapshotError> {
+        let superblock = self.superblock()?;
+        let table = self.table(&superblock)?;
+        let meta = self.meta(&superblock)?;
+        let inners = self.inners(&table)?;
+        let changes = self.changes(&table)?;
+        let leaves = self.leaves(&table, &inners)?;
+        let parts = Parts {
+            file: self.name.clone(),
+            superblock,
+            meta,
+            leaves: leaves
+                .into_iter()
+                .zip(table.leaves.iter().copied())
+                .collect(),
+            inners,
+            changes,
+            changes_per_page: table.changes_per_page,
+        };
+        match check::whole(&parts) {
+            Some(part) => {
+                let damage = SnapshotDamage::Content(part);
+                Err(self.damaged(superblock.meta.offset, damage, Affected::Everything))
+            }
+            None => Ok(Snapshot::new(parts)),
+        }
+    }
+
+    fn superblock(&mut self) -> Result<Superblock, SnapshotError> {
+        let block = self.read(0, SUPERBLOCK_BYTES)?;
+        let superblock = match Superblock::decode(block.as_slice()) {
+            Ok(superblock) => superblock,
+            Err(SuperblockError::Blank) => {
+                return Err(SnapshotError::Unfinished {
+                    file: self.name.clone(),
+                });
+            }
+            Err(SuperblockError::Newer(found)) => {
+                return Err(SnapshotError::NewerFormat {
+                    file: self.name.clone(),
+                    found,
+                    known: FORMAT_VERSION,
+                });
+            }
+            Err(SuperblockError::Damaged) => {
+                return Err(self.damaged(0, SnapshotDamage::Superblock, Affected::Everything));
+            }
+        };
+        if superblock.file_bytes > self.bytes {
+            let damage = SnapshotDamage::Truncated;
+            return Err(self.damaged(self.bytes, damage, Affected::Everything));
+        }
+        Ok(superblock)
+    }
+
+    fn table(&mut self, superblock: &Superblock) -> Result<Table, SnapshotError> {
+        let archive = self.page_alone(&superblock.table, SnapshotPart::Table)?;
+        let table = from_bytes::<Table, Failure>(archive.as_slice()).ok();
+        let table = table.filter(|table| table.is_sound(superblock));
+        table.ok_or_else(|| {
+            let damage = SnapshotDamage::Content(SnapshotPart::Table);
+            self.damaged(superblock.table.offset, damage, Affected::Everything)
+        })
+    }
+
+    fn meta(&mut self, superblock: &Superblock) -> Result<Meta, SnapshotError> {
+        let archive = self.page_alone(&superblock.meta, SnapshotPart::Meta)?;
+        let page = from_bytes::<MetaPage, Failure>(archive.as_slice()).ok();
+        page.and_then(MetaPage::into_meta).ok_or_else(|| {
+            let damage = SnapshotDamage::Content(SnapshotPart::Meta);
+            self.damaged(superblock.meta.offset, damage, Affected::Everything)
+        })
+    }
+
+    /// The archive of a page that the superblock refers to.
+    fn page_alone(
+        &mut self,
+        page: &PageReference,
+        part: SnapshotPart,
+    ) -> Result<AlignedBuf, SnapshotError> {
+        let mut blocks = self.read(page.offset, page.entry.padded_bytes())?;
+        if crc32c::crc32c(blocks.as_slice()) != page.entry.checksum {
+            let damage = SnapshotDamage::Checksum(part);
+            return Err(self.damaged(page.offset, damage, Affected::Everything));
+        }
+        blocks.resize(page.entry.bytes as usize);
+        Ok(blocks)
+    }
+
+    /// Reads pages that stand one behind the other.
+    fn pages<T>(
+        &mut self,
+        mut offset: u64,
+        mut entries: &[PageEntry],
+        rules: &Rules<'_, T>,
+    ) -> Result<Vec<Page<T>>, SnapshotError>
+    where
+        T: Portable + for<'a> CheckBytes<LowValidator<'a, Failure>>,
+    {
+        let mut pages = Vec::with_capacity(entries.len());
+        while !entries.is_empty() {
+            let (now, later) = entries.split_at(pages_of_one_read(entries));
+            let bytes = now.iter().map(PageEntry::padded_bytes).sum();
+            let piece = Arc::new(self.read(offset, bytes)?);
+            let mut start = 0;
+            for entry in now {
+                let page = view(&piece, start, entry, rules).map_err(|damage| {
+                    let affected = (rules.affected)(pages.len());
+                    self.damaged(offset + start as u64, damage, affected)
+                })?;
+                pages.push(page);
+                start += entry.padded_bytes();
+            }
+            offset += bytes as u64;
+            entries = later;
+        }
+        Ok(pages)
+    }
+
+    fn inners(&mut self, table: &Table) -> Result<Vec<Page<ArchivedInner>>, SnapshotError> {
+        let rules = Rules {
+            part: SnapshotPart::Inner,
+            is_sound: &ArchivedInner::is_sound,
+            affected: &|_| Affected::Everything,
+        };
+        self.pages(table.inners_offset(), &table.inners, &rules)
+    }
+
+    fn changes(&mut self, table: &Table) -> Result<Vec<Page<ArchivedChanges>>, SnapshotError> {
+        let rules = Rules {
+            part: SnapshotPart::Changes,
+            is_sound: &ArchivedChanges::is_sound,
+            affected: &|_| Affected::History,
+        };
+        self.pages(table.changes_offset(), &table.changes, &rules)
+    }
+
+    fn leaves(
+        &mut self,
+        table: &Table,
+        inners: &[Page<ArchivedInner>],
+    ) -> Result<Vec<Page<ArchivedLeaf>>, SnapshotError> {
+        let rules = Rules {
+            part: SnapshotPart::Leaf,
+            is_sound: &ArchivedLeaf::is_sound,
+            affected: &|leaf| keys_of_leaf(inners, leaf),
+        };
+        let entries: Vec<PageEntry> = table.leaves.iter().map(|leaf| leaf.page).collect();
+        self.pages(table.leaves_offset(), &entries, &rules)
+    }
+
+    fn read(&mut self, offset: u64, bytes: usize) -> Result<AlignedBuf, SnapshotError> {
+        let mut buf = AlignedBuf::with_capacity(bytes);
+        self.disk.read(self.file, offset, bytes, &mut buf)?;
+        if buf.len() < bytes {
+            let end = offset + buf.len() as u64;
+            return Err(self.damaged(end, SnapshotDamage::Truncated, Affected::Everything));
+        }
+        Ok(buf)
+    }
+
+    fn damaged(&self, offset: u64, reason: SnapshotDamage, affected: Affected) -> SnapshotError {
+        SnapshotError::Damaged {
+            file: self.name.clone(),
+            offset,
+            reason,
+            affected,
+        }
+    }
+}
+
+/// What a kind of page must obey, and what depends on a page.
+struct Rules<'a, T> {
+    part: SnapshotPart,
+    is_sound: &'a dyn Fn(&T) -> bool,
+    affected: &'a dyn Fn(usize) -> Affected,
+}
+
+fn view<T>(
+    piece: &Arc<AlignedBuf>,
+    start: usize,
+    entry: &PageEntry,
+    rules: &Rules<'_, T>,
+) -> Result<Page<T>, SnapshotDamage>
+where
+    T: Portable + for<'a> CheckBytes<LowValidator<'a, Failure>>,
+{
+    let blocks = &piece.as_slice()[start..start + entry.padded_bytes()];
+    if crc32c::crc32c(blocks) != entry.checksum {
+        return Err(SnapshotDamage::Checksum(rules.part));
+    }
+    let page = Page::new(piece, start as u32, entry.bytes);
+    page.filter(|page| (rules.is_sound)(page))
+        .ok_or(SnapshotDamage::Content(rules.part))
+}
+
+/// How many of the pages are read at once: at least one, however large it is.
+fn pages_of_one_read(entries: &[PageEntry]) -> usize {
+    let mut bytes = 0;
+    let fitting = entries.iter().take_while(|entry| {
+        bytes += entry.padded_bytes();
+        bytes <= SNAPSHOT_READ_BYTES
+    });
+    fitting.count().max(1)
+}
+
+/// Which keys a leaf has, by the bounds above it.
+fn keys_of_leaf(inners: &[Page<ArchivedInner>], leaf: usize) -> Affected {
+    let bound = |leaf: usize| {
+        let parents = inners.iter().take_while(|page| page.level() == 1);
+        let mut parents = parents.filter_map(|page| {
+            let child = leaf.checked_sub(page.first_child() as usize)?;
+            (child < page.len()).then_some((page, child))
+        });
+        let (page, child) = parents.next()?;
+        let mut bound = Vec::new();
+        page.bounds().append(child, &mut bound);
+        Some(bound)
+    };
+    Affected::Keys {
+        from: bound(leaf).unwrap_or_default(),
+        to: bound(leaf + 1),
+    }
+}

@@ -1,0 +1,47 @@
+//! The state in one immutable file, whose index is searched in memory exactly as it lies on disk.
+//!
+//! A [`Builder`] is given all keys in order, or whole leaves of an older snapshot, and hands out the
+//! writes of a new file; a [`Snapshot`] is such a file's index, just built or [loaded](Snapshot::load),
+//! and answers from it. Values stay on disk: a [`Version`] says where.
+//!
+//! ```text
+//!   superblock | values, leaf by leaf | leaves | inner pages | changes | meta | page table
+//! ```
+//!
+//! What a crash leaves: everything but the superblock is durable before the superblock is written, which
+//! one sector holds. So a file is finished, or its first block is blank and it does not count.
+//!
+//! Layouts are in `storage/FORMAT.md`.
+
+mod builder;
+mod changes;
+mod check;
+mod encode;
+mod error;
+mod finish;
+mod format;
+mod inner;
+mod keys;
+mod leaf;
+mod load;
+mod meta;
+mod page;
+mod pages;
+#[allow(
+    clippy::module_inception,
+    reason = "the room is named after what it makes"
+)]
+mod snapshot;
+#[cfg(test)]
+mod snapshot_tests;
+mod stream;
+mod version;
+
+pub use builder::{Builder, BuilderConfig};
+pub use error::{Affected, SnapshotDamage, SnapshotError, SnapshotPart};
+pub use finish::Finish;
+pub use format::FORMAT_VERSION;
+pub use meta::{AlarmMeta, HardState, LeaseMeta, Meta};
+pub use snapshot::{Cursor, Snapshot};
+pub use stream::PageWrite;
+pub use version::{BlockPlace, KeyRef, ValuePlace, Version, VersionIn, VersionRef};
