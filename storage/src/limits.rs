@@ -61,6 +61,23 @@ pub const SNAPSHOT_READ_BYTES: usize = 4 << 20;
 /// Changes that are sorted at once; the sorted runs are merged in slices.
 pub const SNAPSHOT_CHANGES_SORTED_AT_ONCE: usize = 8192;
 
+/// Bytes of blocks of values that stay in memory by default.
+pub const SNAPSHOT_CACHE_BYTES_DEFAULT: u64 = 64 << 20;
+/// Reads of blocks of values in flight by default.
+pub const SNAPSHOT_READS_DEFAULT: usize = 32;
+/// Blocks of values that wait to be read; whoever wants more comes again.
+pub const SNAPSHOT_WANTED_MAX: usize = 64 << 10;
+/// Writes of a file being built that are given and not completed, by default.
+pub const SNAPSHOT_WRITES_DEFAULT: usize = 4;
+/// Runs of values that follow each other are read in pieces of this size.
+pub const SNAPSHOT_RUN_READ_BYTES: u64 = 1 << 20;
+/// Such pieces in flight.
+pub const SNAPSHOT_RUN_READS_MAX: usize = 4;
+/// Bytes of runs asked for and not taken beyond which no more should be asked for.
+pub const SNAPSHOT_RUNS_AHEAD_BYTES: u64 = 4 << 20;
+/// Pages of a replaced index that are let go in one turn.
+pub const SNAPSHOT_SHED_PER_TURN: usize = 256;
+
 const _: () = assert!(WAL_SEGMENT_BYTES_DEFAULT.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(WAL_SEGMENT_BYTES_MIN.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(WAL_SEGMENT_BYTES_MAX <= u32::MAX as u64);
@@ -85,3 +102,6 @@ const _: () = assert!(SNAPSHOT_RUN_BYTES_DEFAULT >= SNAPSHOT_VALUE_BLOCK_BYTES);
 const _: () = assert!(SNAPSHOT_WRITE_BYTES_DEFAULT.is_multiple_of(SNAPSHOT_BLOCK_BYTES));
 const _: () = assert!(SNAPSHOT_READ_BYTES.is_multiple_of(SNAPSHOT_BLOCK_BYTES));
 const _: () = assert!(SNAPSHOT_READ_BYTES >= SNAPSHOT_PAGE_BYTES_DEFAULT);
+/// Reading ahead keeps every read in flight busy.
+const _: () =
+    assert!(SNAPSHOT_RUNS_AHEAD_BYTES >= SNAPSHOT_RUN_READS_MAX as u64 * SNAPSHOT_RUN_READ_BYTES);
