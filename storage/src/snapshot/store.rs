@@ -166,9 +166,11 @@ impl<D: Disk> SnapshotStore<D> {
         self.values.cached(place)
     }
 
-    /// Has the block of a value read, unless it is in memory or on its way. The caller holds the snapshot. What comes
-    /// of it can be had when [`reads_done`](Self::reads_done) has grown, from that pump to the one after the next. So a
-    /// reader that lacks some values wants them, takes what is there whenever it grew, and wants again what still lacks.
+    /// Has the block of a value read, unless it is in memory or on its way. The caller holds the snapshot.
+    ///
+    /// What comes of it can be had from the pump in which [`reads_done`](Self::reads_done) grew until the second pump
+    /// after it, however small the cache is. So a reader that lacks values wants them, takes what is there whenever
+    /// `reads_done` has grown, and then wants again what it still lacks.
     pub fn want(&mut self, place: &ValuePlace) {
         assert!(
             self.position_of(place.snapshot).is_some(),
