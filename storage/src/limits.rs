@@ -63,6 +63,23 @@ pub const SNAPSHOT_PIECE_BYTES_MIN: usize = 64 << 10;
 /// Changes that are sorted at once; the sorted runs are merged in slices.
 pub const SNAPSHOT_CHANGES_SORTED_AT_ONCE: usize = 8192;
 
+/// Bytes of blocks of values that stay in memory by default.
+pub const SNAPSHOT_CACHE_BYTES_DEFAULT: u64 = 64 << 20;
+/// Reads of blocks of values in flight by default.
+pub const SNAPSHOT_READS_DEFAULT: usize = 32;
+/// Blocks of values that wait to be read; whoever wants more comes again.
+pub const SNAPSHOT_WANTED_MAX: usize = 64 << 10;
+/// Writes of a file being built that are given and not completed, by default.
+pub const SNAPSHOT_WRITES_DEFAULT: usize = 4;
+/// Runs of values that follow each other are read in pieces of this size.
+pub const SNAPSHOT_RUN_READ_BYTES: u64 = 1 << 20;
+/// Such pieces in flight.
+pub const SNAPSHOT_RUN_READS_MAX: usize = 4;
+/// Bytes of runs asked for and not taken beyond which no more should be asked for.
+pub const SNAPSHOT_RUNS_AHEAD_BYTES: u64 = 4 << 20;
+/// Pages of a replaced index that are let go in one turn.
+pub const SNAPSHOT_SHED_PER_TURN: usize = 256;
+
 const _: () = assert!(WAL_SEGMENT_BYTES_DEFAULT.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(WAL_SEGMENT_BYTES_MIN.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(WAL_SEGMENT_BYTES_MAX <= u32::MAX as u64);
@@ -88,3 +105,35 @@ const _: () = assert!(SNAPSHOT_WRITE_BYTES_DEFAULT.is_multiple_of(SNAPSHOT_BLOCK
 const _: () = assert!(SNAPSHOT_READ_BYTES.is_multiple_of(SNAPSHOT_BLOCK_BYTES));
 const _: () = assert!(SNAPSHOT_PAGE_BYTES_DEFAULT <= SNAPSHOT_PIECE_BYTES_MIN);
 const _: () = assert!(SNAPSHOT_PIECE_BYTES_MIN <= SNAPSHOT_READ_BYTES);
+/// Reading ahead keeps every read in flight busy.
+const _: () =
+    assert!(SNAPSHOT_RUNS_AHEAD_BYTES >= SNAPSHOT_RUN_READS_MAX as u64 * SNAPSHOT_RUN_READ_BYTES);
+
+/// Smallest and largest page of a bbolt file that is read. bbolt takes the memory page of the machine:
+/// 4 KiB nearly everywhere, 64 KiB at most.
+pub const BOLT_PAGE_BYTES_MIN: u32 = 1 << 10;
+/// See [`BOLT_PAGE_BYTES_MIN`].
+pub const BOLT_PAGE_BYTES_MAX: u32 = 1 << 20;
+/// Page size of the bbolt files we write, etcd's own on x86-64.
+pub const BOLT_PAGE_BYTES: u32 = 4096;
+/// Largest leaf page with its overflow. A leaf is one page, or a few entries that do not fit one.
+pub const BOLT_LEAF_BYTES_MAX: u64 = 1 << 30;
+/// Largest branch page with its overflow. bbolt splits branches at the page size unless four keys, of at
+/// most 32 KiB each, do not fit it.
+pub const BOLT_BRANCH_BYTES_MAX: u64 = 4 << 20;
+/// Deepest tree. A branch has two children at least, so 2^32 leaves fit even the worst shape.
+pub const BOLT_DEPTH_MAX: usize = 32;
+/// Longest key bbolt accepts.
+pub const BOLT_KEY_BYTES_MAX: usize = 32 << 10;
+/// Largest value we write into a bbolt file: key and value fit one leaf that we would read back.
+pub const BOLT_VALUE_BYTES_MAX: usize = 512 << 20;
+/// Bytes of one sequential write of a bbolt file, and of one read when it is hashed.
+pub const BOLT_WRITE_BYTES: usize = 1 << 20;
+
+const _: () = assert!(BOLT_PAGE_BYTES_MIN <= BOLT_PAGE_BYTES);
+const _: () = assert!(BOLT_PAGE_BYTES <= BOLT_PAGE_BYTES_MAX);
+const _: () = assert!(BOLT_PAGE_BYTES_MAX as u64 <= BOLT_BRANCH_BYTES_MAX);
+const _: () = assert!(4 * BOLT_KEY_BYTES_MAX as u64 <= BOLT_BRANCH_BYTES_MAX);
+const _: () =
+    assert!((BOLT_VALUE_BYTES_MAX + BOLT_KEY_BYTES_MAX) as u64 + 4096 <= BOLT_LEAF_BYTES_MAX);
+const _: () = assert!(BOLT_WRITE_BYTES.is_multiple_of(BOLT_PAGE_BYTES as usize));

@@ -8,6 +8,9 @@
 //!                                                  \--> eventfd (wakes the executor)
 //! ```
 //!
+//! Two kinds of files live on it: those that get their full length when they are created and never change it (segments
+//! of the log), and those that are created empty and grow with what is written to them (snapshots).
+//!
 //! [`UringDisk`] is the body that ships: O_DIRECT files and RWF_DSYNC writes on an `io_uring` ring of its own.
 //! [`SimDisk`] is the body of the tests: one seed decides completion order, torn sectors and lost writes.
 //!
@@ -17,17 +20,23 @@
 //! 2. A write that has not completed may, after power loss, have changed any subset of its 512-byte
 //!    sectors, each as a whole, and nothing else.
 //! 3. Completions arrive in any order. Nothing is retried below this seam.
+//! 4. A flush makes the length of a file durable with its content. After power loss, a file that grew since is at
+//!    least as long as the last byte that is durable, and what lies between surviving bytes reads as zeros.
 
 mod aligned;
 mod probe;
 mod sim;
+mod sim_file;
 #[cfg(test)]
 mod sim_tests;
 mod uring;
+mod uring_step;
 #[cfg(test)]
 mod uring_tests;
 
 use std::os::fd::RawFd;
+
+use crate::limits::WAL_BLOCK_BYTES;
 
 pub use aligned::AlignedBuf;
 pub(crate) use probe::PROBE_NAME;
@@ -57,7 +66,7 @@ pub struct Completion {
     pub token: u64,
     /// Whether the operation did all it was asked to.
     pub result: Result<(), DiskError>,
-    /// The buffer of a write, handed back for reuse.
+    /// The buffer of a read, which holds what was read, or of a write, handed back for reuse.
     pub buf: Option<AlignedBuf>,
 }
 
@@ -129,6 +138,18 @@ impl DiskError {
     }
 }
 
+/// Reads and writes cover whole blocks.
+fn assert_whole_blocks(offset: u64, bytes: usize) {
+    assert!(
+        offset.is_multiple_of(WAL_BLOCK_BYTES),
+        "an operation starts on a block: {offset}"
+    );
+    assert!(
+        (bytes as u64).is_multiple_of(WAL_BLOCK_BYTES),
+        "an operation covers whole blocks: {bytes}"
+    );
+}
+
 /// One directory of files on one device.
 pub trait Disk {
     /// Path of the directory, for messages.
@@ -154,11 +175,15 @@ pub trait Disk {
     fn entropy(&mut self) -> u64;
 
     /// Creates a file of `bytes` bytes that reads as zeros; completes when the file and its name would
-    /// survive power loss. The id is valid for writes after the completion.
+    /// survive power loss. The id is valid for other operations after the completion.
     fn submit_create(&mut self, name: &str, bytes: u64, token: u64) -> FileId;
 
-    /// Writes the whole of `buf` (a multiple of the block) at `offset`. A `durable` write completes when it
-    /// would survive power loss.
+    /// Reads as [`read`](Disk::read) does, into a buffer that the completion hands back. What a read sees of a write
+    /// that is in flight with it is not defined.
+    fn submit_read(&mut self, file: FileId, offset: u64, bytes: usize, buf: AlignedBuf, token: u64);
+
+    /// Writes the whole of `buf` (a multiple of the block) at `offset`; a file that ends before grows. A `durable`
+    /// write completes when it would survive power loss.
     fn submit_write(
         &mut self,
         file: FileId,
@@ -168,7 +193,7 @@ pub trait Disk {
         token: u64,
     );
 
-    /// Makes every write of the file completed so far durable.
+    /// Makes every write of the file completed so far durable, and its length.
     fn submit_flush(&mut self, file: FileId, token: u64);
 
     /// Removes a file and forgets its id; no other operation of that file may be in flight.
@@ -218,6 +243,17 @@ impl<D: Disk> Disk for &mut D {
 
     fn submit_create(&mut self, name: &str, bytes: u64, token: u64) -> FileId {
         (**self).submit_create(name, bytes, token)
+    }
+
+    fn submit_read(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        bytes: usize,
+        buf: AlignedBuf,
+        token: u64,
+    ) {
+        (**self).submit_read(file, offset, bytes, buf, token);
     }
 
     fn submit_write(

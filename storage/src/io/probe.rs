@@ -21,7 +21,8 @@ use crate::limits::{WAL_BLOCK_BYTES, WAL_RING_ENTRIES};
 pub(crate) const PROBE_NAME: &str = ".keelson-probe";
 
 /// What the disk's ring is asked for, with the system calls' names.
-const OPERATIONS: [(u8, &str); 5] = [
+const OPERATIONS: [(u8, &str); 6] = [
+    (opcode::Read::CODE, "read"),
     (opcode::Write::CODE, "write"),
     (opcode::Fsync::CODE, "fsync"),
     (opcode::OpenAt::CODE, "openat"),
@@ -45,7 +46,7 @@ pub enum RingError {
     /// The kernel refused a ring or its first operation.
     #[error("io_uring ring {number}: {source}")]
     Refused {
-        /// Which one, from 1 on; the last one is the log's.
+        /// Which one, from 1 on; the last ones are those of [`UringDisk`](super::UringDisk).
         number: usize,
         /// The kernel's answer.
         source: io::Error,
@@ -55,23 +56,26 @@ pub enum RingError {
     Missing(&'static str),
 }
 
-/// Sets up rings of these numbers of entries and the log's own, all at once as a member has them, and has
+/// The rings of a member's own: one for the log's directory, one for the snapshots'.
+const OWN_RINGS: [u32; 2] = [WAL_RING_ENTRIES; 2];
+
+/// Sets up rings of these numbers of entries and a member's own, all at once as a member has them, and has
 /// each do nothing once.
 ///
 /// # Errors
 /// What the kernel refused.
 pub fn probe_rings(entries: impl IntoIterator<Item = u32>) -> Result<(), RingError> {
     let mut rings = Vec::new();
-    for (index, entries) in entries.into_iter().chain([WAL_RING_ENTRIES]).enumerate() {
+    for (index, entries) in entries.into_iter().chain(OWN_RINGS).enumerate() {
         let ring = nop(entries).map_err(|source| RingError::Refused {
             number: index + 1,
             source,
         })?;
         rings.push(ring);
     }
-    let log_ring = rings.last().expect("the log's ring is the last one");
+    let own_ring = rings.last().expect("a member's own ring is the last one");
     let mut known = Probe::new();
-    let asked = log_ring.submitter().register_probe(&mut known);
+    let asked = own_ring.submitter().register_probe(&mut known);
     asked.map_err(|source| RingError::Refused {
         number: rings.len(),
         source,

@@ -3,18 +3,17 @@
 //! Tests and the simulator hand it work as they would a real disk. It completes operations in random
 //! order, and [`SimDisk::crash`] turns it into what a machine finds after power loss, under the rules of
 //! the Disk seam: in-flight writes are torn at 512-byte sectors, completed but unflushed sectors survive
-//! or not one by one, names whose creation or removal did not complete exist or not.
+//! or not one by one, a file that grew ends with its last surviving sector, names whose creation or removal did not
+//! complete exist or not. Reads in flight vanish.
 //!
-//! Beyond what an honest disk does, a test can schedule a [`SimFault`] for a certain write or flush
-//! (fail it, lose it, send it elsewhere) and edit the media between two lives.
+//! Beyond what an honest disk does, a test can schedule a [`SimFault`] for a certain read, write or flush
+//! (fail it, lose it, send it elsewhere, damage its content) and edit the media between two lives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
-use super::{AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId};
-use crate::limits::WAL_BLOCK_BYTES;
-
-const SECTOR_BYTES: usize = 512;
+use super::sim_file::{InFlight, SECTOR_BYTES, SimFile, SplitMix, Work, flip};
+use super::{AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks};
 
 /// A directory in memory with scripted and seeded misbehaviour.
 #[derive(Debug)]
@@ -37,10 +36,17 @@ pub enum SimFault {
     /// Reports this error number; some sectors may have changed all the same, and the unflushed sectors
     /// of a failed flush are lost or kept one by one.
     Fail(i32),
-    /// Reports success and changes nothing.
+    /// Reports success and changes nothing; a read delivers what was in the buffer's memory.
     Lose,
-    /// Reports success and writes the content at this offset of the same file instead.
+    /// Reports success and reads or writes the content at this offset of the same file instead.
     Misdirect(u64),
+    /// Reports success and flips these bits of one byte of what is read or written.
+    Damage {
+        /// Which byte, counted around the end of the content.
+        at: usize,
+        /// Which bits.
+        mask: u8,
+    },
 }
 
 impl SimDisk {
@@ -66,7 +72,7 @@ impl SimDisk {
         self.eager = eager;
     }
 
-    /// Creations that would exceed this many bytes in total fail with "no space".
+    /// Creations and growing writes that would exceed this many bytes in total fail with "no space".
     pub fn set_capacity_bytes(&mut self, bytes: u64) {
         self.capacity_bytes = bytes;
     }
@@ -101,14 +107,7 @@ impl SimDisk {
             self.interrupt(operation);
         }
         for file in &mut self.files {
-            for sector in std::mem::take(&mut file.unsynced) {
-                let span = sector_span(sector, file.media.len());
-                if self.rng.coin() {
-                    let (cache, media) = (&file.cache, &mut file.media);
-                    media[span.clone()].copy_from_slice(&cache[span]);
-                }
-            }
-            file.cache = file.media.clone();
+            file.crash(|| self.rng.coin());
         }
         let mut next = SimDisk::new(self.rng.next());
         next.capacity_bytes = self.capacity_bytes;
@@ -164,13 +163,7 @@ impl SimDisk {
                 self.files.len() - 1
             }
         };
-        let file = &mut self.files[index];
-        let end = offset as usize + bytes.len();
-        if file.media.len() < end {
-            file.media.resize(end, 0);
-        }
-        file.media[offset as usize..end].copy_from_slice(bytes);
-        file.cache = file.media.clone();
+        self.files[index].edit(offset as usize, bytes);
     }
 
     /// Flips bits of one byte behind everybody's back.
@@ -186,8 +179,7 @@ impl SimDisk {
             .iter_mut()
             .find(|file| file.exists && file.name == name)
         {
-            file.media.truncate(bytes as usize);
-            file.cache = file.media.clone();
+            file.truncate(bytes as usize);
         }
     }
 
@@ -240,60 +232,90 @@ impl SimDisk {
             Some(SimFault::Misdirect(elsewhere)) => {
                 self.perform(operation.file, operation.work.moved_to(elsewhere))
             }
+            Some(SimFault::Damage { at, mask }) => {
+                let is_read = matches!(operation.work, Work::Read { .. });
+                let (result, mut buf) =
+                    self.perform(operation.file, operation.work.damaged(at, mask));
+                if let Some(buf) = buf.as_mut().filter(|_| is_read) {
+                    flip(buf, at, mask);
+                }
+                (result, buf)
+            }
             None => self.perform(operation.file, operation.work),
         };
         self.done.push(Completion { token, result, buf });
     }
 
     fn perform(&mut self, file: FileId, work: Work) -> (Result<(), DiskError>, Option<AlignedBuf>) {
-        let used: u64 = self
-            .files
-            .iter()
-            .filter(|f| f.exists)
-            .map(|f| f.media.len() as u64)
-            .sum();
-        let file = &mut self.files[file.0 as usize];
+        let index = file.0 as usize;
+        let grown = match &work {
+            Work::Write { offset, buf, .. } => *offset + buf.len() as u64,
+            Work::Create { bytes } => *bytes,
+            Work::Read { .. } | Work::Flush { .. } | Work::Remove => 0,
+        };
+        let refuse = |errno, work: Work| {
+            let name = self.files[index].name.clone();
+            let error = DiskError::from_errno(work.verb(), name, errno);
+            (Err(error), work.into_buf())
+        };
+        if self.is_too_much(index, grown) {
+            return refuse(libc::ENOSPC, work);
+        }
+        if matches!(work, Work::Create { .. }) && self.is_name_taken(index) {
+            return refuse(libc::EEXIST, work);
+        }
+        let file = &mut self.files[index];
         match work {
+            Work::Read {
+                offset,
+                bytes,
+                mut buf,
+            } => {
+                buf.clear();
+                buf.extend_from_slice(file.read(offset, bytes));
+                return (Ok(()), Some(buf));
+            }
             Work::Write {
                 offset,
                 buf,
                 durable,
             } => {
                 file.write(offset as usize, buf.as_slice(), durable);
-                (Ok(()), Some(buf))
+                return (Ok(()), Some(buf));
             }
             Work::Flush { sectors } => {
                 for sector in sectors {
                     file.sync(sector);
                 }
-                (Ok(()), None)
             }
-            Work::Create { bytes } => {
-                if used.saturating_add(bytes) > self.capacity_bytes {
-                    return (
-                        Err(DiskError::from_errno(
-                            "create",
-                            file.name.clone(),
-                            libc::ENOSPC,
-                        )),
-                        None,
-                    );
-                }
-                *file = SimFile::new(&file.name, bytes, true);
-                (Ok(()), None)
-            }
-            Work::Remove => {
-                file.exists = false;
-                (Ok(()), None)
-            }
+            Work::Create { bytes } => *file = SimFile::new(&file.name, bytes, true),
+            Work::Remove => file.remove(),
         }
+        (Ok(()), None)
+    }
+
+    /// Whether that file, grown to so many bytes, no longer fits the disk.
+    fn is_too_much(&self, index: usize, bytes: u64) -> bool {
+        let existing = self.files.iter().filter(|file| file.exists);
+        let used: u64 = existing.map(|file| file.cache.len() as u64).sum();
+        let more = bytes.saturating_sub(self.files[index].cache.len() as u64);
+        more > 0 && used.saturating_add(more) > self.capacity_bytes
+    }
+
+    /// Whether another file has the name of this one.
+    fn is_name_taken(&self, index: usize) -> bool {
+        let name = &self.files[index].name;
+        let mut others = self.files.iter().enumerate().filter(|(i, _)| *i != index);
+        others.any(|(_, file)| file.exists && file.name == *name)
     }
 
     /// Leaves what an operation that never completed leaves: any subset of its effects.
     fn interrupt(&mut self, operation: InFlight) -> Option<AlignedBuf> {
         let style = self.rng.next() % 4;
+        let is_name_taken = self.is_name_taken(operation.file.0 as usize);
         let file = &mut self.files[operation.file.0 as usize];
         match operation.work {
+            Work::Read { .. } => operation.work.into_buf(),
             Work::Write {
                 offset,
                 buf,
@@ -320,13 +342,15 @@ impl SimDisk {
                 None
             }
             Work::Create { bytes } => {
-                if style > 1 {
+                if style > 1 && !is_name_taken {
                     *file = SimFile::new(&file.name, if style == 2 { 0 } else { bytes }, true);
                 }
                 None
             }
             Work::Remove => {
-                file.exists = style > 1;
+                if style < 2 {
+                    file.remove();
+                }
                 None
             }
         }
@@ -373,16 +397,9 @@ impl Disk for SimDisk {
         buf: &mut AlignedBuf,
     ) -> Result<(), DiskError> {
         self.check_power("read")?;
-        assert!(
-            (bytes as u64).is_multiple_of(WAL_BLOCK_BYTES)
-                && offset.is_multiple_of(WAL_BLOCK_BYTES),
-            "reads cover whole blocks"
-        );
-        let content = &self.files[file.0 as usize].cache;
-        let start = (offset as usize).min(content.len());
-        let end = (start + bytes).min(content.len());
+        assert_whole_blocks(offset, bytes);
         buf.clear();
-        buf.extend_from_slice(&content[start..end]);
+        buf.extend_from_slice(self.files[file.0 as usize].read(offset, bytes));
         Ok(())
     }
 
@@ -397,6 +414,19 @@ impl Disk for SimDisk {
         file
     }
 
+    fn submit_read(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        bytes: usize,
+        buf: AlignedBuf,
+        token: u64,
+    ) {
+        assert!(bytes > 0, "a read asks for something");
+        assert_whole_blocks(offset, bytes);
+        self.submit(file, token, Work::Read { offset, bytes, buf });
+    }
+
     fn submit_write(
         &mut self,
         file: FileId,
@@ -406,11 +436,7 @@ impl Disk for SimDisk {
         token: u64,
     ) {
         assert!(!buf.is_empty(), "a write has content");
-        assert!(
-            (buf.len() as u64).is_multiple_of(WAL_BLOCK_BYTES)
-                && offset.is_multiple_of(WAL_BLOCK_BYTES),
-            "writes cover whole blocks"
-        );
+        assert_whole_blocks(offset, buf.len());
         self.submit(
             file,
             token,
@@ -462,127 +488,5 @@ impl Disk for SimDisk {
 
     fn event_fd(&self) -> Option<RawFd> {
         None
-    }
-}
-
-#[derive(Debug)]
-struct SimFile {
-    name: String,
-    exists: bool,
-    /// What reads see.
-    cache: Vec<u8>,
-    /// What certainly survives power loss.
-    media: Vec<u8>,
-    /// Sectors in which the two may differ.
-    unsynced: BTreeSet<usize>,
-}
-
-impl SimFile {
-    fn new(name: &str, bytes: u64, exists: bool) -> Self {
-        let content = vec![0; bytes as usize];
-        Self {
-            name: name.to_owned(),
-            exists,
-            cache: content.clone(),
-            media: content,
-            unsynced: BTreeSet::new(),
-        }
-    }
-
-    fn write(&mut self, offset: usize, bytes: &[u8], durable: bool) {
-        let end = offset + bytes.len();
-        if self.cache.len() < end {
-            self.cache.resize(end, 0);
-            self.media.resize(end, 0);
-        }
-        self.cache[offset..end].copy_from_slice(bytes);
-        for sector in offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
-            if durable {
-                self.sync(sector);
-            } else {
-                self.unsynced.insert(sector);
-            }
-        }
-    }
-
-    fn sync(&mut self, sector: usize) {
-        let span = sector_span(sector, self.media.len());
-        self.media[span.clone()].copy_from_slice(&self.cache[span]);
-        self.unsynced.remove(&sector);
-    }
-}
-
-#[derive(Debug)]
-struct InFlight {
-    number: u64,
-    file: FileId,
-    token: u64,
-    work: Work,
-}
-
-#[derive(Debug)]
-enum Work {
-    Write {
-        offset: u64,
-        buf: AlignedBuf,
-        durable: bool,
-    },
-    Flush {
-        sectors: BTreeSet<usize>,
-    },
-    Create {
-        bytes: u64,
-    },
-    Remove,
-}
-
-impl Work {
-    fn verb(&self) -> &'static str {
-        match self {
-            Work::Write { .. } => "write",
-            Work::Flush { .. } => "flush",
-            Work::Create { .. } => "create",
-            Work::Remove => "removal",
-        }
-    }
-
-    fn into_buf(self) -> Option<AlignedBuf> {
-        match self {
-            Work::Write { buf, .. } => Some(buf),
-            _ => None,
-        }
-    }
-
-    fn moved_to(self, elsewhere: u64) -> Self {
-        match self {
-            Work::Write { buf, durable, .. } => Work::Write {
-                offset: elsewhere,
-                buf,
-                durable,
-            },
-            other => other,
-        }
-    }
-}
-
-fn sector_span(sector: usize, file_bytes: usize) -> std::ops::Range<usize> {
-    (sector * SECTOR_BYTES).min(file_bytes)..((sector + 1) * SECTOR_BYTES).min(file_bytes)
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): tiny, seedable, the same everywhere.
-#[derive(Debug)]
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn coin(&mut self) -> bool {
-        self.next() & (1 << 40) != 0
     }
 }

@@ -144,3 +144,135 @@ fn a_full_disk_refuses_files() {
     assert!(matches!(done[0].result, Err(DiskError::NoSpace { .. })));
     assert_eq!(disk.names(), ["a"]);
 }
+
+#[test]
+fn reads_replace_the_buffer_and_end_with_the_file() {
+    let (mut disk, file) = with_file(1, 3 * 4096);
+    disk.submit_write(file, 4096, filled(7, 4096), false, 1);
+    drain(&mut disk);
+    disk.submit_read(file, 0, 8192, filled(9, 512), 2);
+    disk.submit_read(file, 8192, 8192, AlignedBuf::with_capacity(8192), 3);
+    disk.submit_read(file, 1 << 20, 4096, filled(9, 4096), 4);
+    let mut done = drain(&mut disk);
+    done.sort_by_key(|completion| completion.token);
+    let bufs: Vec<_> = done.into_iter().map(|c| c.buf.unwrap()).collect();
+    assert_eq!(bufs[0].as_slice(), [vec![0; 4096], vec![7; 4096]].concat());
+    assert_eq!((bufs[1].len(), bufs[2].len()), (4096, 0));
+}
+
+#[test]
+fn faults_befall_reads_too() {
+    let (mut disk, file) = with_file(1, 1 << 16);
+    disk.submit_write(file, 0, filled(5, 1 << 16), true, 0);
+    drain(&mut disk);
+    disk.submit_write(file, 8192, filled(6, 4096), true, 0);
+    drain(&mut disk);
+    let first = disk.submitted();
+    let faults = [
+        SimFault::Fail(libc::EIO),
+        SimFault::Lose,
+        SimFault::Misdirect(8192),
+        SimFault::Damage { at: 3, mask: 0x10 },
+    ];
+    for (token, fault) in faults.into_iter().enumerate() {
+        disk.schedule_fault(first + token as u64, fault);
+        disk.submit_read(file, 0, 4096, filled(1, 4096), token as u64);
+    }
+    let mut done = drain(&mut disk);
+    done.sort_by_key(|completion| completion.token);
+    assert!(done.iter().all(|completion| completion.buf.is_some()));
+    let results: Vec<_> = done.iter().map(|c| c.result.is_ok()).collect();
+    assert_eq!(results, [false, true, true, true]);
+    let content = |index: usize| done[index].buf.as_ref().unwrap().as_slice();
+    assert_eq!(content(1), [1; 4096], "nothing was read");
+    assert_eq!(content(2), [6; 4096], "something else was read");
+    let wrong: Vec<_> = (0..4096).filter(|i| content(3)[*i] != 5).collect();
+    assert_eq!((wrong, content(3)[3]), (vec![3], 0x15));
+    assert!(disk.media("f").unwrap()[..4096].iter().all(|b| *b == 5));
+}
+
+#[test]
+fn a_write_can_be_damaged_on_its_way() {
+    let (mut disk, file) = with_file(1, 8192);
+    disk.schedule_fault(disk.submitted(), SimFault::Damage { at: 5000, mask: 1 });
+    disk.submit_write(file, 4096, filled(2, 4096), true, 1);
+    assert!(drain(&mut disk)[0].result.is_ok());
+    assert_eq!(disk.media("f").unwrap()[5000], 3);
+}
+
+#[test]
+fn a_file_that_grew_ends_with_its_last_surviving_sector() {
+    let (mut shorter, mut holes) = (0, 0);
+    for seed in 0..60 {
+        let (mut disk, file) = with_file(seed, 0);
+        disk.submit_write(file, 4096, filled(1, 4096), false, 1);
+        drain(&mut disk);
+        disk.submit_flush(file, 2);
+        drain(&mut disk);
+        disk.submit_write(file, 8192, filled(2, 8192), false, 3);
+        drain(&mut disk);
+        let length = disk.list().unwrap()[0].bytes;
+        assert_eq!(length, 16_384, "whoever lives sees the whole length");
+        let mut after = disk.crash();
+        let media = after.media("f").unwrap().to_vec();
+        assert!(media.len() >= 8192 && media.len().is_multiple_of(512));
+        assert!(media[..4096].iter().all(|byte| *byte == 0));
+        assert!(media[4096..8192].iter().all(|byte| *byte == 1));
+        let kept: Vec<u8> = media[8192..].chunks(512).map(|s| s[0]).collect();
+        assert!(kept.last().is_none_or(|last| *last == 2));
+        assert_eq!(after.list().unwrap()[0].bytes, media.len() as u64);
+        shorter += u32::from(kept.len() < 16);
+        holes += u32::from(kept.contains(&0));
+    }
+    assert!(shorter > 10 && holes > 30, "{shorter} {holes}");
+}
+
+#[test]
+fn growth_is_refused_on_a_full_disk_and_names_are_taken_once() {
+    let mut disk = SimDisk::new(1);
+    disk.set_capacity_bytes(8192);
+    let file = disk.submit_create("a", 0, 0);
+    drain(&mut disk);
+    disk.submit_write(file, 0, filled(1, 8192), false, 1);
+    assert!(drain(&mut disk)[0].result.is_ok());
+    disk.submit_write(file, 8192, filled(1, 4096), false, 2);
+    let refused = drain(&mut disk).remove(0);
+    assert!(matches!(refused.result, Err(DiskError::NoSpace { .. })));
+    assert_eq!(refused.buf.map(|buf| buf.len()), Some(4096));
+    disk.submit_write(file, 0, filled(2, 8192), false, 3);
+    disk.submit_create("a", 0, 4);
+    let mut done = drain(&mut disk);
+    done.sort_by_key(|completion| completion.token);
+    assert!(done[0].result.is_ok(), "no growth, no refusal");
+    let taken = done[1].result.clone().unwrap_err();
+    assert!(
+        matches!(
+            taken,
+            DiskError::Io {
+                errno: libc::EEXIST,
+                operation: "create",
+                ..
+            }
+        ),
+        "{taken}"
+    );
+    disk.submit_remove(file, 5);
+    drain(&mut disk);
+    let again = disk.submit_create("b", 8192, 6);
+    assert!(
+        drain(&mut disk)[0].result.is_ok(),
+        "the space is free again"
+    );
+    disk.submit_remove(again, 7);
+    drain(&mut disk);
+    assert_eq!(disk.names(), Vec::<String>::new());
+}
+
+#[test]
+fn reads_in_flight_vanish_with_the_power() {
+    let (mut disk, file) = with_file(1, 4096);
+    disk.submit_read(file, 0, 4096, AlignedBuf::with_capacity(4096), 1);
+    let mut after = disk.crash();
+    assert!(drain(&mut after).is_empty());
+    assert_eq!(after.media("f").unwrap(), [0; 4096]);
+}

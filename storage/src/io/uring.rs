@@ -19,10 +19,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use io_uring::{IoUring, opcode, squeue, types};
+use io_uring::{IoUring, squeue};
 
 use super::probe::{PROBE_NAME, probe_direct};
-use super::{AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId};
+use super::uring_step::{Operation, Progress, Step};
+use super::{AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks};
 use crate::limits::{WAL_BLOCK_BYTES, WAL_RING_ENTRIES};
 
 /// How files are opened and synced.
@@ -32,6 +33,15 @@ pub enum IoMode {
     Direct,
     /// Page cache and no syncs (`--unsafe-no-fsync`): survives a crash of the process, not of the machine.
     UnsafeBuffered,
+}
+
+impl IoMode {
+    pub(super) fn open_flags(self) -> libc::c_int {
+        match self {
+            IoMode::Direct => libc::O_DIRECT,
+            IoMode::UnsafeBuffered => 0,
+        }
+    }
 }
 
 /// Files of one directory behind an `io_uring` ring.
@@ -105,21 +115,6 @@ impl UringDisk {
         &self.files[file.0 as usize]
     }
 
-    fn raw_fd(&self, file: FileId) -> RawFd {
-        self.file(file)
-            .descriptor
-            .as_ref()
-            .expect("the file is open: its creation completed")
-            .as_raw_fd()
-    }
-
-    fn open_flags(&self) -> libc::c_int {
-        match self.mode {
-            IoMode::Direct => libc::O_DIRECT,
-            IoMode::UnsafeBuffered => 0,
-        }
-    }
-
     fn start(&mut self, operation: Operation) {
         let slot = self.free_slots.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -133,51 +128,12 @@ impl UringDisk {
     /// Queues the ring entry for the current step of a slot's operation.
     fn queue_step(&mut self, slot: usize) {
         let operation = self.slots[slot].as_ref().expect("the slot was just filled");
-        let directory_fd = types::Fd(self.directory_file.as_raw_fd());
-        let sync_all = |fd| opcode::Fsync::new(fd).build();
-        let entry = match &operation.step {
-            Step::Write {
-                offset,
-                durable,
-                buf,
-            } => {
-                let flags = if *durable && self.mode == IoMode::Direct {
-                    libc::RWF_DSYNC
-                } else {
-                    0
-                };
-                let fd = types::Fd(self.raw_fd(operation.file));
-                opcode::Write::new(
-                    fd,
-                    buf.as_ptr(),
-                    u32::try_from(buf.len()).expect("a group fits 32 bits"),
-                )
-                .offset(*offset)
-                .rw_flags(flags)
-                .build()
-            }
-            Step::Flush => opcode::Fsync::new(types::Fd(self.raw_fd(operation.file)))
-                .flags(types::FsyncFlags::DATASYNC)
-                .build(),
-            Step::CreateOpen { name, .. } => opcode::OpenAt::new(directory_fd, name.as_ptr())
-                .flags(
-                    libc::O_RDWR
-                        | libc::O_CREAT
-                        | libc::O_EXCL
-                        | libc::O_CLOEXEC
-                        | self.open_flags(),
-                )
-                .mode(0o600)
-                .build(),
-            Step::CreateAllocate { bytes } => {
-                opcode::Fallocate::new(types::Fd(self.raw_fd(operation.file)), *bytes).build()
-            }
-            Step::CreateSync => sync_all(types::Fd(self.raw_fd(operation.file))),
-            Step::RemoveUnlink { name } => {
-                opcode::UnlinkAt::new(directory_fd, name.as_ptr()).build()
-            }
-            Step::SyncDirectory { .. } => sync_all(directory_fd),
-        };
+        let descriptor = self.file(operation.file).descriptor.as_ref();
+        let entry = operation.step.entry(
+            descriptor.map(File::as_raw_fd),
+            self.directory_file.as_raw_fd(),
+            self.mode,
+        );
         self.backlog.push_back(entry.user_data(slot as u64));
     }
 
@@ -230,27 +186,25 @@ impl UringDisk {
             let mut operation = self.slots[slot]
                 .take()
                 .expect("a completion belongs to a filled slot");
-            match self.on_step(&mut operation, result) {
-                Progress::Next(step) => {
-                    operation.step = step;
+            let result = match self.on_step(&mut operation, result) {
+                Progress::Done(result) => result,
+                going_on => {
+                    if let Progress::Next(step) = going_on {
+                        operation.step = step;
+                    }
                     self.slots[slot] = Some(operation);
                     self.queue_step(slot);
                     chained = true;
+                    continue;
                 }
-                Progress::Done(result) => {
-                    let buf = match operation.step {
-                        Step::Write { buf, .. } => Some(buf),
-                        _ => None,
-                    };
-                    self.done.push(Completion {
-                        token: operation.token,
-                        result,
-                        buf,
-                    });
-                    self.free_slots.push(slot);
-                    self.in_flight -= 1;
-                }
-            }
+            };
+            self.done.push(Completion {
+                token: operation.token,
+                result,
+                buf: operation.step.into_buf(),
+            });
+            self.free_slots.push(slot);
+            self.in_flight -= 1;
         }
     }
 
@@ -270,7 +224,8 @@ impl UringDisk {
                 )));
             }
         }
-        match &operation.step {
+        match &mut operation.step {
+            step @ Step::Read { .. } => step.on_read(result.unsigned_abs() as usize),
             Step::Write { offset, buf, .. } => {
                 let (done, asked) = (result.unsigned_abs() as usize, buf.len());
                 Progress::Done(if done == asked {
@@ -291,7 +246,7 @@ impl UringDisk {
                 // SAFETY: a non-negative result of openat is a fresh descriptor nobody else owns.
                 let descriptor = unsafe { OwnedFd::from_raw_fd(result) };
                 self.files[index].descriptor = Some(File::from(descriptor));
-                Progress::Next(Step::CreateAllocate { bytes: *bytes })
+                Step::after_open(*bytes, self.mode)
             }
             Step::CreateAllocate { .. } if unsynced => Progress::Done(Ok(())),
             Step::CreateAllocate { .. } => Progress::Next(Step::CreateSync),
@@ -337,7 +292,7 @@ impl Disk for UringDisk {
         let descriptor = OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags(self.open_flags())
+            .custom_flags(self.mode.open_flags())
             .open(self.directory.join(name))
             .map_err(|e| DiskError::from_io("open", self.path_text(name), &e))?;
         self.files.push(OpenFile {
@@ -356,11 +311,7 @@ impl Disk for UringDisk {
         bytes: usize,
         buf: &mut AlignedBuf,
     ) -> Result<(), DiskError> {
-        assert!(
-            (bytes as u64).is_multiple_of(WAL_BLOCK_BYTES)
-                && offset.is_multiple_of(WAL_BLOCK_BYTES),
-            "reads cover whole blocks"
-        );
+        assert_whole_blocks(offset, bytes);
         buf.clear();
         buf.reserve(bytes);
         let open = self.file(file);
@@ -410,6 +361,30 @@ impl Disk for UringDisk {
         file
     }
 
+    fn submit_read(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        bytes: usize,
+        mut buf: AlignedBuf,
+        token: u64,
+    ) {
+        assert!(bytes > 0, "a read asks for something");
+        assert_whole_blocks(offset, bytes);
+        buf.clear();
+        buf.reserve(bytes);
+        self.start(Operation {
+            file,
+            token,
+            step: Step::Read {
+                offset,
+                bytes,
+                done: 0,
+                buf,
+            },
+        });
+    }
+
     fn submit_write(
         &mut self,
         file: FileId,
@@ -419,15 +394,7 @@ impl Disk for UringDisk {
         token: u64,
     ) {
         assert!(!buf.is_empty(), "a write has content");
-        assert!(
-            (buf.len() as u64).is_multiple_of(WAL_BLOCK_BYTES),
-            "a write covers whole blocks: {}",
-            buf.len()
-        );
-        assert!(
-            offset.is_multiple_of(WAL_BLOCK_BYTES),
-            "a write starts on a block: {offset}"
-        );
+        assert_whole_blocks(offset, buf.len());
         self.start(Operation {
             file,
             token,
@@ -440,18 +407,11 @@ impl Disk for UringDisk {
     }
 
     fn submit_flush(&mut self, file: FileId, token: u64) {
-        match self.mode {
-            IoMode::Direct => self.start(Operation {
-                file,
-                token,
-                step: Step::Flush,
-            }),
-            IoMode::UnsafeBuffered => self.done.push(Completion {
-                token,
-                result: Ok(()),
-                buf: None,
-            }),
-        }
+        self.start(Operation {
+            file,
+            token,
+            step: Step::Flush,
+        });
     }
 
     fn submit_remove(&mut self, file: FileId, token: u64) {
@@ -527,55 +487,4 @@ impl Drop for UringDisk {
 struct OpenFile {
     name: String,
     descriptor: Option<File>,
-}
-
-struct Operation {
-    file: FileId,
-    token: u64,
-    step: Step,
-}
-
-enum Step {
-    Write {
-        offset: u64,
-        durable: bool,
-        buf: AlignedBuf,
-    },
-    Flush,
-    CreateOpen {
-        name: CString,
-        bytes: u64,
-    },
-    CreateAllocate {
-        bytes: u64,
-    },
-    CreateSync,
-    RemoveUnlink {
-        name: CString,
-    },
-    SyncDirectory {
-        verb: &'static str,
-    },
-}
-
-impl Step {
-    fn verb(&self) -> &'static str {
-        match self {
-            Step::Write { .. } => "write",
-            Step::Flush => "flush",
-            Step::CreateOpen { .. } => "create",
-            Step::CreateAllocate { .. } => "allocation",
-            Step::CreateSync => "sync after creation",
-            Step::RemoveUnlink { .. } => "removal",
-            Step::SyncDirectory { verb } => match *verb {
-                "remove" => "directory sync after removal",
-                _ => "directory sync after creation",
-            },
-        }
-    }
-}
-
-enum Progress {
-    Next(Step),
-    Done(Result<(), DiskError>),
 }

@@ -30,6 +30,16 @@ pub enum SnapshotError {
         /// Path of the file.
         file: String,
     },
+    /// A file that does not belong among a shard's snapshots.
+    #[error(
+        "{file} does not belong in this directory: {problem}. Move it away, or correct the data directory setting"
+    )]
+    ForeignFile {
+        /// Path of the file.
+        file: String,
+        /// Why it does not belong.
+        problem: &'static str,
+    },
     /// Written by a later version.
     #[error(
         "{file} was written in format {found}, and this version reads up to format {known}: start the version that \

@@ -14,10 +14,12 @@
 //! Layouts are in `storage/FORMAT.md`.
 
 mod builder;
+mod cache;
 mod changes;
 mod check;
 #[cfg(test)]
 mod damage_tests;
+mod draft;
 mod encode;
 mod error;
 mod finish;
@@ -33,6 +35,7 @@ mod load;
 mod meta;
 mod page;
 mod pages;
+mod runs;
 #[allow(
     clippy::module_inception,
     reason = "the room is named after what it makes"
@@ -40,7 +43,16 @@ mod pages;
 mod snapshot;
 #[cfg(test)]
 mod snapshot_tests;
+mod startup;
+mod store;
+#[cfg(test)]
+mod store_crash_tests;
+#[cfg(test)]
+mod store_model_tests;
+#[cfg(test)]
+mod store_tests;
 mod stream;
+mod values;
 mod version;
 
 pub use builder::{Builder, BuilderConfig};
@@ -49,5 +61,7 @@ pub use finish::Finish;
 pub use format::FORMAT_VERSION;
 pub use meta::{AlarmMeta, HardState, LeaseMeta, Meta};
 pub use snapshot::{Cursor, Snapshot};
+pub use store::{PinnedFile, SnapshotStore, StoreConfig, StoreCounters};
 pub use stream::PageWrite;
+pub use values::ValueCounters;
 pub use version::{BlockPlace, KeyRef, ValuePlace, Version, VersionIn, VersionRef};

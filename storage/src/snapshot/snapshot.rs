@@ -370,6 +370,21 @@ impl Snapshot {
         })
     }
 
+    /// Lets some pages go, of a snapshot that nobody will ask any more; true when few are left.
+    pub(super) fn shed(&mut self, pages: usize) -> bool {
+        let leaves = self.leaves.len();
+        self.leaves.truncate(leaves.saturating_sub(pages));
+        if leaves == 0 {
+            self.changes
+                .truncate(self.changes.len().saturating_sub(pages));
+        }
+        self.leaves.is_empty() && self.changes.is_empty()
+    }
+
+    pub(super) fn file(&self) -> &str {
+        &self.file
+    }
+
     pub(super) fn leaf(&self, leaf: u32) -> &ArchivedLeaf {
         &self.leaves[leaf as usize].page
     }

@@ -1,0 +1,130 @@
+//! The blocking steps of opening a directory of snapshots: which file counts, and what is to be removed.
+//!
+//! The newest finished file counts. Newer ones that were never finished and all older ones are leftovers of a crash.
+//! Nothing is removed before the file that counts was loaded: a damaged directory is left as it was found.
+//!
+//! A crash in the middle changes nothing that the next start decides, because the file that counts is made durable
+//! before anything is removed: its superblock may have reached only the device's cache when the process died.
+
+use super::error::SnapshotError;
+use super::snapshot::Snapshot;
+use crate::ids::SnapshotSeq;
+use crate::io::{AlignedBuf, Disk, DiskError, FileEntry, FileId};
+use crate::limits::SNAPSHOT_BLOCK_BYTES;
+
+const NAME_SUFFIX: &str = ".snap";
+
+/// What was in the directory.
+pub(super) struct Found {
+    /// The file that counts.
+    pub(super) newest: Option<(FileId, Snapshot)>,
+    /// Highest number of any file.
+    pub(super) sequence_max: SnapshotSeq,
+}
+
+/// The name of a file.
+pub(super) fn file_name(sequence: SnapshotSeq) -> String {
+    format!("{:08}{NAME_SUFFIX}", sequence.0)
+}
+
+fn sequence_of_name(name: &str) -> Option<SnapshotSeq> {
+    let digits = name.strip_suffix(NAME_SUFFIX)?;
+    let sequence = SnapshotSeq(digits.parse().ok()?);
+    (file_name(sequence) == name && sequence.0 > 0).then_some(sequence)
+}
+
+/// Finds and loads the file that counts and removes all others.
+pub(super) fn find<D: Disk>(disk: &mut D) -> Result<Found, SnapshotError> {
+    let files = list(disk)?;
+    let sequence_max = files
+        .last()
+        .map_or(SnapshotSeq(0), |(sequence, _)| *sequence);
+    let mut leftovers = Vec::new();
+    let mut newest = None;
+    for (sequence, entry) in files.into_iter().rev() {
+        let file = disk.open(&entry.name)?;
+        if newest.is_some() || is_blank(disk, file)? {
+            leftovers.push(file);
+            continue;
+        }
+        let snapshot = Snapshot::load(disk, file, &entry)?;
+        if snapshot.sequence() != sequence {
+            return Err(SnapshotError::ForeignFile {
+                file: format!("{}/{}", disk.location(), entry.name),
+                problem: "it was written under another name",
+            });
+        }
+        newest = Some((file, snapshot));
+    }
+    if let Some((file, _)) = &newest {
+        disk.submit_flush(*file, 0);
+        settle(disk)?;
+    }
+    for file in leftovers {
+        disk.submit_remove(file, 0);
+        settle(disk)?;
+    }
+    Ok(Found {
+        newest,
+        sequence_max,
+    })
+}
+
+/// All files, oldest first.
+fn list<D: Disk>(disk: &mut D) -> Result<Vec<(SnapshotSeq, FileEntry)>, SnapshotError> {
+    let mut files = Vec::new();
+    for entry in disk.list()? {
+        let sequence = sequence_of_name(&entry.name).filter(|_| entry.is_file);
+        let sequence = sequence.ok_or_else(|| SnapshotError::ForeignFile {
+            file: format!("{}/{}", disk.location(), entry.name),
+            problem: "it is not a snapshot",
+        })?;
+        files.push((sequence, entry));
+    }
+    files.sort_by_key(|(sequence, _)| *sequence);
+    Ok(files)
+}
+
+/// Whether a file was never finished. The first block may be missing: it is the last one written.
+fn is_blank<D: Disk>(disk: &mut D, file: FileId) -> Result<bool, DiskError> {
+    let mut block = AlignedBuf::with_capacity(SNAPSHOT_BLOCK_BYTES);
+    disk.read(file, 0, SNAPSHOT_BLOCK_BYTES, &mut block)?;
+    Ok(block.as_slice().iter().all(|byte| *byte == 0))
+}
+
+/// Waits for the one operation that was submitted.
+fn settle<D: Disk>(disk: &mut D) -> Result<(), DiskError> {
+    let mut completions = Vec::with_capacity(1);
+    while completions.is_empty() {
+        disk.wait()?;
+        disk.reap(&mut completions);
+    }
+    completions
+        .into_iter()
+        .try_for_each(|completion| completion.result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back_and_no_other_is_taken() {
+        for number in [1, 7, 99_999_999, 100_000_000, u64::MAX] {
+            let name = file_name(SnapshotSeq(number));
+            assert_eq!(sequence_of_name(&name), Some(SnapshotSeq(number)));
+        }
+        assert_eq!(file_name(SnapshotSeq(7)), "00000007.snap");
+        for name in [
+            "",
+            ".snap",
+            "00000000.snap",
+            "7.snap",
+            "+0000007.snap",
+            "00000007.seg",
+            "000000007.snap",
+        ] {
+            assert_eq!(sequence_of_name(name), None, "{name}");
+        }
+    }
+}

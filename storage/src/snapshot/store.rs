@@ -1,0 +1,594 @@
+//! The directory of a shard's snapshots: the current file, the values in it, and the next file while it is built.
+//!
+//! The engine owns it. Opening blocks; after that nothing does: calls queue work, [`pump`](SnapshotStore::pump) hands it
+//! to the disk and takes what came of it.
+//!
+//! ```text
+//!   reader:   cached? --> want --> pump .. --> cached | failed
+//!   builder:  begin --> read_run/take_run, write .. --> commit --> pump .. --> committed
+//! ```
+//!
+//! Places of values are those of a snapshot. Whoever holds an `Arc` of a snapshot can have the values of its places, also
+//! after a newer one became current: its file stays until the last `Arc` is gone.
+//!
+//! Invariants:
+//! 1. A file counts from the moment its superblock is durable, and everything else of it was durable before
+//!    (`super::draft`).
+//! 2. A file is removed only when a newer one counts and nobody else holds its snapshot, or when it never counted.
+//!
+//! What a crash leaves: the current file; perhaps older ones, which are no longer needed; perhaps one that never counted.
+//! The next start removes all but the newest that counts (`super::startup`).
+//!
+//! What fails: a block of values that cannot be read, or is damaged, fails those who want it. A disk without room fails
+//! the file that is being built. Any other failed write, flush or creation stops the store for good.
+
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::draft::{Action, Draft};
+use super::error::{Affected, SnapshotDamage, SnapshotError};
+use super::runs::{Piece, Run, Runs};
+use super::snapshot::Snapshot;
+use super::startup::{self, Found, file_name};
+use super::stream::PageWrite;
+use super::values::{ValueCounters, Values};
+use super::version::{BlockPlace, ValuePlace};
+use crate::ids::SnapshotSeq;
+use crate::io::{AlignedBuf, Completion, Disk, DiskError, FileId};
+use crate::limits::{
+    SNAPSHOT_CACHE_BYTES_DEFAULT, SNAPSHOT_READS_DEFAULT, SNAPSHOT_RUNS_AHEAD_BYTES,
+    SNAPSHOT_SHED_PER_TURN, SNAPSHOT_WRITES_DEFAULT,
+};
+
+/// How much the store does at once, and keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// Bytes of blocks of values that stay in memory.
+    pub cache_bytes_max: u64,
+    /// Writes of a new file given and not completed.
+    pub writes_in_flight_max: usize,
+    /// Reads of blocks of values the disk has at once.
+    pub reads_in_flight_max: usize,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            cache_bytes_max: SNAPSHOT_CACHE_BYTES_DEFAULT,
+            writes_in_flight_max: SNAPSHOT_WRITES_DEFAULT,
+            reads_in_flight_max: SNAPSHOT_READS_DEFAULT,
+        }
+    }
+}
+
+/// The snapshots of one shard.
+#[derive(Debug)]
+pub struct SnapshotStore<D: Disk> {
+    disk: D,
+    config: StoreConfig,
+    /// Files that count, oldest first: the last one is current, the others are still in use.
+    files: Vec<CountedFile>,
+    sequence_max: SnapshotSeq,
+    draft: Option<Draft>,
+    /// Files given up, until the disk has no more work on them.
+    discarded: Vec<Draft>,
+    committed: Option<Arc<Snapshot>>,
+    build_failure: Option<SnapshotError>,
+    values: Values,
+    runs: Runs,
+    /// Indexes of removed files, which are let go in slices.
+    shedding: Vec<Snapshot>,
+    operations: BTreeMap<u64, Operation>,
+    next_token: u64,
+    completions: Vec<Completion>,
+    spare: Vec<AlignedBuf>,
+    poison: Option<SnapshotError>,
+    counters: StoreCounters,
+}
+
+impl<D: Disk> SnapshotStore<D> {
+    /// Loads the newest file that counts and removes all others. Blocks.
+    pub fn open(mut disk: D, config: StoreConfig) -> Result<Self, SnapshotError> {
+        let Found {
+            newest,
+            sequence_max,
+        } = startup::find(&mut disk)?;
+        let mut values = Values::new(config.cache_bytes_max, config.reads_in_flight_max);
+        let mut files = Vec::new();
+        if let Some((file, snapshot)) = newest {
+            values.set_current(snapshot.sequence());
+            let snapshot = Arc::new(snapshot);
+            files.push(CountedFile { file, snapshot });
+        }
+        Ok(Self {
+            disk,
+            config,
+            files,
+            sequence_max,
+            draft: None,
+            discarded: Vec::new(),
+            committed: None,
+            build_failure: None,
+            values,
+            runs: Runs::default(),
+            shedding: Vec::new(),
+            operations: BTreeMap::new(),
+            next_token: 0,
+            completions: Vec::new(),
+            spare: Vec::new(),
+            poison: None,
+            counters: StoreCounters::default(),
+        })
+    }
+
+    /// The newest snapshot that is durable, if there is any.
+    #[must_use]
+    pub fn current(&self) -> Option<&Arc<Snapshot>> {
+        self.files.last().map(|file| &file.snapshot)
+    }
+
+    /// Counts up when a pump is due.
+    #[must_use]
+    pub fn event_fd(&self) -> Option<RawFd> {
+        self.disk.event_fd()
+    }
+
+    /// Takes what the disk has done and gives it what was asked for since. Never blocks. An error is for good.
+    pub fn pump(&mut self) -> Result<(), SnapshotError> {
+        if let Some(cause) = &self.poison {
+            return Err(cause.clone());
+        }
+        let done = self.turn();
+        if let Err(cause) = &done {
+            self.poison = Some(cause.clone());
+        }
+        done
+    }
+
+    /// Pumps until the disk has done something, if it has anything to do. Blocks: for tools.
+    pub fn wait(&mut self) -> Result<(), SnapshotError> {
+        self.pump()?;
+        self.disk.wait()?;
+        self.pump()
+    }
+
+    /// Whether the next pump should not wait for the disk: memory is being let go in slices.
+    #[must_use]
+    pub fn wants_turn(&self) -> bool {
+        !self.shedding.is_empty()
+    }
+
+    /// A value whose block is in memory: a slice of it.
+    pub fn cached(&mut self, place: &ValuePlace) -> Option<Bytes> {
+        self.values.cached(place)
+    }
+
+    /// Has the block of a value read, unless it is in memory or on its way. The caller holds the snapshot.
+    ///
+    /// What comes of it can be had from the pump in which [`reads_done`](Self::reads_done) grew until the second pump
+    /// after it, however small the cache is. So a reader that lacks values wants them, takes what is there whenever
+    /// `reads_done` has grown, and then wants again what it still lacks.
+    pub fn want(&mut self, place: &ValuePlace) {
+        assert!(
+            self.position_of(place.snapshot).is_some(),
+            "whoever wants a value holds its snapshot: {}",
+            place.snapshot
+        );
+        self.values.want(place);
+    }
+
+    /// Why the block of a value did not come. Wanting it again tries again.
+    #[must_use]
+    pub fn failed(&self, place: &ValuePlace) -> Option<&SnapshotError> {
+        self.values.failed(place)
+    }
+
+    /// Grows with every block that came or failed.
+    #[must_use]
+    pub fn reads_done(&self) -> u64 {
+        self.values.reads_done()
+    }
+
+    /// Another limit of the cache, which it comes down to within some turns.
+    pub fn set_cache_bytes_max(&mut self, bytes: u64) {
+        self.values.set_cache_bytes_max(bytes);
+    }
+
+    /// Begins the next file. One is built at a time.
+    pub fn begin(&mut self) -> SnapshotSeq {
+        assert!(self.draft.is_none(), "one file is built at a time");
+        self.sequence_max = self.sequence_max.next();
+        let sequence = self.sequence_max;
+        self.build_failure = None;
+        self.runs.forget();
+        let token = self.token(Operation::Draft(sequence));
+        let file = self.disk.submit_create(&file_name(sequence), 0, token);
+        self.draft = Some(Draft::new(sequence, file));
+        sequence
+    }
+
+    /// Path of a file, for messages.
+    #[must_use]
+    pub fn path_of(&self, sequence: SnapshotSeq) -> String {
+        format!("{}/{}", self.disk.location(), file_name(sequence))
+    }
+
+    /// Whether there is room for another write of the file being built.
+    #[must_use]
+    pub fn may_write(&self) -> bool {
+        let draft = self.draft.as_ref();
+        draft.is_some_and(|draft| draft.pending_writes() < self.config.writes_in_flight_max)
+    }
+
+    /// Takes a write of the file being built; the caller asked [`may_write`](Self::may_write). It goes nowhere if the
+    /// file has failed.
+    pub fn write(&mut self, write: PageWrite) {
+        if let Some(draft) = &mut self.draft {
+            self.counters.bytes_written += write.buf.len() as u64;
+            draft.write(write);
+        }
+    }
+
+    /// A buffer of a write that is done, for [`Builder::reuse`](super::Builder::reuse).
+    pub fn take_buf(&mut self) -> Option<AlignedBuf> {
+        self.spare.pop()
+    }
+
+    /// Whether the builder should ask for another run: not too much is read ahead.
+    #[must_use]
+    pub fn may_read_run(&self) -> bool {
+        self.draft.is_some() && self.runs.bytes_ahead() < SNAPSHOT_RUNS_AHEAD_BYTES
+    }
+
+    /// Has the values of a leaf of the current snapshot read for the file being built.
+    pub fn read_run(&mut self, leaf: u32) {
+        let current = self
+            .current()
+            .expect("a leaf is one of the current snapshot");
+        let (offset, bytes) = current.leaf_run(leaf);
+        self.runs.ask(Run {
+            leaf,
+            offset,
+            bytes,
+        });
+    }
+
+    /// The next run, in the order asked, with its leaf. Its blocks are not verified yet.
+    pub fn take_run(&mut self) -> Option<Result<(u32, Bytes), SnapshotError>> {
+        self.runs.take()
+    }
+
+    /// All writes are given: once they are durable the superblock is written, and the snapshot is current. It goes
+    /// nowhere if the file has failed.
+    pub fn commit(&mut self, snapshot: Snapshot, superblock: AlignedBuf) {
+        if let Some(draft) = &mut self.draft {
+            draft.commit(snapshot, superblock);
+        }
+    }
+
+    /// The snapshot that was committed, once it is durable and current.
+    pub fn committed(&mut self) -> Option<Arc<Snapshot>> {
+        self.committed.take()
+    }
+
+    /// Why the file being built was given up by itself: the disk has no room. Another may be begun later.
+    pub fn take_build_failure(&mut self) -> Option<SnapshotError> {
+        self.build_failure.take()
+    }
+
+    /// Gives up the file being built, if there is one, and removes it.
+    pub fn abort(&mut self) {
+        self.runs.forget();
+        self.spare.clear();
+        self.discarded.extend(self.draft.take());
+    }
+
+    /// Holds the current file where it is, for somebody who reads it without the store.
+    #[must_use]
+    pub fn pin(&self) -> Option<PinnedFile> {
+        let snapshot = Arc::clone(self.current()?);
+        let path = self.path_of(snapshot.sequence());
+        Some(PinnedFile { path, snapshot })
+    }
+
+    /// Bytes of the files that count: the current one, and older ones still in use.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.files
+            .iter()
+            .map(|file| file.snapshot.file_bytes())
+            .sum()
+    }
+
+    /// What happened so far, and what is in memory.
+    #[must_use]
+    pub fn counters(&self) -> StoreCounters {
+        StoreCounters {
+            values: self.values.counters,
+            cache_bytes: self.values.cache_bytes(),
+            ..self.counters
+        }
+    }
+
+    /// Gives the disk back, with everything as it is.
+    #[must_use]
+    pub fn into_disk(self) -> D {
+        self.disk
+    }
+
+    #[cfg(test)]
+    pub(super) fn disk_mut(&mut self) -> &mut D {
+        &mut self.disk
+    }
+
+    #[cfg(test)]
+    pub(super) fn sequence_of_draft(&self) -> Option<SnapshotSeq> {
+        self.draft.as_ref().map(|draft| draft.sequence)
+    }
+
+    fn turn(&mut self) -> Result<(), SnapshotError> {
+        self.values.begin_turn();
+        self.take_completions()?;
+        self.step_draft();
+        self.remove_discarded();
+        self.remove_unused();
+        self.shed();
+        self.start_reads();
+        Ok(self.disk.kick()?)
+    }
+
+    fn take_completions(&mut self) -> Result<(), SnapshotError> {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.disk.reap(&mut completions);
+        for completion in completions.drain(..) {
+            let operation = self.operations.remove(&completion.token);
+            match operation.expect("only what was asked for completes, and once") {
+                Operation::Value { snapshot, block } => self.on_value(snapshot, block, completion),
+                Operation::Run { snapshot, piece } => self.on_run(snapshot, piece, completion),
+                Operation::Draft(sequence) => self.on_draft(sequence, completion)?,
+                // A file that is still there is removed by the next start.
+                Operation::Removal => {
+                    let failed = completion.result.is_err();
+                    self.counters.removals_failed += u64::from(failed);
+                    self.counters.files_removed += u64::from(!failed);
+                }
+            }
+        }
+        self.completions = completions;
+        Ok(())
+    }
+
+    fn on_value(&mut self, snapshot: SnapshotSeq, block: BlockPlace, completion: Completion) {
+        let file = self.file_of(snapshot);
+        let read = completion
+            .result
+            .map_err(SnapshotError::from)
+            .and_then(|()| {
+                let buf = completion.buf.expect("a read hands its buffer back");
+                file.snapshot.verify_block(block, buf.as_slice())?;
+                Ok(buf)
+            });
+        self.values.on_read(snapshot, &block, read);
+    }
+
+    fn on_run(&mut self, snapshot: SnapshotSeq, piece: Piece, completion: Completion) {
+        let read = completion
+            .result
+            .map_err(SnapshotError::from)
+            .and_then(|()| {
+                let buf = completion.buf.expect("a read hands its buffer back");
+                if buf.len() == piece.bytes {
+                    return Ok(buf);
+                }
+                Err(SnapshotError::Damaged {
+                    file: self.path_of(snapshot),
+                    offset: piece.offset + buf.len() as u64,
+                    reason: SnapshotDamage::Truncated,
+                    affected: Affected::Everything,
+                })
+            });
+        self.runs.on_read(piece.id, read);
+    }
+
+    fn on_draft(&mut self, sequence: SnapshotSeq, completion: Completion) -> Result<(), DiskError> {
+        let Some(draft) = self
+            .draft
+            .as_mut()
+            .filter(|draft| draft.sequence == sequence)
+        else {
+            // Whatever came of it, the file is going to be removed.
+            let mut discarded = self.discarded.iter_mut();
+            let draft = discarded.find(|draft| draft.sequence == sequence);
+            draft
+                .expect("a file given up is known until its operations are done")
+                .on_done();
+            return Ok(());
+        };
+        draft.on_done();
+        match completion.result {
+            Ok(()) => {
+                let fits = self.spare.len() < self.config.writes_in_flight_max;
+                self.spare.extend(completion.buf.filter(|_| fits));
+                Ok(())
+            }
+            Err(error @ DiskError::NoSpace { .. }) => {
+                self.abort();
+                self.build_failure = Some(error.into());
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the disk what the file being built needs next, and makes it current when it is done.
+    fn step_draft(&mut self) {
+        let writes_max = self.config.writes_in_flight_max;
+        while let Some(draft) = &mut self.draft
+            && let Some(action) = draft.next(writes_max)
+        {
+            let (sequence, file) = (draft.sequence, draft.file);
+            let token = self.token(Operation::Draft(sequence));
+            match action {
+                Action::Write(PageWrite { offset, buf }) => {
+                    self.disk.submit_write(file, offset, buf, false, token);
+                }
+                Action::Flush => self.disk.submit_flush(file, token),
+                Action::Head(superblock) => {
+                    self.disk.submit_write(file, 0, superblock, true, token);
+                }
+            }
+        }
+        let Some(done) = self.draft.take_if(|draft| draft.is_done()) else {
+            return;
+        };
+        let (file, snapshot) = done.into_file();
+        let snapshot = Arc::new(snapshot);
+        self.values.set_current(snapshot.sequence());
+        self.committed = Some(Arc::clone(&snapshot));
+        self.files.push(CountedFile { file, snapshot });
+        self.runs.forget();
+        self.spare.clear();
+        self.counters.files_written += 1;
+    }
+
+    fn remove_discarded(&mut self) {
+        let is_idle = |draft: &mut Draft| draft.in_flight() == 0;
+        let idle: Vec<_> = self.discarded.extract_if(.., is_idle).collect();
+        for draft in idle {
+            self.remove(draft.file);
+        }
+    }
+
+    /// Removes files that are not current and that nobody holds.
+    fn remove_unused(&mut self) {
+        for index in (0..self.files.len().saturating_sub(1)).rev() {
+            let file = &self.files[index];
+            let sequence = file.snapshot.sequence();
+            // Nobody else has an `Arc`, so nobody can make one: only this store could.
+            let is_unused = Arc::strong_count(&file.snapshot) == 1
+                && !self.values.is_reading(sequence)
+                && !self.operations.values().any(|o| o.reads(sequence));
+            if is_unused {
+                let CountedFile { file, snapshot } = self.files.remove(index);
+                self.remove(file);
+                self.shedding.extend(Arc::into_inner(snapshot));
+            }
+        }
+    }
+
+    fn remove(&mut self, file: FileId) {
+        let token = self.token(Operation::Removal);
+        self.disk.submit_remove(file, token);
+    }
+
+    /// A large index is many pieces of memory: freeing all of them at once would be felt.
+    fn shed(&mut self) {
+        let Some(snapshot) = self.shedding.last_mut() else {
+            return;
+        };
+        if snapshot.shed(SNAPSHOT_SHED_PER_TURN) {
+            self.shedding.pop();
+        }
+    }
+
+    fn start_reads(&mut self) {
+        while let Some((snapshot, block)) = self.values.next_read() {
+            let file = self.file_of(snapshot).file;
+            let bytes = block.bytes as usize;
+            let token = self.token(Operation::Value { snapshot, block });
+            let buf = AlignedBuf::with_capacity(bytes);
+            self.disk.submit_read(file, block.offset, bytes, buf, token);
+        }
+        while let Some(piece) = self.runs.next_read() {
+            let current = self
+                .files
+                .last()
+                .expect("runs are those of the current file");
+            let (file, snapshot) = (current.file, current.snapshot.sequence());
+            let token = self.token(Operation::Run { snapshot, piece });
+            let buf = AlignedBuf::with_capacity(piece.bytes);
+            self.disk
+                .submit_read(file, piece.offset, piece.bytes, buf, token);
+        }
+    }
+
+    fn token(&mut self, operation: Operation) -> u64 {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.operations.insert(token, operation);
+        token
+    }
+
+    fn position_of(&self, snapshot: SnapshotSeq) -> Option<usize> {
+        let is_it = |file: &CountedFile| file.snapshot.sequence() == snapshot;
+        self.files.iter().rposition(is_it)
+    }
+
+    fn file_of(&self, snapshot: SnapshotSeq) -> &CountedFile {
+        let position = self.position_of(snapshot);
+        &self.files[position.expect("a file stays while something of it is read")]
+    }
+}
+
+/// A file that stays where it is as long as this lives.
+#[derive(Clone, Debug)]
+pub struct PinnedFile {
+    /// Where it is.
+    pub path: String,
+    /// What it holds.
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// What a store has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreCounters {
+    /// Reads of values.
+    pub values: ValueCounters,
+    /// Bytes of blocks in memory.
+    pub cache_bytes: u64,
+    /// Files that became current.
+    pub files_written: u64,
+    /// Bytes given to files, finished or not.
+    pub bytes_written: u64,
+    /// Files removed.
+    pub files_removed: u64,
+    /// Files that could not be removed and wait for the next start.
+    pub removals_failed: u64,
+}
+
+/// A file that counts.
+#[derive(Debug)]
+struct CountedFile {
+    file: FileId,
+    snapshot: Arc<Snapshot>,
+}
+
+/// What the disk was asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Value {
+        snapshot: SnapshotSeq,
+        block: BlockPlace,
+    },
+    Run {
+        snapshot: SnapshotSeq,
+        piece: Piece,
+    },
+    /// Anything for a file being built.
+    Draft(SnapshotSeq),
+    Removal,
+}
+
+impl Operation {
+    fn reads(&self, sequence: SnapshotSeq) -> bool {
+        match self {
+            Operation::Value { snapshot, .. } | Operation::Run { snapshot, .. } => {
+                *snapshot == sequence
+            }
+            Operation::Draft(_) | Operation::Removal => false,
+        }
+    }
+}
