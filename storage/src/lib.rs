@@ -6,8 +6,10 @@
 //!   wal      the lane: records -> groups -> durable writes -> contiguous durable prefix
 //!   io       the Disk seam: io_uring body, simulated body
 //!   recovery what to do with what a crash left
+//!   bbolt    the file format of etcd's own databases
 //! ```
 
+pub mod bbolt;
 pub mod dir;
 pub mod ids;
 pub mod io;

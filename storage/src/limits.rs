@@ -59,3 +59,32 @@ const _: () = assert!(WAL_DEPTH_DEFAULT <= WAL_DEPTH_MAX);
 const _: () = assert!(2 * WAL_DEPTH_MAX + 8 <= WAL_RING_ENTRIES as usize);
 const _: () = assert!(WAL_READ_BYTES.is_multiple_of(WAL_BLOCK_BYTES as usize));
 const _: () = assert!(WAL_ZERO_BYTES.is_multiple_of(WAL_BLOCK_BYTES as usize));
+
+/// Smallest and largest page of a bbolt file that is read. bbolt takes the memory page of the machine:
+/// 4 KiB nearly everywhere, 64 KiB at most.
+pub const BOLT_PAGE_BYTES_MIN: u32 = 1 << 10;
+/// See [`BOLT_PAGE_BYTES_MIN`].
+pub const BOLT_PAGE_BYTES_MAX: u32 = 1 << 20;
+/// Page size of the bbolt files we write, etcd's own on x86-64.
+pub const BOLT_PAGE_BYTES: u32 = 4096;
+/// Largest leaf page with its overflow. A leaf is one page, or a few entries that do not fit one.
+pub const BOLT_LEAF_BYTES_MAX: u64 = 1 << 30;
+/// Largest branch page with its overflow. bbolt splits branches at the page size unless four keys, of at
+/// most 32 KiB each, do not fit it.
+pub const BOLT_BRANCH_BYTES_MAX: u64 = 4 << 20;
+/// Deepest tree. A branch has two children at least, so 2^32 leaves fit even the worst shape.
+pub const BOLT_DEPTH_MAX: usize = 32;
+/// Longest key bbolt accepts.
+pub const BOLT_KEY_BYTES_MAX: usize = 32 << 10;
+/// Largest value we write into a bbolt file: key and value fit one leaf that we would read back.
+pub const BOLT_VALUE_BYTES_MAX: usize = 512 << 20;
+/// Bytes of one sequential write of a bbolt file, and of one read when it is hashed.
+pub const BOLT_WRITE_BYTES: usize = 1 << 20;
+
+const _: () = assert!(BOLT_PAGE_BYTES_MIN <= BOLT_PAGE_BYTES);
+const _: () = assert!(BOLT_PAGE_BYTES <= BOLT_PAGE_BYTES_MAX);
+const _: () = assert!(BOLT_PAGE_BYTES_MAX as u64 <= BOLT_BRANCH_BYTES_MAX);
+const _: () = assert!(4 * BOLT_KEY_BYTES_MAX as u64 <= BOLT_BRANCH_BYTES_MAX);
+const _: () =
+    assert!((BOLT_VALUE_BYTES_MAX + BOLT_KEY_BYTES_MAX) as u64 + 4096 <= BOLT_LEAF_BYTES_MAX);
+const _: () = assert!(BOLT_WRITE_BYTES.is_multiple_of(BOLT_PAGE_BYTES as usize));
