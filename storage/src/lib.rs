@@ -6,11 +6,13 @@
 //!   wal      the lane: records -> groups -> durable writes -> contiguous durable prefix
 //!   io       the Disk seam: io_uring body, simulated body
 //!   recovery what to do with what a crash left
-//!   bbolt    the file format of etcd's own databases
+//!   etcd     etcd's own databases and snapshots, read and written
+//!   bbolt    the file format under them
 //! ```
 
 pub mod bbolt;
 pub mod dir;
+pub mod etcd;
 pub mod ids;
 pub mod io;
 pub mod limits;

@@ -64,6 +64,11 @@ impl BoltFile {
         &self.name
     }
 
+    /// The open file itself, for what is behind the pages.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Bytes of the pages in use or once used; behind them the file says nothing.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {

@@ -61,5 +61,6 @@ mod round_trip_tests;
 pub use cursor::{Bucket, Cursor, Entry};
 pub use error::{BoltError, PageDamage};
 pub use file::BoltFile;
+pub(crate) use file::{file_bytes, open_locked};
 pub use format::PageId;
 pub use writer::BoltWriter;
