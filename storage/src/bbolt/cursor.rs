@@ -1,11 +1,12 @@
 //! Buckets and the cursor that walks one in key order.
 //!
 //! A cursor keeps one page per level: the branches it went through and the leaf it stands on. It lends
-//! the entry it stands on; the page stays in memory until the cursor moves to the next leaf.
+//! the entry it stands on; the page stays in memory until the cursor moves to the next leaf. An error
+//! leaves it where it was, so nobody takes a damaged bucket for one that ends early.
 
 use super::error::{BoltError, PageDamage};
 use super::file::BoltFile;
-use super::format::{BUCKET_HEADER_BYTES, BucketHeader, PageId};
+use super::format::{BRANCH_KIND, BUCKET_HEADER_BYTES, BucketHeader, PageId};
 use super::page::{Page, PageKind};
 use crate::limits::BOLT_DEPTH_MAX;
 
@@ -56,15 +57,14 @@ impl<'f> Bucket<'f> {
     /// # Errors
     /// [`BoltError`] if a page on the way is damaged or cannot be read.
     pub fn last_key(&self) -> Result<Option<Vec<u8>>, BoltError> {
-        let mut cursor = self.cursor();
-        let mut page = cursor.root_page()?;
+        let mut page = self.root_page(Vec::new())?;
         for _ in 0..BOLT_DEPTH_MAX {
             let Some(last) = page.count().checked_sub(1) else {
                 return Ok(None);
             };
             match page.kind() {
                 PageKind::Leaf => return Ok(Some(page.key(last).to_vec())),
-                PageKind::Branch => page = cursor.child_page(&page, last)?,
+                PageKind::Branch => page = self.child_page(&page, last, Vec::new())?,
             }
         }
         Err(self.file.damaged(page.id(), PageDamage::Depth))
@@ -89,6 +89,63 @@ impl<'f> Bucket<'f> {
             spare: Vec::new(),
         }
     }
+
+    /// The page at the top. It alone may be without elements, if it is a leaf. `spare` is a buffer to use
+    /// again.
+    fn root_page(&self, spare: Vec<u8>) -> Result<Page, BoltError> {
+        let file = self.file;
+        let page = match &self.root {
+            Root::Page(id) => file.read_page(*id, spare)?,
+            Root::Inline { on, bytes } => {
+                let damaged = |damage| file.damaged(*on, damage);
+                let page = Page::parse(*on, bytes.clone()).map_err(damaged)?;
+                if page.kind() == PageKind::Branch {
+                    // A bucket inside a value has no pages of its own.
+                    return Err(damaged(PageDamage::Kind { kind: BRANCH_KIND }));
+                }
+                page
+            }
+        };
+        if page.kind() == PageKind::Branch && page.count() == 0 {
+            return Err(file.damaged(page.id(), PageDamage::Empty));
+        }
+        Ok(page)
+    }
+
+    /// Reads a child and checks that it has elements and begins where its parent says.
+    fn child_page(&self, parent: &Page, element: usize, spare: Vec<u8>) -> Result<Page, BoltError> {
+        let page = self.file.read_page(parent.child(element), spare)?;
+        if page.count() == 0 {
+            return Err(self.file.damaged(page.id(), PageDamage::Empty));
+        }
+        if page.key(0) < parent.key(element) {
+            return Err(self.file.damaged(page.id(), PageDamage::Parent));
+        }
+        Ok(page)
+    }
+
+    /// From a page that has `depth` pages above it down to the leaf where `key` is or would be.
+    fn descend(&self, mut page: Page, key: &[u8], depth: usize) -> Result<Descent, BoltError> {
+        let mut branches = Vec::new();
+        loop {
+            let found = page.search(key);
+            if page.kind() == PageKind::Leaf {
+                return Ok(Descent {
+                    branches,
+                    at: found.unwrap_or_else(|above| above),
+                    leaf: page,
+                });
+            }
+            if depth + branches.len() + 1 >= BOLT_DEPTH_MAX {
+                return Err(self.file.damaged(page.id(), PageDamage::Depth));
+            }
+            // The last child that does not begin behind the key.
+            let element = found.unwrap_or_else(|above| above.saturating_sub(1));
+            let child = self.child_page(&page, element, Vec::new())?;
+            branches.push((page, element));
+            page = child;
+        }
+    }
 }
 
 /// Where a bucket's tree begins.
@@ -100,6 +157,15 @@ enum Root {
         on: PageId,
         bytes: Vec<u8>,
     },
+}
+
+/// A way down a tree.
+struct Descent {
+    /// Each branch and the child that was taken.
+    branches: Vec<(Page, usize)>,
+    leaf: Page,
+    /// The place in the leaf.
+    at: usize,
 }
 
 /// An entry of a bucket, lent by a cursor.
@@ -141,10 +207,11 @@ impl<'f> Cursor<'f> {
     /// # Errors
     /// [`BoltError`] if a page on the way is damaged or cannot be read.
     pub fn seek(&mut self, key: &[u8]) -> Result<(), BoltError> {
-        self.branches.clear();
-        self.leaf = Place::End;
-        let root = self.root_page()?;
-        self.descend(root, key)
+        let root = self.bucket.root_page(std::mem::take(&mut self.spare))?;
+        let found = self.bucket.descend(root, key, 0)?;
+        self.branches = found.branches;
+        self.leaf = Place::Leaf(found.leaf, found.at);
+        Ok(())
     }
 
     /// The entry the cursor stands on; it stays there.
@@ -207,95 +274,38 @@ impl<'f> Cursor<'f> {
         Ok(Some(Bucket { file, root }))
     }
 
-    /// The page at the top. It alone may be without elements, if it is a leaf.
-    fn root_page(&mut self) -> Result<Page, BoltError> {
-        let file = self.bucket.file;
-        let page = match &self.bucket.root {
-            Root::Page(id) => file.read_page(*id, std::mem::take(&mut self.spare))?,
-            Root::Inline { on, bytes } => {
-                let damaged = |damage| file.damaged(*on, damage);
-                let page = Page::parse(*on, bytes.clone()).map_err(damaged)?;
-                if page.kind() == PageKind::Branch {
-                    // A bucket inside a value has no pages of its own.
-                    return Err(damaged(PageDamage::Kind {
-                        kind: super::format::BRANCH_KIND,
-                    }));
-                }
-                page
-            }
-        };
-        if page.kind() == PageKind::Branch && page.count() == 0 {
-            return Err(file.damaged(page.id(), PageDamage::Empty));
-        }
-        Ok(page)
-    }
-
-    /// Reads a child and checks that it has elements and begins where its parent says.
-    fn child_page(&mut self, parent: &Page, element: usize) -> Result<Page, BoltError> {
-        let file = self.bucket.file;
-        let page = file.read_page(parent.child(element), std::mem::take(&mut self.spare))?;
-        if page.count() == 0 {
-            return Err(file.damaged(page.id(), PageDamage::Empty));
-        }
-        if page.key(0) < parent.key(element) {
-            return Err(file.damaged(page.id(), PageDamage::Parent));
-        }
-        Ok(page)
-    }
-
-    /// From a page down to the leaf where `key` is or would be.
-    fn descend(&mut self, mut page: Page, key: &[u8]) -> Result<(), BoltError> {
-        loop {
-            let found = page.search(key);
-            if page.kind() == PageKind::Leaf {
-                let at = found.unwrap_or_else(|above| above);
-                self.leaf = Place::Leaf(page, at);
-                return Ok(());
-            }
-            if self.branches.len() + 1 >= BOLT_DEPTH_MAX {
-                let id = page.id();
-                return Err(self.bucket.file.damaged(id, PageDamage::Depth));
-            }
-            // The last child that does not begin behind the key.
-            let element = found.unwrap_or_else(|above| above.saturating_sub(1));
-            let child = self.child_page(&page, element)?;
-            self.branches.push((page, element));
-            page = child;
-        }
-    }
-
-    /// Moves to the first entry of the leaf behind the present one.
+    /// Moves to the first entry of the leaf behind the present one, or behind the last entry of all.
     fn next_leaf(&mut self) -> Result<(), BoltError> {
-        let Place::Leaf(leaf, _) = std::mem::replace(&mut self.leaf, Place::End) else {
+        let has_next = |(branch, element): &(Page, usize)| element + 1 < branch.count();
+        let Some(level) = self.branches.iter().rposition(has_next) else {
+            self.leaf = Place::End;
             return Ok(());
         };
-        // An empty leaf is a root, so there is nothing behind it.
-        let Some(last) = leaf.count().checked_sub(1) else {
+        let Place::Leaf(leaf, _) = &self.leaf else {
             return Ok(());
         };
-        while let Some((branch, element)) = self.branches.pop() {
-            let next = element + 1;
-            if next == branch.count() {
-                continue;
-            }
-            let file = self.bucket.file;
-            if branch.key(next) <= leaf.key(last) {
-                return Err(file.damaged(branch.id(), PageDamage::Order { element: next }));
-            }
-            let child = self.child_page(&branch, next)?;
-            self.branches.push((branch, next));
-            self.descend(child, &[])?;
-            break;
+        let file = self.bucket.file;
+        // Only a root is without elements, and no branch is above a root.
+        let last_key = leaf.key(leaf.count().saturating_sub(1));
+        let (branch, element) = &self.branches[level];
+        let next = element + 1;
+        if branch.key(next) <= last_key {
+            return Err(file.damaged(branch.id(), PageDamage::Order { element: next }));
         }
-        if let Place::Leaf(next, _) = &self.leaf
-            && next.key(0) <= leaf.key(last)
-        {
-            return Err(self
-                .bucket
-                .file
-                .damaged(next.id(), PageDamage::Order { element: 0 }));
+        let spare = std::mem::take(&mut self.spare);
+        let child = self.bucket.child_page(branch, next, spare)?;
+        let found = self.bucket.descend(child, &[], level + 1)?;
+        if found.leaf.key(0) <= last_key {
+            return Err(file.damaged(found.leaf.id(), PageDamage::Order { element: 0 }));
         }
-        self.spare = leaf.into_bytes();
+        self.branches.truncate(level + 1);
+        self.branches[level].1 = next;
+        self.branches.extend(found.branches);
+        let there = Place::Leaf(found.leaf, found.at);
+        let before = std::mem::replace(&mut self.leaf, there);
+        if let Place::Leaf(leaf, _) = before {
+            self.spare = leaf.into_bytes();
+        }
         Ok(())
     }
 }

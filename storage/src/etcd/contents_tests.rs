@@ -207,6 +207,8 @@ proptest! {
                 count += 1;
                 prop_assert!(count < 2000);
             }
+            let is_whole = entries.next_entry().is_ok();
+            prop_assert_eq!(entries.next_entry().is_ok(), is_whole);
         }
     }
 }

@@ -142,6 +142,7 @@ impl EtcdDb {
         Ok(KeyEntries {
             file: &self.file,
             cursor: self.key_bucket()?.cursor(),
+            is_on_last: false,
             last: None,
         })
     }
@@ -196,18 +197,21 @@ impl EtcdDb {
 pub struct KeyEntries<'d> {
     file: &'d BoltFile,
     cursor: Cursor<'d>,
-    /// The entry handed out last, under which the cursor still is.
+    /// Whether the cursor still stands on the entry handed out last.
+    is_on_last: bool,
+    /// That entry.
     last: Option<EtcdRevision>,
 }
 
 impl KeyEntries<'_> {
-    /// The next entry; `None` behind the last. After an error there is no next one.
+    /// The next entry; `None` behind the last. After an error every further call fails, too.
     ///
     /// # Errors
     /// [`EtcdDbError`] if it is damaged or cannot be read.
     pub fn next_entry(&mut self) -> Result<Option<KeyEntry<'_>>, EtcdDbError> {
-        if self.last.is_some() {
+        if self.is_on_last {
             self.cursor.advance();
+            self.is_on_last = false;
         }
         let Some(stored) = self.cursor.peek()? else {
             return Ok(None);
@@ -219,6 +223,7 @@ impl KeyEntries<'_> {
             return Err(damaged(EtcdDbProblem::Order));
         }
         self.last = Some(entry.revision);
+        self.is_on_last = true;
         Ok(Some(entry))
     }
 }

@@ -15,6 +15,10 @@ use super::schema::KEY_BUCKET;
 use crate::bbolt::{BoltError, BoltWriter};
 
 /// An etcd snapshot under construction. Dropping it removes what there is of it.
+///
+/// For HashKV to agree, the history must be what etcd keeps. If the store was compacted at C, and `meta`
+/// says so as scheduled and as finished, that is: every change above C, and of each key the newest one at
+/// or below C, unless that one is a deletion.
 #[derive(Debug)]
 pub struct EtcdDbWriter {
     path: PathBuf,
