@@ -7,9 +7,13 @@
 //!   snapshot the state in one immutable file, its index searched where it was read
 //!   io       the Disk seam: io_uring body, simulated body
 //!   recovery what to do with what a crash left
+//!   etcd     etcd's own databases and snapshots, read and written
+//!   bbolt    the file format under them
 //! ```
 
+pub mod bbolt;
 pub mod dir;
+pub mod etcd;
 pub mod ids;
 pub mod io;
 pub mod limits;
