@@ -8,6 +8,7 @@
 //!     FORMAT                  two lines: what this is, and its version
 //!     LOCK                    locked by the process that owns the directory; holds its process id
 //!     member/wal-0000/        one directory per WAL lane
+//!     member/snap-0000/       one directory per shard: its snapshot files
 //! ```
 //!
 //! Invariants: (1) a directory that holds anything we did not write is never written to; (2) `FORMAT`
@@ -19,7 +20,7 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::ids::LaneId;
+use crate::ids::{LaneId, ShardId};
 use crate::io::PROBE_NAME;
 
 /// Version of the directory layout this code writes.
@@ -31,6 +32,7 @@ const FORMAT_TITLE: &str = "keelson data directory";
 const LOCK_NAME: &str = "LOCK";
 const MEMBER_NAME: &str = "member";
 const LANE_PREFIX: &str = "wal-";
+const SNAPSHOTS_PREFIX: &str = "snap-";
 
 /// Longest content of `FORMAT` or `LOCK` that is looked at.
 const TEXT_BYTES_MAX: u64 = 4096;
@@ -101,9 +103,16 @@ impl DataDir {
 
     /// The directory of a lane, created if needed.
     pub fn lane_path(&self, lane: LaneId) -> Result<PathBuf, DirError> {
-        let path = self
-            .member_path()
-            .join(format!("{LANE_PREFIX}{:04}", lane.0));
+        self.create_in_member(format!("{LANE_PREFIX}{:04}", lane.0))
+    }
+
+    /// The directory of a shard's snapshot files, created if needed.
+    pub fn snapshots_path(&self, shard: ShardId) -> Result<PathBuf, DirError> {
+        self.create_in_member(format!("{SNAPSHOTS_PREFIX}{:04}", shard.0))
+    }
+
+    fn create_in_member(&self, name: String) -> Result<PathBuf, DirError> {
+        let path = self.member_path().join(name);
         create_private(&path)?;
         sync_directory(&self.member_path())?;
         Ok(path)

@@ -35,17 +35,37 @@ fn decode_hard_state(mut payload: Bytes) -> Result<HardState, ReplayError> {
 }
 
 /// Puts the log together again from the records of a lane, in lane order.
+///
+/// A snapshot may stand for the log up to an entry. The lane need not hold what is before it any more,
+/// but it may; those entries are looked at and not returned.
 #[derive(Debug, Default)]
 pub struct Replay {
     hard_state: HardState,
-    last_index: RaftIndex,
+    /// The last entry that the snapshot stands for.
+    snapshot_index: RaftIndex,
+    /// The last entry read; `None` before the first.
+    last_index: Option<RaftIndex>,
     last_term: Term,
 }
 
 impl Replay {
+    /// A log that continues a snapshot, which stands for everything up to `index`, and in which
+    /// `hard_state` was the newest.
+    #[must_use]
+    pub fn after_snapshot(hard_state: HardState, index: RaftIndex) -> Self {
+        Self {
+            hard_state,
+            snapshot_index: index,
+            ..Self::default()
+        }
+    }
+
     /// Takes a hard-state record.
     pub fn on_hard_state(&mut self, payload: Bytes) -> Result<(), ReplayError> {
         let state = decode_hard_state(payload)?;
+        if state.term < self.hard_state.term && self.is_before_snapshot() {
+            return Ok(());
+        }
         if state.term < self.hard_state.term {
             return Err(ReplayError::TermWentBack {
                 from: self.hard_state.term,
@@ -56,17 +76,22 @@ impl Replay {
         Ok(())
     }
 
-    /// Takes an entry record and returns the entry if it is committed. With one voting member every
-    /// durable entry is.
+    /// Takes an entry record and returns the entry if it is committed and not part of the snapshot. With
+    /// one voting member every durable entry is committed.
     pub fn on_entry(
         &mut self,
         term: Term,
         index: RaftIndex,
         payload: Bytes,
-    ) -> Result<Entry, ReplayError> {
-        if index != self.last_index.next() {
+    ) -> Result<Option<Entry>, ReplayError> {
+        let follows = match self.last_index {
+            Some(last) => index == last.next(),
+            None => index <= self.snapshot_index.next() && index > RaftIndex(0),
+        };
+        if !follows {
+            let last = self.last_index.unwrap_or(self.snapshot_index);
             return Err(ReplayError::Gap {
-                expected: self.last_index.next(),
+                expected: last.next(),
                 found: index,
             });
         }
@@ -78,19 +103,35 @@ impl Replay {
                 hard_state: self.hard_state.term,
             });
         }
-        self.last_index = index;
+        self.last_index = Some(index);
         self.last_term = term;
-        Ok(Entry {
+        let is_new = index > self.snapshot_index;
+        Ok(is_new.then_some(Entry {
             term,
             index,
             payload,
-        })
+        }))
     }
 
     /// The newest hard state and the last index read.
-    #[must_use]
-    pub fn finish(self) -> (HardState, RaftIndex) {
-        (self.hard_state, self.last_index)
+    ///
+    /// # Errors
+    /// The log ends before the snapshot does.
+    pub fn finish(self) -> Result<(HardState, RaftIndex), ReplayError> {
+        if let Some(last) = self.last_index
+            && last < self.snapshot_index
+        {
+            return Err(ReplayError::Gap {
+                expected: last.next(),
+                found: self.snapshot_index,
+            });
+        }
+        let last = self.last_index.unwrap_or(self.snapshot_index);
+        Ok((self.hard_state, last))
+    }
+
+    fn is_before_snapshot(&self) -> bool {
+        self.last_index.unwrap_or_default() < self.snapshot_index
     }
 }
 
@@ -152,15 +193,43 @@ mod tests {
         replay.on_hard_state(hard(2)).unwrap();
         let entry = replay
             .on_entry(Term(2), RaftIndex(1), Bytes::from_static(b"a"))
+            .unwrap()
             .unwrap();
         assert_eq!(entry.payload, Bytes::from_static(b"a"));
         replay.on_hard_state(hard(3)).unwrap();
         replay
             .on_entry(Term(3), RaftIndex(2), Bytes::new())
             .unwrap();
-        let (state, last) = replay.finish();
+        let (state, last) = replay.finish().unwrap();
         assert_eq!((state.term, state.vote), (Term(3), MemberId(3)));
         assert_eq!(last, RaftIndex(2));
+    }
+
+    #[test]
+    fn a_log_continues_a_snapshot() {
+        let state = HardState {
+            term: Term(4),
+            vote: MemberId(3),
+        };
+        let replay = || Replay::after_snapshot(state, RaftIndex(7));
+        let entry = |replay: &mut Replay, term, index| {
+            let entry = replay.on_entry(Term(term), RaftIndex(index), Bytes::new());
+            entry.map(|entry| entry.map(|entry| entry.index.0))
+        };
+        // Nothing is left of the log, or nothing came after the snapshot.
+        assert_eq!(replay().finish().unwrap(), (state, RaftIndex(7)));
+        let mut covered = replay();
+        covered.on_hard_state(hard(2)).unwrap();
+        assert_eq!(entry(&mut covered, 2, 6), Ok(None));
+        assert_eq!(entry(&mut covered, 4, 7), Ok(None));
+        assert_eq!(entry(&mut covered, 4, 8), Ok(Some(8)));
+        assert!(covered.on_hard_state(hard(3)).is_err());
+        assert_eq!(covered.finish().unwrap(), (state, RaftIndex(8)));
+        // What lies between is missing.
+        assert!(entry(&mut replay(), 4, 9).is_err());
+        let mut short = replay();
+        assert_eq!(entry(&mut short, 2, 5), Ok(None));
+        assert!(short.finish().is_err());
     }
 
     #[test]

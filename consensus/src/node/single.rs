@@ -140,6 +140,12 @@ impl Node {
         self.is_leader().then_some(self.committed)
     }
 
+    /// The newest hard state.
+    #[must_use]
+    pub fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
     /// The current term.
     #[must_use]
     pub fn term(&self) -> Term {

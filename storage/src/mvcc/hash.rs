@@ -11,19 +11,20 @@
 //!
 //! So physical compaction never changes the number, neither ours nor etcd's.
 //!
-//! A scan collects shared records in steps; the checksum is computed by [`HashScan::finish`], which
-//! needs nothing but the scan and may run on another thread.
+//! A scan collects versions in steps; the checksum is computed by [`HashScan::finish`], which needs
+//! nothing but the scan and the snapshot's file, and may run on another thread.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use keelson_proto::ApiError;
 
 use crate::ids::Revision;
+use crate::mvcc::layers::Found;
 use crate::mvcc::record::Record;
 use crate::mvcc::scrub::Pin;
 use crate::mvcc::store::Store;
+use crate::snapshot::{Snapshot, ValuePlace, VersionRef};
 
 const BUCKET_NAME: &[u8] = b"key";
 const TOMBSTONE_MARK: &[u8] = b"t";
@@ -36,11 +37,13 @@ pub struct HashScan {
     newest: Revision,
     stage: Stage,
     /// Seen at the hash revision and not newer than the compact revision.
-    kept: Vec<Arc<Record>>,
+    kept: Vec<Item>,
     /// Seen at the compact revision; collected only while nothing is seen at the hash revision.
-    kept_if_nothing_is_seen: Vec<Arc<Record>>,
+    kept_if_nothing_is_seen: Vec<Item>,
     sees_a_key: bool,
-    changed: Vec<Arc<Record>>,
+    changed: Vec<Item>,
+    /// The snapshots of the items: usually one, more if it was replaced during the scan.
+    snapshots: Vec<Arc<Snapshot>>,
     _pin: Pin,
 }
 
@@ -55,6 +58,14 @@ pub struct HashKvResult {
     pub hash_revision: Revision,
     /// The store's revision when the scan began: the header's.
     pub revision: Revision,
+}
+
+/// A version that counts: as small as can be, since there may be one for every key.
+#[derive(Debug)]
+enum Item {
+    Memory(Arc<Record>),
+    /// Of which of the scan's snapshots.
+    Stored(u32, VersionRef),
 }
 
 #[derive(Debug)]
@@ -90,6 +101,7 @@ impl HashScan {
             kept_if_nothing_is_seen: Vec::new(),
             sees_a_key: false,
             changed: Vec::new(),
+            snapshots: Vec::new(),
             _pin: store.pin(compact_revision),
         };
         // Before the first compaction every version is a change after it.
@@ -110,9 +122,10 @@ impl HashScan {
             Stage::Changes { next, end } => {
                 let (next, end) = (*next, *end);
                 let until = end.min(next.saturating_add(budget as u64));
-                let changes = store.changes.between(next, until);
-                self.changed
-                    .extend(changes.map(|change| Arc::clone(&change.record)));
+                for change in store.changes_between(next, until) {
+                    let item = item(&mut self.snapshots, change);
+                    self.changed.push(item);
+                }
                 self.stage = if until == end {
                     Stage::Done
                 } else {
@@ -124,9 +137,14 @@ impl HashScan {
         matches!(self.stage, Stage::Done)
     }
 
-    /// The checksum of what the steps collected.
-    #[must_use]
-    pub fn finish(mut self) -> HashKvResult {
+    /// The checksum of what the steps collected. `read` gets a value from the snapshot's file.
+    ///
+    /// # Errors
+    /// What `read` fails with.
+    pub fn finish<E>(
+        mut self,
+        mut read: impl FnMut(&Arc<Snapshot>, &ValuePlace) -> Result<Bytes, E>,
+    ) -> Result<HashKvResult, E> {
         assert!(
             matches!(self.stage, Stage::Done),
             "only a complete scan is finished"
@@ -134,65 +152,95 @@ impl HashScan {
         if !self.sees_a_key {
             self.kept = self.kept_if_nothing_is_seen;
         }
-        self.kept.sort_unstable_by_key(|record| record.position());
+        let snapshots = self.snapshots;
+        self.kept
+            .sort_unstable_by_key(|item| item.found(&snapshots).position());
         let mut hash = crc32c::crc32c(BUCKET_NAME);
-        for record in self.kept.iter().chain(&self.changed) {
-            let mut stored_key = [b'_'; 17];
-            stored_key[..8].copy_from_slice(&record.revision.0.to_be_bytes());
-            stored_key[9..].copy_from_slice(&u64::from(record.sub).to_be_bytes());
-            hash = crc32c::crc32c_append(hash, &stored_key);
-            if record.tombstone {
-                hash = crc32c::crc32c_append(hash, TOMBSTONE_MARK);
+        for item in self.kept.iter().chain(&self.changed) {
+            let mut record = item.found(&snapshots).record();
+            if let (Some(place), Some(snapshot)) = (record.place(), record.snapshot()) {
+                let value = read(snapshot, place)?;
+                record = Arc::new(record.with_value(&value));
             }
-            hash = crc32c::crc32c_append(hash, record.stored());
+            hash = append(hash, &record);
         }
-        HashKvResult {
+        Ok(HashKvResult {
             hash,
             compact_revision: self.compact_revision,
             hash_revision: self.hash_revision,
             revision: self.newest,
-        }
+        })
     }
 
     fn scan_keys(&mut self, store: &Store, cursor: &Bytes, budget: usize) {
         let mut left = budget;
-        let mut next = None;
-        store.tree.walk(cursor, None, false, &mut |key, history| {
+        let mut walk = store.walk(cursor, None);
+        while let Some((key, versions)) = walk.next() {
             if left == 0 {
-                next = Some(Bytes::copy_from_slice(key));
-                return ControlFlow::Break(());
+                let cursor = Bytes::copy_from_slice(key);
+                self.stage = Stage::Keys { cursor };
+                return;
             }
             left -= 1;
-            if let Some(record) = history.live_at(self.hash_revision) {
+            if let Some(found) = versions.live_at(self.hash_revision) {
                 self.sees_a_key = true;
-                if record.revision <= self.compact_revision {
-                    self.kept.push(Arc::clone(record));
+                if found.revision() <= self.compact_revision {
+                    let item = item(&mut self.snapshots, found);
+                    self.kept.push(item);
                 }
             }
             if !self.sees_a_key
-                && let Some(record) = history.live_at(self.compact_revision.min(self.hash_revision))
+                && let Some(found) = versions.live_at(self.compact_revision.min(self.hash_revision))
             {
-                self.kept_if_nothing_is_seen.push(Arc::clone(record));
+                let item = item(&mut self.snapshots, found);
+                self.kept_if_nothing_is_seen.push(item);
             }
-            ControlFlow::Continue(())
-        });
-        match next {
-            Some(cursor) => self.stage = Stage::Keys { cursor },
-            None => self.begin_changes(store),
         }
+        self.begin_changes(store);
     }
 
     fn begin_changes(&mut self, store: &Store) {
         if self.sees_a_key {
             self.kept_if_nothing_is_seen = Vec::new();
         }
-        let next = store.changes.ordinal_of(self.compact_revision.next());
-        let end = store
-            .changes
-            .ordinal_of(self.hash_revision.next())
-            .max(next);
+        let next = store.change_ordinal_of(self.compact_revision.next());
+        let end = store.change_ordinal_of(self.hash_revision.next()).max(next);
         self.stage = Stage::Changes { next, end };
     }
+}
+
+impl Item {
+    fn found<'a>(&'a self, snapshots: &'a [Arc<Snapshot>]) -> Found<'a> {
+        match self {
+            Self::Memory(record) => Found::Memory(record),
+            Self::Stored(snapshot, at) => Found::Stored(&snapshots[*snapshot as usize], *at),
+        }
+    }
+}
+
+fn item(snapshots: &mut Vec<Arc<Snapshot>>, found: Found<'_>) -> Item {
+    match found {
+        Found::Memory(record) => Item::Memory(Arc::clone(record)),
+        Found::Stored(snapshot, at) => {
+            let is_known = |known: &Arc<Snapshot>| Arc::ptr_eq(known, snapshot);
+            let index = snapshots.iter().position(is_known).unwrap_or_else(|| {
+                snapshots.push(Arc::clone(snapshot));
+                snapshots.len() - 1
+            });
+            Item::Stored(index as u32, at)
+        }
+    }
+}
+
+fn append(hash: u32, record: &Record) -> u32 {
+    let mut stored_key = [b'_'; 17];
+    stored_key[..8].copy_from_slice(&record.revision.0.to_be_bytes());
+    stored_key[9..].copy_from_slice(&u64::from(record.sub).to_be_bytes());
+    let mut hash = crc32c::crc32c_append(hash, &stored_key);
+    if record.tombstone {
+        hash = crc32c::crc32c_append(hash, TOMBSTONE_MARK);
+    }
+    crc32c::crc32c_append(hash, record.stored_bytes())
 }
 
 #[cfg(test)]

@@ -59,11 +59,6 @@ impl History {
         }
     }
 
-    /// The version a read at `revision` returns; none where the key did not exist then.
-    pub(crate) fn live_at(&self, revision: Revision) -> Option<&Arc<Record>> {
-        self.at(revision).filter(|record| !record.tombstone)
-    }
-
     /// All versions, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Record>> {
         let (one, many) = match self {
@@ -91,12 +86,13 @@ impl History {
     }
 
     /// Takes out at most `budget` of the versions that no read at `horizon` or later can see:
-    /// everything at or below it but the newest, and that one too if it is a tombstone. The change
-    /// log still holds the versions from `logged` on.
+    /// everything at or below it but the newest, and that one too if it is a tombstone and does not
+    /// hide a version of a layer below. The change log still holds the versions from `logged` on.
     pub(crate) fn prune(
         &mut self,
         horizon: Revision,
         logged: (Revision, u32),
+        hides: bool,
         budget: usize,
     ) -> Pruned {
         let freed_bytes = |record: &Arc<Record>| {
@@ -109,7 +105,7 @@ impl History {
         let mut pruned = Pruned::default();
         match self {
             Self::One(record) => {
-                if record.tombstone && record.revision <= horizon {
+                if record.tombstone && !hides && record.revision <= horizon {
                     pruned = Pruned {
                         records: 1,
                         freed_bytes: freed_bytes(record),
@@ -123,7 +119,8 @@ impl History {
                 let Some(newest_seen) = seen.checked_sub(1) else {
                     return pruned;
                 };
-                let garbage = newest_seen + usize::from(records[newest_seen].tombstone);
+                let newest_goes = records[newest_seen].tombstone && !hides;
+                let garbage = newest_seen + usize::from(newest_goes);
                 let taken = garbage.min(budget);
                 pruned.unfinished = taken < garbage;
                 pruned.records = taken;

@@ -1,23 +1,27 @@
-//! The keys: every version that can still be read, in memory, in order.
+//! The keys: every version that can still be read, in order.
 //!
 //! ```text
-//!   put, delete          Store ---+--> tree     key -> history of versions, live counts per subtree
-//!   commit, compact               +--> changes  every change since the compact revision, in order
+//!   put, delete          Store --> top layer --+--> tree     key -> history of versions, live counts
+//!   commit, compact                            +--> changes  every change, in order
+//!   get, walk, count     top layer + frozen layer + snapshot (crate::snapshot), merged
 //!   select               plan -> fetch -> count -> sort and cut, in steps at a pinned revision
-//!   scrub                change log front -> histories: frees what no read can see any more
+//!   scrub                changes -> histories: frees what no read can see any more
 //!   hash                 HashKV, equal to etcd's
+//!   checkpoint           freeze the top layer; frozen layer + snapshot -> next snapshot
 //! ```
 //!
 //! The state machine (`crate::state`) is the only caller; the engine sees what it hands out:
-//! [`Record`], [`Change`], [`ChangeLog`], [`Select`], [`Selection`], [`HashScan`]. Everything here is
+//! [`Record`], [`Change`], [`Select`], [`Selection`], [`HashScan`], [`Checkpoint`]. Everything here is
 //! plain memory: no IO, no clock, no randomness. A record is shared (`Arc`) between its key's history,
 //! the change log and whoever reads it, and is freed when the last of them lets go.
 
 mod changes;
+mod checkpoint;
 mod digest;
 mod hash;
 mod history;
 mod keys;
+mod layers;
 mod record;
 mod scrub;
 mod select;
@@ -25,12 +29,15 @@ mod store;
 mod tree;
 mod warm;
 
-pub use changes::{Change, ChangeLog};
+pub use changes::Change;
+pub use checkpoint::{Checkpoint, Progress};
 pub use hash::{HashKvResult, HashScan};
-pub use record::Record;
+pub use layers::Layer;
+pub use record::{Record, is_absent};
 pub use select::{Select, Selection};
 
 pub(crate) use digest::Digest;
+pub(crate) use layers::Found;
 pub(crate) use select::Span;
 pub(crate) use store::Store;
 pub(crate) use warm::fetch;

@@ -5,15 +5,23 @@
 //! size, holding the marshalled `mvccpb.KeyValue`; a request's own buffer is never kept, because a
 //! slice of it would pin the whole network frame.
 //!
+//! A version that only the snapshot file holds becomes a *cold* record when somebody asks for it: all
+//! but its value is here, and the value is read from [`Record::place`] before the record is answered.
+//! Histories and the change log hold no cold records.
+//!
 //! Invariants:
 //! 1. `encoded` of a put is byte for byte what etcd marshals: fields in number order, zero fields
 //!    left out. A tombstone's holds the key and the mod revision, which is a DELETE event's `kv`.
+//!    A cold record's lacks the value.
 //! 2. A record never changes after it was built.
+
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
 use keelson_proto::mvccpb::KeyValue;
 
 use crate::ids::{LeaseId, Revision};
+use crate::snapshot::{Snapshot, ValuePlace, VersionRef};
 
 /// Field tags of `mvccpb.KeyValue`.
 const TAG_KEY: u8 = 0x0a;
@@ -23,8 +31,12 @@ const TAG_VERSION: u8 = 0x20;
 const TAG_VALUE: u8 = 0x2a;
 const TAG_LEASE: u8 = 0x30;
 
-/// What the reference counters of the record and of its buffer cost beside the fields themselves.
-const COUNTERS_BYTES: usize = 16;
+/// What a version counts beside its key and value where the size of the database is told: its metadata
+/// in memory and in the snapshot file, roughly.
+const VERSION_BYTES: u64 = 128;
+
+/// Stands for a value that is not in memory. No other value has its address.
+static ABSENT: [u8; 1] = [0];
 
 /// One version of one key: a put, or the tombstone that a delete left.
 #[derive(Debug)]
@@ -45,6 +57,16 @@ pub struct Record {
     value_bytes: u32,
     /// Whether this version is a deletion.
     pub tombstone: bool,
+    /// Where the value is, for a cold record.
+    cold: Option<Box<Cold>>,
+}
+
+/// What a cold record needs to become whole.
+#[derive(Debug)]
+struct Cold {
+    place: ValuePlace,
+    /// Keeps the file.
+    snapshot: Arc<Snapshot>,
 }
 
 impl Record {
@@ -88,7 +110,71 @@ impl Record {
             value_offset: narrow(value_offset),
             value_bytes: narrow(value.len()),
             tombstone: false,
+            cold: None,
         }
+    }
+
+    /// A version of the snapshot file; cold if it has a value.
+    pub(crate) fn stored(snapshot: &Arc<Snapshot>, at: VersionRef) -> Self {
+        let version = snapshot.version(at);
+        let mut key = Vec::new();
+        snapshot.append_key(snapshot.key_of(at), &mut key);
+        let position = (version.revision, version.sub);
+        if version.tombstone {
+            return Self::tombstone(&key, position);
+        }
+        let mut record = Self::put(
+            &key,
+            &[],
+            position,
+            version.create_revision,
+            version.version,
+            version.lease,
+        );
+        record.value_bytes = version.value_bytes;
+        record.cold = version.place.map(|place| {
+            Box::new(Cold {
+                place,
+                snapshot: Arc::clone(snapshot),
+            })
+        });
+        record
+    }
+
+    /// The whole of a cold record.
+    #[must_use]
+    pub fn with_value(&self, value: &[u8]) -> Self {
+        assert_eq!(
+            value.len(),
+            self.value_bytes as usize,
+            "a value is as long as its version says"
+        );
+        Self::put(
+            self.key(),
+            value,
+            self.position(),
+            self.create_revision,
+            self.version,
+            self.lease,
+        )
+    }
+
+    /// Whether it is the same version of the same key.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.position() == other.position()
+    }
+
+    /// Where the value must be read before the record is answered; `None` if it is here.
+    #[must_use]
+    pub fn place(&self) -> Option<&ValuePlace> {
+        self.cold.as_ref().map(|cold| &cold.place)
+    }
+
+    /// The snapshot whose file holds the value of a cold record.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.cold.as_ref().map(|cold| &cold.snapshot)
     }
 
     /// The version a delete writes.
@@ -109,6 +195,7 @@ impl Record {
             value_offset: end,
             value_bytes: 0,
             tombstone: true,
+            cold: None,
         }
     }
 
@@ -124,25 +211,49 @@ impl Record {
         self.encoded.slice(self.key_span())
     }
 
-    /// The value; empty for a tombstone.
+    /// The value of a record that is not cold; empty for a tombstone.
     #[must_use]
     pub fn value(&self) -> &[u8] {
+        self.assert_warm();
         &self.encoded[self.value_span()]
     }
 
-    /// The marshalled `mvccpb.KeyValue`.
+    /// The marshalled `mvccpb.KeyValue` of a record that is not cold.
     #[must_use]
     pub fn encoded(&self) -> &Bytes {
+        self.assert_warm();
         &self.encoded
     }
 
-    /// The message form; key and value are slices of the record's buffer.
+    /// Bytes of the marshalled `mvccpb.KeyValue`, also of a cold record.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        match self.cold {
+            None => self.encoded.len(),
+            Some(_) => self.encoded.len() + bytes_field_len(self.value_bytes as usize),
+        }
+    }
+
+    /// The message form; key and value are slices of the record's buffer. A cold record's value
+    /// [`is_absent`] and has to be filled in.
     #[must_use]
     pub fn key_value(&self) -> KeyValue {
+        let value = match self.cold {
+            None => self.encoded.slice(self.value_span()),
+            Some(_) => Bytes::from_static(&ABSENT),
+        };
         KeyValue {
-            value: self.encoded.slice(self.value_span()),
+            value,
             ..self.key_value_keys_only()
         }
+    }
+
+    /// The same, and the record itself is added to `cold` if the value has to be filled in.
+    pub(crate) fn key_value_or_cold(self: &Arc<Self>, cold: &mut Vec<Arc<Self>>) -> KeyValue {
+        if self.cold.is_some() {
+            cold.push(Arc::clone(self));
+        }
+        self.key_value()
     }
 
     /// The message form without the value, as `keys_only` answers it.
@@ -161,18 +272,25 @@ impl Record {
     /// Bytes that [`Record::encode_keys_only`] writes.
     #[must_use]
     pub fn encoded_keys_only_len(&self) -> usize {
+        if self.cold.is_some() {
+            return self.encoded.len();
+        }
         let value = self.value_span();
         self.encoded.len() - (value.end - self.value_field_start())
     }
 
     /// Appends the marshalled `mvccpb.KeyValue` without its value.
     pub fn encode_keys_only(&self, out: &mut impl BufMut) {
+        if self.cold.is_some() {
+            return out.put_slice(&self.encoded);
+        }
         out.put_slice(&self.encoded[..self.value_field_start()]);
         out.put_slice(&self.encoded[self.value_span().end..]);
     }
 
     /// What etcd stores for this version and hashes: like `encoded`, but a tombstone is the key alone.
-    pub(crate) fn stored(&self) -> &[u8] {
+    pub(crate) fn stored_bytes(&self) -> &[u8] {
+        self.assert_warm();
         if self.tombstone {
             &self.encoded[..self.key_span().end]
         } else {
@@ -185,9 +303,16 @@ impl Record {
         (self.revision, self.sub)
     }
 
-    /// Memory that this version occupies, for the size the quota is compared with.
+    /// What this version adds to the size of the database, which the quota is compared with.
     pub(crate) fn footprint_bytes(&self) -> u64 {
-        (self.encoded.len() + size_of::<Self>() + COUNTERS_BYTES) as u64
+        footprint_bytes(u64::from(self.key_bytes) + u64::from(self.value_bytes), 1)
+    }
+
+    fn assert_warm(&self) {
+        assert!(
+            self.cold.is_none(),
+            "the value of a cold record is read before it is used"
+        );
     }
 
     fn key_span(&self) -> std::ops::Range<usize> {
@@ -206,6 +331,17 @@ impl Record {
         let length = self.value_bytes as usize;
         self.value_offset as usize - (bytes_field_len(length) - length)
     }
+}
+
+/// What `count` versions with `data_bytes` of keys and values add to the size of the database.
+pub(crate) fn footprint_bytes(data_bytes: u64, count: u64) -> u64 {
+    data_bytes + count * VERSION_BYTES
+}
+
+/// Whether this stands for the value of a cold record.
+#[must_use]
+pub fn is_absent(value: &Bytes) -> bool {
+    std::ptr::eq(value.as_ptr(), ABSENT.as_ptr())
 }
 
 /// Bytes of a length-delimited field; none when it is empty, as proto3 leaves it out.
@@ -306,7 +442,7 @@ mod tests {
             prop_assert_eq!(&event.encode_to_vec()[..], &record.encoded()[..]);
             prop_assert_eq!(&record.key_value(), &event);
             let stored = KeyValue { mod_revision: 0, ..event };
-            prop_assert_eq!(&stored.encode_to_vec()[..], record.stored());
+            prop_assert_eq!(&stored.encode_to_vec()[..], record.stored_bytes());
         }
     }
 }

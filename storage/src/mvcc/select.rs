@@ -12,7 +12,6 @@
 //! the changes since undone, or a walk if the change log since then is longer than the span.
 
 use std::cmp::Ordering;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,6 +20,7 @@ use keelson_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use keelson_proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 
 use crate::ids::Revision;
+use crate::mvcc::layers::Found;
 use crate::mvcc::record::Record;
 use crate::mvcc::scrub::Pin;
 use crate::mvcc::store::Store;
@@ -121,25 +121,32 @@ impl Span {
         }
     }
 
-    fn contains(&self, key: &[u8]) -> bool {
+    /// Whether a key is in it.
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        self.contains_by(|other| key.cmp(other))
+    }
+
+    /// Whether a key is in it that is compared with others by `compare`.
+    pub(crate) fn contains_by(&self, compare: impl Fn(&[u8]) -> Ordering) -> bool {
         match self {
-            Self::Key(only) => key == &only[..],
+            Self::Key(only) => compare(only).is_eq(),
             Self::Range { start, end } => {
-                key >= &start[..] && end.as_ref().is_none_or(|end| key < &end[..])
+                compare(start).is_ge() && end.as_ref().is_none_or(|end| compare(end).is_lt())
             }
         }
     }
 }
 
 impl Selection {
-    /// The response message, with only the header's revision set.
+    /// The response message, with only the header's revision set. Records whose values have to be
+    /// filled in are added to `cold`, in the order of the message.
     #[must_use]
-    pub fn into_response(self) -> RangeResponse {
+    pub fn into_response(self, cold: &mut Vec<Arc<Record>>) -> RangeResponse {
         let kvs = self.records.iter().map(|record| {
             if self.keys_only {
                 record.key_value_keys_only()
             } else {
-                record.key_value()
+                record.key_value_or_cold(cold)
             }
         });
         RangeResponse {
@@ -203,6 +210,16 @@ impl Select {
         }
     }
 
+    /// The records that are put in order by their values, some of which are on the disk: they have to be
+    /// made whole before the select can be completed. None if there are no such.
+    pub fn unsorted(&mut self) -> Option<&mut [Arc<Record>]> {
+        let by_value = matches!(self.plan.sort, Some((SortTarget::Value, _)));
+        let is_complete = matches!(self.stage, Stage::Done);
+        let waits =
+            by_value && is_complete && self.records.iter().any(|record| record.place().is_some());
+        waits.then_some(&mut self.records)
+    }
+
     /// Visits at most `budget` keys or changes; the answer once there are no more to visit.
     pub(crate) fn step(&mut self, store: &Store, budget: usize) -> Option<Selection> {
         let budget = budget.max(1);
@@ -212,7 +229,8 @@ impl Select {
             Stage::UndoChanges { next, end } => self.undo_changes(store, next, end, budget),
             Stage::Done => {}
         }
-        matches!(self.stage, Stage::Done).then(|| self.finish())
+        let is_complete = matches!(self.stage, Stage::Done) && self.unsorted().is_none();
+        is_complete.then(|| self.finish())
     }
 
     /// Sorts, cuts, hands over and lets go of the revision.
@@ -249,25 +267,18 @@ impl Select {
         } = self;
         let revision = self.revision;
         let mut stopped_early = false;
-        let next = visit(
-            store,
-            &plan.span,
-            &self.cursor,
-            revision,
-            budget,
-            |record| {
-                *count += 1;
-                if plan
-                    .filters
-                    .as_ref()
-                    .is_none_or(|filters| filters.admit(record))
-                {
-                    records.push(Arc::clone(record));
-                }
-                stopped_early = records.len() >= plan.fetch_max;
-                !stopped_early
-            },
-        );
+        let next = visit(store, &plan.span, &self.cursor, revision, budget, |found| {
+            *count += 1;
+            if plan
+                .filters
+                .as_ref()
+                .is_none_or(|filters| filters.admit(found))
+            {
+                records.push(store.record_of(found));
+            }
+            stopped_early = records.len() >= plan.fetch_max;
+            !stopped_early
+        });
         match next {
             Some(next) => self.cursor = next,
             None if stopped_early => self.begin_count(store),
@@ -283,10 +294,10 @@ impl Select {
             self.stage = Stage::CountKeys;
             return;
         };
-        let live = store.tree.live_between(start, end.as_deref());
+        let live = store.live_between(start, end.as_deref());
         let (next, end) = (
-            store.changes.ordinal_of(self.revision.next()),
-            store.changes.next_ordinal(),
+            store.change_ordinal_of(self.revision.next()),
+            store.next_change_ordinal(),
         );
         if end - next <= live.saturating_mul(KEY_PER_CHANGE_COST) {
             self.count = live.cast_signed();
@@ -322,9 +333,10 @@ impl Select {
 
     fn undo_changes(&mut self, store: &Store, next: u64, end: u64, budget: usize) {
         let until = end.min(next.saturating_add(budget as u64));
-        for change in store.changes.between(next, until) {
-            if change.count_delta() != 0 && self.plan.span.contains(change.record.key()) {
-                self.count -= change.count_delta();
+        for change in store.changes_between(next, until) {
+            let delta = change.count_delta();
+            if delta != 0 && change.is_in(&self.plan.span) {
+                self.count -= delta;
             }
         }
         self.stage = if until == end {
@@ -388,11 +400,11 @@ impl Filters {
         })
     }
 
-    fn admit(&self, record: &Record) -> bool {
+    fn admit(&self, found: Found<'_>) -> bool {
         let within =
             |(min, max): (i64, i64), revision: Revision| min <= revision.0 && revision.0 <= max;
-        within(self.mod_revision, record.revision)
-            && within(self.create_revision, record.create_revision)
+        within(self.mod_revision, found.revision())
+            && within(self.create_revision, found.create_revision())
     }
 }
 
@@ -404,35 +416,29 @@ fn visit(
     cursor: &Bytes,
     revision: Revision,
     budget: usize,
-    mut take: impl FnMut(&Arc<Record>) -> bool,
+    mut take: impl FnMut(Found<'_>) -> bool,
 ) -> Option<Bytes> {
     let Span::Range { end, .. } = span else {
-        let record = store
-            .tree
-            .get(cursor)
-            .and_then(|history| history.live_at(revision));
-        if let Some(record) = record {
-            take(record);
+        let versions = store.versions(cursor);
+        if let Some(found) = versions.and_then(|versions| versions.live_at(revision)) {
+            take(found);
         }
         return None;
     };
     let mut left = budget;
-    let mut next = None;
-    let is_newest = revision == store.read_revision();
-    store
-        .tree
-        .walk(cursor, end.as_deref(), is_newest, &mut |key, history| {
-            if left == 0 {
-                next = Some(Bytes::copy_from_slice(key));
-                return ControlFlow::Break(());
-            }
-            left -= 1;
-            match history.live_at(revision) {
-                Some(record) if !take(record) => ControlFlow::Break(()),
-                _ => ControlFlow::Continue(()),
-            }
-        });
-    next
+    let mut walk = store.walk(cursor, end.as_deref());
+    while let Some((key, versions)) = walk.next() {
+        if left == 0 {
+            return Some(Bytes::copy_from_slice(key));
+        }
+        left -= 1;
+        if let Some(found) = versions.live_at(revision)
+            && !take(found)
+        {
+            return None;
+        }
+    }
+    None
 }
 
 fn compare_by(target: SortTarget, left: &Record, right: &Record) -> Ordering {

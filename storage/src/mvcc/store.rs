@@ -1,47 +1,45 @@
-//! The keys: index, change log, revisions, size.
+//! The keys: layers, revisions, size.
 //!
 //! The state machine hands it puts and deletes between two calls of [`Store::commit`]; everything
 //! between them belongs to one main revision. Reads inside that transaction see its changes. It hands
 //! out records, changes and selections, and never looks at a clock or a file.
 //!
 //! Invariants:
-//! 1. Every change is in its key's history and in the change log, as the same record.
+//! 1. Every version is in its key's history and in the change log of its layer, as the same record.
 //! 2. `revision` grows by one for every transaction that changed something, and by nothing else.
 //! 3. `compact_revision` only grows; reads below it are refused. etcd starts it at -1, so that a
 //!    compaction to revision 0 succeeds once.
 //! 4. Nothing that a read at or above `min(compact_revision, pinned revisions)` needs is scrubbed.
 
-use std::ops::ControlFlow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::RangeRequest;
 
 use crate::ids::{LeaseId, Revision};
-use crate::mvcc::changes::{Change, ChangeLog};
+use crate::mvcc::changes::Change;
 use crate::mvcc::digest::Digest;
 use crate::mvcc::history::History;
+use crate::mvcc::layers::{Below, Found, Layer, LayerWalk, Versions};
 use crate::mvcc::record::Record;
 use crate::mvcc::scrub::{Pin, Scrub};
 use crate::mvcc::select::{Select, Selection, Span};
-use crate::mvcc::tree::{Tree, Upsert};
-
-/// What one key costs beside its versions: its place in the index.
-const KEY_OVERHEAD_BYTES: u64 = (size_of::<Box<[u8]>>() + size_of::<History>()) as u64;
-/// What one change costs beside its record.
-const CHANGE_OVERHEAD_BYTES: u64 = size_of::<Change>() as u64;
+use crate::mvcc::tree::Upsert;
+use crate::snapshot::Snapshot;
 
 /// The keyspace of one shard.
 #[derive(Debug)]
 pub(crate) struct Store {
-    pub(super) tree: Tree,
-    pub(super) changes: ChangeLog,
+    pub(super) top: Layer,
+    pub(super) below: Below,
     pub(super) scrub: Scrub,
     revision: Revision,
     compact_revision: Revision,
     /// Changes of the running transaction.
     pending: u32,
-    size_bytes: u64,
+    /// Cold records with their values, for the command that is applied next.
+    supplied: BTreeMap<(Revision, u32), Arc<Record>>,
 }
 
 /// What a put did.
@@ -56,14 +54,67 @@ impl Store {
     /// A store in which nothing was ever written.
     pub(crate) fn new() -> Self {
         Self {
-            tree: Tree::new(),
-            changes: ChangeLog::default(),
-            scrub: Scrub::new(),
+            top: Layer::new(0),
+            below: Below::default(),
+            scrub: Scrub::new(Revision(-1), 0),
             revision: Revision(1),
             compact_revision: Revision(-1),
             pending: 0,
-            size_bytes: 0,
+            supplied: BTreeMap::new(),
         }
+    }
+
+    /// The store as a snapshot has it.
+    pub(crate) fn from_snapshot(snapshot: Arc<Snapshot>) -> Self {
+        let meta = snapshot.meta();
+        let changes = meta.changes_taken + snapshot.change_count();
+        Self {
+            top: Layer::new(changes),
+            scrub: Scrub::new(meta.horizon, meta.changes_taken),
+            revision: meta.revision,
+            compact_revision: meta.compact_revision,
+            below: Below {
+                frozen: None,
+                stored: Some(snapshot),
+            },
+            pending: 0,
+            supplied: BTreeMap::new(),
+        }
+    }
+
+    /// Ends the top layer: from here on a new one is written to. Returns the horizon of the snapshot to
+    /// be made of what is below: all that a read at it or later needs must get into it, and all changes
+    /// of `unpublished` and later.
+    pub(crate) fn freeze(&mut self, unpublished: Option<Revision>) -> Revision {
+        assert_eq!(self.pending, 0, "a transaction is not cut in two");
+        assert!(self.below.frozen.is_none(), "one checkpoint runs at a time");
+        let next = Layer::new(self.top.changes.next_ordinal());
+        let frozen = std::mem::replace(&mut self.top, next);
+        self.below.frozen = Some(frozen);
+        Scrub::advance_horizon(self, unpublished)
+    }
+
+    /// Puts a snapshot in the place of what it was made of; returns the layer that is no longer needed.
+    pub(crate) fn replace_below(&mut self, snapshot: Arc<Snapshot>) -> Option<Layer> {
+        let meta = snapshot.meta();
+        assert_eq!(
+            meta.changes_taken + snapshot.change_count(),
+            self.top.changes.layer_start(),
+            "a snapshot holds exactly what is below the top layer"
+        );
+        self.scrub.restart(meta.horizon, meta.changes_taken);
+        self.below.stored = Some(snapshot);
+        self.below.frozen.take()
+    }
+
+    /// The layer of which a snapshot is made.
+    pub(crate) fn frozen(&self) -> Option<&Layer> {
+        self.below.frozen.as_ref()
+    }
+
+    /// The newest snapshot file.
+    pub(crate) fn stored(&self) -> Option<&Arc<Snapshot>> {
+        self.below.stored.as_ref()
     }
 
     /// The revision of the last committed transaction.
@@ -85,32 +136,125 @@ impl Store {
         self.compact_revision
     }
 
-    /// Every change since the compact revision.
-    pub(crate) fn changes(&self) -> &ChangeLog {
-        &self.changes
+    /// The changes of `revision` and later, oldest first.
+    pub(crate) fn changes_from(&self, revision: Revision) -> impl Iterator<Item = Found<'_>> {
+        self.changes_between(self.change_ordinal_of(revision), u64::MAX)
     }
 
-    /// Memory of keys, versions and changes.
+    /// Retained changes from `ordinal` up to but not including `end`.
+    pub(crate) fn changes_between(
+        &self,
+        ordinal: u64,
+        end: u64,
+    ) -> impl Iterator<Item = Found<'_>> {
+        let first = ordinal.max(self.first_change_ordinal());
+        (first..end.min(self.next_change_ordinal())).filter_map(|ordinal| self.change(ordinal))
+    }
+
+    /// The change with a lasting number.
+    pub(super) fn change(&self, ordinal: u64) -> Option<Found<'_>> {
+        if ordinal >= self.top.changes.layer_start() {
+            return self.top.changes.get(ordinal).map(Found::Memory);
+        }
+        self.below.change(ordinal)
+    }
+
+    /// The lasting number of the first change of `revision` or later.
+    pub(crate) fn change_ordinal_of(&self, revision: Revision) -> u64 {
+        self.below
+            .ordinal_of(revision)
+            .unwrap_or_else(|| self.top.changes.ordinal_of(revision))
+    }
+
+    /// The lasting number of the change that comes next.
+    pub(crate) fn next_change_ordinal(&self) -> u64 {
+        self.top.changes.next_ordinal()
+    }
+
+    fn first_change_ordinal(&self) -> u64 {
+        match (&self.below.stored, &self.below.frozen) {
+            (Some(stored), _) => stored.meta().changes_taken,
+            (None, Some(frozen)) => frozen.changes.first_ordinal(),
+            (None, None) => self.top.changes.first_ordinal(),
+        }
+    }
+
+    /// A change with what a watch reports as the version before it: the live version at the revision
+    /// before.
+    pub(crate) fn change_with_prev(&self, found: Found<'_>) -> Change {
+        let record = found.record();
+        let is_create = !record.tombstone && record.create_revision == record.revision;
+        let prev = if is_create {
+            None
+        } else {
+            self.versions(record.key())
+                .and_then(|versions| versions.live_at(Revision(record.revision.0 - 1)))
+                .map(Found::record)
+        };
+        Change { record, prev }
+    }
+
+    /// What keys and versions add up to, those included that a compaction made unreachable and that
+    /// are not freed yet.
     pub(crate) fn size_bytes(&self) -> u64 {
-        self.size_bytes
+        self.top.size_bytes + self.below.size_bytes()
+    }
+
+    /// What the layers take of memory, roughly: versions above the snapshot, and the snapshot's index.
+    pub(crate) fn memory_bytes(&self) -> (u64, u64) {
+        let Below { frozen, stored } = &self.below;
+        let frozen_bytes = frozen.as_ref().map_or(0, |frozen| frozen.size_bytes);
+        let index_bytes = stored.as_ref().map_or(0, |stored| stored.index_bytes());
+        (self.top.size_bytes + frozen_bytes, index_bytes)
+    }
+
+    /// The same without what the next snapshot will leave out, as far as it is known.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.size_bytes() - self.scrub.garbage_bytes()
     }
 
     /// The number of keys that exist at the newest revision.
     pub(crate) fn key_count(&self) -> u64 {
-        self.tree.live_between(&[], None)
+        self.live_between(&[], None)
     }
 
-    /// The live version of a key.
-    pub(crate) fn get(&self, key: &[u8]) -> Option<&Arc<Record>> {
-        self.tree
-            .get(key)
-            .map(History::newest)
-            .filter(|record| !record.tombstone)
+    /// The number of keys in `[start, end)` that exist at the newest revision.
+    pub(crate) fn live_between(&self, start: &[u8], end: Option<&[u8]>) -> u64 {
+        let live = self.below.live_between(start, end) + self.top.tree.live_between(start, end);
+        // The ends of a span may be in the wrong order.
+        live.max(0).cast_unsigned()
+    }
+
+    /// All versions of a key.
+    pub(crate) fn versions(&self, key: &[u8]) -> Option<Versions<'_>> {
+        self.top.versions(&self.below, key)
+    }
+
+    /// The keys of `[start, end)` in order.
+    pub(crate) fn walk<'a>(&'a self, start: &[u8], end: Option<&'a [u8]>) -> LayerWalk<'a> {
+        self.top.walk(&self.below, start, end)
+    }
+
+    /// Whether a key is live.
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        self.versions(key)
+            .is_some_and(|versions| versions.newest_live().is_some())
+    }
+
+    /// Gives the values of cold records to the command that is applied next.
+    pub(crate) fn supply(&mut self, records: impl IntoIterator<Item = Arc<Record>>) {
+        let records = records.into_iter();
+        self.supplied = records.map(|record| (record.position(), record)).collect();
+    }
+
+    /// A version as a record, with its value if that is in memory or was supplied.
+    pub(crate) fn record_of(&self, found: Found<'_>) -> Arc<Record> {
+        record_of(&self.supplied, found)
     }
 
     /// Brings what puts to `keys` will touch into the cache.
     pub(crate) fn warm<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
-        self.tree.warm(keys);
+        self.top.tree.warm(keys);
     }
 
     /// Writes a version. `None` for the value or the lease keeps what the key has now; a key that
@@ -122,92 +266,92 @@ impl Store {
         lease: Option<LeaseId>,
     ) -> Written {
         let at = (self.revision.next(), self.pending);
-        let written = self.tree.upsert(key, |history| {
-            let newest = history.as_deref().map(History::newest);
-            let old = newest.filter(|newest| !newest.tombstone).map(Arc::clone);
-            let record = Arc::new(next_version(key, value, lease, at, old.as_deref()));
-            let prev = history
-                .as_deref()
-                .and_then(|history| prev_of(&record, history));
-            let insert = append(history, &record);
-            let written = Written {
-                record: Arc::clone(&record),
-                old,
+        let Self {
+            top,
+            below,
+            supplied,
+            ..
+        } = self;
+        let written = top.tree.upsert(key, |history| {
+            let mut live_below = false;
+            let old = match history.as_deref().map(History::newest) {
+                Some(newest) => Some(newest).filter(|newest| !newest.tombstone).cloned(),
+                None if below.is_empty() => None,
+                None => {
+                    let old = below.versions(key).newest_live();
+                    live_below = old.is_some();
+                    old.map(|old| record_of(supplied, old))
+                }
             };
+            let record = Arc::new(next_version(key, value, lease, at, old.as_deref()));
             Upsert {
+                insert: append(history, &record),
                 live: true,
-                output: (written, Change { record, prev }, insert.is_some()),
-                insert,
+                live_below,
+                output: Written { record, old },
             }
         });
-        let (written, change, is_new_key) = written;
-        if is_new_key {
-            self.size_bytes += key.len() as u64 + KEY_OVERHEAD_BYTES;
-        }
-        self.push(change);
+        self.push(&written.record);
         written
     }
 
     /// Deletes a key; returns the live version it had, or nothing if there was none.
     pub(crate) fn delete(&mut self, key: &[u8]) -> Option<Arc<Record>> {
         let at = (self.revision.next(), self.pending);
-        let deleted = self.tree.upsert(key, |history| {
-            let live = history
-                .as_deref()
-                .map(History::newest)
-                .filter(|newest| !newest.tombstone);
-            let Some(old) = live.map(Arc::clone) else {
+        let Self { top, below, .. } = self;
+        let (old, record) = top.tree.upsert(key, |history| {
+            let is_below = history.is_none();
+            let old = match history.as_deref().map(History::newest) {
+                Some(newest) => Some(newest).filter(|newest| !newest.tombstone).cloned(),
+                None if below.is_empty() => None,
+                None => below.versions(key).newest_live().map(Found::record),
+            };
+            let Some(old) = old else {
                 return Upsert {
                     insert: None,
                     live: false,
+                    live_below: false,
                     output: None,
                 };
             };
             let record = Arc::new(Record::tombstone(key, at));
-            let prev = history
-                .as_deref()
-                .and_then(|history| prev_of(&record, history));
-            append(history, &record);
             Upsert {
-                insert: None,
+                insert: append(history, &record),
                 live: false,
-                output: Some((old, Change { record, prev })),
+                live_below: is_below,
+                output: Some((old, record)),
             }
-        });
-        let (old, change) = deleted?;
-        self.push(change);
+        })?;
+        self.push(&record);
         Some(old)
     }
 
     /// The live versions of a span, in key order.
     pub(crate) fn live(&self, span: &Span) -> Vec<Arc<Record>> {
-        let mut records = Vec::new();
-        self.visit_live(span, |record| {
-            records.push(Arc::clone(record));
-            ControlFlow::Continue(())
-        });
-        records
+        self.walk_live(span).collect()
     }
 
-    /// Visits the live versions of a span in key order.
-    pub(crate) fn visit_live(
-        &self,
-        span: &Span,
-        mut visit: impl FnMut(&Arc<Record>) -> ControlFlow<()>,
-    ) {
-        match span {
-            Span::Key(key) => {
-                if let Some(record) = self.get(key) {
-                    let _ends_either_way = visit(record);
+    /// The live versions of a span in key order, one after the other.
+    pub(crate) fn walk_live<'a>(
+        &'a self,
+        span: &'a Span,
+    ) -> impl Iterator<Item = Arc<Record>> + use<'a> {
+        let (one, mut walk) = match span {
+            Span::Key(key) => (self.versions(key), None),
+            Span::Range { start, end } => (None, Some(self.walk(start, end.as_deref()))),
+        };
+        let mut one = one.into_iter();
+        std::iter::from_fn(move || {
+            loop {
+                let versions = match &mut walk {
+                    Some(walk) => walk.next()?.1,
+                    None => one.next()?,
+                };
+                if let Some(found) = versions.newest_live() {
+                    return Some(self.record_of(found));
                 }
             }
-            Span::Range { start, end } => {
-                self.tree
-                    .walk(start, end.as_deref(), true, &mut |_, history| {
-                        visit(history.newest())
-                    });
-            }
-        }
+        })
     }
 
     /// Ends a transaction; its changes, if any, become the next revision.
@@ -235,7 +379,25 @@ impl Store {
             if let Some(selection) = select.step(self, usize::MAX) {
                 return Ok(selection);
             }
+            assert!(
+                select.unsorted().is_none(),
+                "values that decide about an order are supplied"
+            );
         }
+    }
+
+    /// The cold records that a request puts in order by their values.
+    pub(crate) fn cold_to_sort(&self, request: &RangeRequest) -> Vec<Arc<Record>> {
+        let Ok(mut select) = Select::begin(self, request) else {
+            return Vec::new();
+        };
+        while select.step(self, usize::MAX).is_none() {
+            if let Some(unsorted) = select.unsorted() {
+                let cold = unsorted.iter().filter(|record| record.place().is_some());
+                return cold.cloned().collect();
+            }
+        }
+        Vec::new()
     }
 
     /// Starts to answer a request in steps; what it needs is safe from scrubbing until it is dropped.
@@ -254,12 +416,11 @@ impl Store {
         self.scrub.pin(revision)
     }
 
-    /// Frees what no read needs any more, at most about `budget` changes and versions of it. True if
-    /// another call would find more to do right now.
-    pub(crate) fn scrub(&mut self, budget: usize) -> bool {
-        let freed = Scrub::step(self, budget);
-        self.size_bytes -= freed.bytes;
-        freed.more
+    /// Frees what no read needs any more, at most about `budget` changes and versions of it; changes
+    /// of `unpublished` and later stay whatever was compacted. True if another call would find more to
+    /// do right now.
+    pub(crate) fn scrub(&mut self, budget: usize, unpublished: Option<Revision>) -> bool {
+        Scrub::step(self, budget, unpublished)
     }
 
     /// The revision up to which everything is scrubbed; see [`Store::scrub`].
@@ -268,97 +429,96 @@ impl Store {
     }
 
     /// Mixes in everything that can be read. What is unreachable but not scrubbed does not count.
-    pub(crate) fn digest(&self, digest: &mut Digest) {
+    /// `load` reads the values of cold records.
+    pub(crate) fn digest(
+        &self,
+        digest: &mut Digest,
+        load: &mut dyn FnMut(Arc<Record>) -> Arc<Record>,
+    ) {
         let compact_revision = self.compact_revision;
         digest.signed(self.revision.0);
         digest.signed(compact_revision.0);
-        self.tree.walk(&[], None, false, &mut |_, history| {
-            let oldest_seen = history
-                .live_at(compact_revision)
-                .map(|record| record.position());
-            let visible = history.iter().filter(|record| {
-                record.revision > compact_revision || Some(record.position()) == oldest_seen
+        let mut walk = self.walk(&[], None);
+        while let Some((_, versions)) = walk.next() {
+            let oldest_seen = versions.live_at(compact_revision).map(Found::position);
+            let visible = versions.iter().filter(|found| {
+                found.revision() > compact_revision || Some(found.position()) == oldest_seen
             });
-            for record in visible {
+            for found in visible {
+                let record = load(found.record());
                 digest.number(u64::from(record.sub));
                 digest.bytes(record.encoded());
             }
-            ControlFlow::Continue(())
-        });
-        for change in self.changes.from(compact_revision) {
-            digest.bytes(change.record.encoded());
+        }
+        for found in self.changes_from(compact_revision) {
+            let change = self.change_with_prev(found);
+            digest.bytes(load(change.record).encoded());
             digest.signed(change.prev.as_ref().map_or(0, |prev| prev.revision.0));
         }
     }
 
-    /// Checks invariants 1 and 4, the index's own, and that the size is what is there; a test's tool.
+    /// Checks invariants 1 and 4, the index's own, and that the size of the top layer is what is there;
+    /// a test's tool.
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
-        use std::collections::BTreeMap;
-
-        self.tree.check_invariants();
+        self.top.tree.check_invariants();
+        let is_scrubbed = self.scrub.revision() == self.compact_revision;
         let mut held = BTreeMap::new();
-        let mut size_bytes = 0;
-        self.tree.walk(&[], None, false, &mut |key, history| {
-            size_bytes += Self::key_footprint_bytes(key);
+        for (key, history) in self.top.tree.walk(&[], None) {
             assert!(
                 history.iter().all(|record| record.key() == key),
                 "a history is of one key"
             );
-            if self.scrub.revision() == self.compact_revision {
+            if is_scrubbed {
                 let below = |record: &&Arc<Record>| record.revision < self.compact_revision;
                 let kept = history.iter().filter(below).collect::<Vec<_>>();
                 assert!(kept.len() <= 1, "older versions are scrubbed");
                 assert!(
-                    !kept.iter().any(|record| record.tombstone),
+                    !kept.iter().any(|record| record.tombstone)
+                        || self.below.versions(key).is_some(),
                     "so are tombstones"
                 );
             }
-            held.extend(
-                history
-                    .iter()
-                    .map(|record| (record.position(), Arc::clone(record))),
-            );
-            ControlFlow::Continue(())
-        });
-        for change in self.changes.from(Revision(i64::MIN)) {
-            size_bytes += CHANGE_OVERHEAD_BYTES;
+            let records = history.iter();
+            held.extend(records.map(|record| (record.position(), Arc::clone(record))));
+        }
+        let logged = self.top.changes.first_ordinal()..self.next_change_ordinal();
+        for logged in logged.filter_map(|ordinal| self.top.changes.get(ordinal)) {
             let record = held
-                .entry(change.record.position())
-                .or_insert_with(|| Arc::clone(&change.record));
+                .entry(logged.position())
+                .or_insert_with(|| Arc::clone(logged));
             assert!(
-                Arc::ptr_eq(record, &change.record),
+                Arc::ptr_eq(record, logged),
                 "history and log share a record"
             );
         }
-        size_bytes += held
+        let size_bytes = held
             .values()
             .map(|record| record.footprint_bytes())
             .sum::<u64>();
         assert_eq!(
-            self.size_bytes, size_bytes,
-            "the size is that of keys, versions and changes"
+            self.top.size_bytes, size_bytes,
+            "the size is that of the versions"
         );
     }
 
-    /// The memory a removed key gives back beside its versions.
-    pub(super) fn key_footprint_bytes(key: &[u8]) -> u64 {
-        key.len() as u64 + KEY_OVERHEAD_BYTES
-    }
-
-    /// The memory a dropped change gives back beside its record.
-    pub(super) fn change_footprint_bytes() -> u64 {
-        CHANGE_OVERHEAD_BYTES
-    }
-
-    fn push(&mut self, change: Change) {
-        self.size_bytes += change.record.footprint_bytes() + CHANGE_OVERHEAD_BYTES;
-        self.changes.push(change);
+    fn push(&mut self, record: &Arc<Record>) {
+        self.top.size_bytes += record.footprint_bytes();
+        self.top.changes.push(Arc::clone(record));
         self.pending = self
             .pending
             .checked_add(1)
             .expect("fewer changes in a transaction than a request has bytes");
     }
+}
+
+fn record_of(supplied: &BTreeMap<(Revision, u32), Arc<Record>>, found: Found<'_>) -> Arc<Record> {
+    if !supplied.is_empty()
+        && let Some(record) = supplied.get(&found.position())
+    {
+        return Arc::clone(record);
+    }
+    found.record()
 }
 
 /// The version that a put writes over `old`.
@@ -371,20 +531,9 @@ fn next_version(
 ) -> Record {
     let create_revision = old.map_or(at.0, |old| old.create_revision);
     let version = old.map_or(1, |old| old.version + 1);
-    let value = value.or(old.map(Record::value)).unwrap_or_default();
+    let value = value.unwrap_or_else(|| old.map(Record::value).unwrap_or_default());
     let lease = lease.or(old.map(|old| old.lease)).unwrap_or_default();
     Record::put(key, value, at, create_revision, version, lease)
-}
-
-/// What a watch reports as the version before `record`: the live version at the revision before.
-fn prev_of(record: &Record, history: &History) -> Option<Arc<Record>> {
-    let is_create = !record.tombstone && record.create_revision == record.revision;
-    if is_create {
-        return None;
-    }
-    history
-        .live_at(Revision(record.revision.0 - 1))
-        .map(Arc::clone)
 }
 
 /// Adds a version to its history; returns the new history of a key that has none.

@@ -1,19 +1,19 @@
-//! The ordered index: a B+tree from key to [`History`] that knows how many keys are live below every
-//! node.
+//! The ordered index of a layer in memory: a B+tree from key to [`History`] that knows what every
+//! subtree adds to the number of live keys.
 //!
 //! The store changes it (one descent per put), selects walk it, and scrubbing removes the keys whose
-//! last version went. "Live" means: the newest version is not a tombstone. With the live counts, the
-//! rank of a key costs one descent, so a count at the newest revision is two of them, and a walk at
-//! the newest revision passes over a subtree of deleted keys without entering it.
+//! last version went. "Live" means: the newest version is not a tombstone. What a key adds is 1 if it
+//! is live here and was not in the layers below when it came here, -1 for the reverse, else 0. With
+//! these sums the rank of a key costs one descent, so a count at the newest revision is two of them
+//! in every layer.
 //!
 //! Invariants:
 //! 1. Keys are unique and ascending; every key below `children[i]` is < `separators[i]` <= every key
 //!    below `children[i + 1]`.
-//! 2. Bit `i` of a leaf's `live` is set exactly if the newest version of its key `i` is live, and
-//!    `live[i]` of an inner node is the number of live keys below `children[i]`.
+//! 2. Bit `i` of a leaf's `live` is set exactly if the newest version of its key `i` is live, bit `i`
+//!    of `below` if it was live in the layers below, and `live[i]` of an inner node is the sum of
+//!    what the keys below `children[i]` add.
 //! 3. All leaves have the same depth; an inner node has two children or more.
-
-use std::ops::ControlFlow;
 
 use crate::mvcc::history::History;
 use crate::mvcc::keys::Keys;
@@ -41,7 +41,7 @@ const _: () = assert!(
 #[derive(Debug)]
 pub(crate) struct Tree {
     root: Node,
-    live: u64,
+    live: i64,
 }
 
 /// What a visit of [`Tree::upsert`] did to its key.
@@ -50,6 +50,8 @@ pub(crate) struct Upsert<T> {
     pub(crate) insert: Option<History>,
     /// Whether the key's newest version is live now.
     pub(crate) live: bool,
+    /// Of a key that was not there: whether it is live in the layers below.
+    pub(crate) live_below: bool,
     /// What the caller wants to know.
     pub(crate) output: T,
 }
@@ -89,7 +91,7 @@ impl Tree {
         write: impl FnOnce(Option<&mut History>) -> Upsert<T>,
     ) -> T {
         let written = self.root.upsert(key, write, true);
-        self.live = self.live.wrapping_add_signed(written.live_delta);
+        self.live += written.live_delta;
         if let Some(split) = written.split {
             let left = std::mem::replace(&mut self.root, Node::Leaf(Leaf::default()));
             let mut inner = Inner::with_first(left, self.live);
@@ -99,7 +101,8 @@ impl Tree {
         written.output
     }
 
-    /// Visits an existing key and removes it if `visit` says so. Only a key that is not live may go.
+    /// Visits an existing key and removes it if `visit` says so. Only a key that is live neither here nor
+    /// below may go.
     pub(crate) fn remove_if(&mut self, key: &[u8], visit: impl FnOnce(&mut History) -> bool) {
         self.root.remove_if(key, visit);
         if let Node::Inner(inner) = &mut self.root
@@ -110,43 +113,122 @@ impl Tree {
         }
     }
 
-    /// Visits the keys of `[start, end)` in order until the visitor breaks; no `end` means to the
-    /// last key. With `live_only`, only keys whose newest version is live. False if it broke.
-    pub(crate) fn walk<'a>(
-        &'a self,
-        start: &[u8],
-        end: Option<&[u8]>,
-        live_only: bool,
-        visit: &mut impl FnMut(&'a [u8], &'a History) -> ControlFlow<()>,
-    ) -> bool {
-        self.root
-            .walk(Some(start), end, live_only, visit)
-            .is_continue()
+    /// The keys of `[start, end)` in order; no `end` means to the last key.
+    pub(crate) fn walk<'a>(&'a self, start: &[u8], end: Option<&'a [u8]>) -> Walk<'a> {
+        Walk::new(&self.root, start, end)
     }
 
-    /// The number of live keys in `[start, end)`.
-    pub(crate) fn live_between(&self, start: &[u8], end: Option<&[u8]>) -> u64 {
+    /// What the keys in `[start, end)` add to the number of live keys.
+    pub(crate) fn live_between(&self, start: &[u8], end: Option<&[u8]>) -> i64 {
         let until = end.map_or(self.live, |end| self.live_before(end));
-        until.saturating_sub(self.live_before(start))
+        until - self.live_before(start)
     }
 
-    /// The number of live keys less than `key`.
-    fn live_before(&self, key: &[u8]) -> u64 {
+    /// What the keys less than `key` add.
+    fn live_before(&self, key: &[u8]) -> i64 {
         let mut node = &self.root;
         let mut before = 0;
         loop {
             match node {
                 Node::Inner(inner) => {
                     let index = inner.child_of(key);
-                    before += inner.live[..index].iter().sum::<u64>();
+                    before += inner.live[..index].iter().sum::<i64>();
                     node = &inner.children[index];
                 }
                 Node::Leaf(leaf) => {
                     let (Ok(index) | Err(index)) = leaf.keys.search(key);
-                    return before + u64::from((leaf.live & low_bits(index)).count_ones());
+                    return before + leaf.added(low_bits(index));
                 }
             }
         }
+    }
+}
+
+/// A walk over the keys of a tree.
+#[derive(Debug)]
+pub(crate) struct Walk<'a> {
+    /// The inner nodes above the current leaf, each with the child to visit next.
+    path: Vec<(&'a Inner, usize)>,
+    leaf: &'a Leaf,
+    /// The next key of the leaf, and the first that is not in the range.
+    next: usize,
+    last: usize,
+    end: Option<&'a [u8]>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(root: &'a Node, start: &[u8], end: Option<&'a [u8]>) -> Self {
+        let mut path = Vec::new();
+        let mut node = root;
+        loop {
+            match node {
+                Node::Inner(inner) => {
+                    let index = inner.child_of(start);
+                    path.push((inner, index + 1));
+                    node = &inner.children[index];
+                }
+                Node::Leaf(leaf) => {
+                    let (Ok(next) | Err(next)) = leaf.keys.search(start);
+                    return Self {
+                        path,
+                        leaf,
+                        next,
+                        last: leaf.keys_before(end),
+                        end,
+                    };
+                }
+            }
+        }
+    }
+
+    /// The key that comes next.
+    pub(crate) fn peek(&mut self) -> Option<(&'a [u8], &'a History)> {
+        while self.next >= self.last {
+            // The range ends within this leaf, or this leaf is the last.
+            if self.last < self.leaf.keys.len() || !self.next_leaf() {
+                return None;
+            }
+        }
+        Some((&self.leaf.keys[self.next], &self.leaf.histories[self.next]))
+    }
+
+    /// Passes the key that [`Walk::peek`] shows.
+    pub(crate) fn advance(&mut self) {
+        self.next += 1;
+    }
+
+    fn next_leaf(&mut self) -> bool {
+        let mut node = loop {
+            let Some((inner, index)) = self.path.last_mut() else {
+                return false;
+            };
+            if let Some(child) = inner.children.get(*index) {
+                *index += 1;
+                break child;
+            }
+            self.path.pop();
+        };
+        while let Node::Inner(inner) = node {
+            self.path.push((inner, 1));
+            node = &inner.children[0];
+        }
+        let Node::Leaf(leaf) = node else {
+            unreachable!("inner nodes were descended")
+        };
+        self.leaf = leaf;
+        self.next = 0;
+        self.last = leaf.keys_before(self.end);
+        true
+    }
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = (&'a [u8], &'a History);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let found = self.peek()?;
+        self.advance();
+        Some(found)
     }
 }
 
@@ -161,6 +243,7 @@ pub(super) struct Leaf {
     pub(super) keys: Keys,
     pub(super) histories: Vec<History>,
     live: u64,
+    below: u64,
 }
 
 #[derive(Debug)]
@@ -168,13 +251,13 @@ pub(super) struct Inner {
     /// One fewer than children.
     separators: Keys,
     children: Vec<Node>,
-    live: Vec<u64>,
+    live: Vec<i64>,
 }
 
 struct Split {
     separator: Box<[u8]>,
     right: Node,
-    right_live: u64,
+    right_live: i64,
 }
 
 struct Written<T> {
@@ -192,9 +275,9 @@ impl Node {
         }
     }
 
-    fn live(&self) -> u64 {
+    fn live(&self) -> i64 {
         match self {
-            Self::Leaf(leaf) => u64::from(leaf.live.count_ones()),
+            Self::Leaf(leaf) => leaf.added(u64::MAX),
             Self::Inner(inner) => inner.live.iter().sum(),
         }
     }
@@ -211,7 +294,7 @@ impl Node {
                 let index = inner.child_of(key);
                 let rightmost = rightmost && index + 1 == inner.children.len();
                 let mut written = inner.children[index].upsert(key, write, rightmost);
-                inner.live[index] = inner.live[index].wrapping_add_signed(written.live_delta);
+                inner.live[index] += written.live_delta;
                 if let Some(split) = written.split.take() {
                     inner.insert(index, split);
                     written.split = inner.split_if_full();
@@ -234,34 +317,6 @@ impl Node {
             }
         }
     }
-
-    fn walk<'a>(
-        &'a self,
-        start: Option<&[u8]>,
-        end: Option<&[u8]>,
-        live_only: bool,
-        visit: &mut impl FnMut(&'a [u8], &'a History) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        match self {
-            Self::Leaf(leaf) => leaf.walk(start, end, live_only, visit),
-            Self::Inner(inner) => {
-                let first = start.map_or(0, |key| inner.child_of(key));
-                for (index, child) in inner.children.iter().enumerate().skip(first) {
-                    let begins_at_end =
-                        index > first && end.is_some_and(|end| inner.separators[index - 1] >= *end);
-                    if begins_at_end {
-                        break;
-                    }
-                    if live_only && inner.live[index] == 0 {
-                        continue;
-                    }
-                    let start = start.filter(|_| index == first);
-                    child.walk(start, end, live_only, visit)?;
-                }
-                ControlFlow::Continue(())
-            }
-        }
-    }
 }
 
 impl Leaf {
@@ -270,6 +325,7 @@ impl Leaf {
             keys: Keys::with_capacity(LEAF_KEYS_MAX),
             histories: Vec::with_capacity(LEAF_KEYS_MAX),
             live: 0,
+            below: 0,
         }
     }
 
@@ -300,6 +356,7 @@ impl Leaf {
                 let Upsert {
                     insert,
                     live,
+                    live_below,
                     output,
                 } = write(None);
                 let Some(history) = insert else {
@@ -309,10 +366,10 @@ impl Leaf {
                         split: None,
                     };
                 };
-                let split = self.insert(index, key, history, live, rightmost);
+                let split = self.insert(index, key, history, (live, live_below), rightmost);
                 Written {
                     output,
-                    live_delta: i64::from(live),
+                    live_delta: i64::from(live) - i64::from(live_below),
                     split,
                 }
             }
@@ -324,7 +381,7 @@ impl Leaf {
         index: usize,
         key: &[u8],
         history: History,
-        live: bool,
+        live: (bool, bool),
         rightmost: bool,
     ) -> Option<Split> {
         if self.keys.len() < LEAF_KEYS_MAX {
@@ -350,24 +407,24 @@ impl Leaf {
         })
     }
 
-    fn insert_here(&mut self, index: usize, key: &[u8], history: History, live: bool) {
+    fn insert_here(&mut self, index: usize, key: &[u8], history: History, live: (bool, bool)) {
         self.keys.insert(index, Box::from(key));
         self.histories.insert(index, history);
-        let low = self.live & low_bits(index);
-        let high = self.live & !low_bits(index);
-        self.live = low | u64::from(live) << index | high << 1;
+        let (live, below) = live;
+        self.live = insert_bit(self.live, index, live);
+        self.below = insert_bit(self.below, index, below);
     }
 
     fn split_off(&mut self, middle: usize) -> Self {
         let mut right = Self::new();
         right.keys = self.keys.split_off(middle, LEAF_KEYS_MAX);
         right.histories.extend(self.histories.drain(middle..));
-        right.live = if middle == LEAF_KEYS_MAX {
-            0
-        } else {
-            self.live >> middle
-        };
+        if middle < LEAF_KEYS_MAX {
+            right.live = self.live >> middle;
+            right.below = self.below >> middle;
+        }
         self.live &= low_bits(middle);
+        self.below &= low_bits(middle);
         right
     }
 
@@ -379,6 +436,7 @@ impl Leaf {
         );
         if !right.keys.is_empty() {
             self.live |= right.live << count;
+            self.below |= right.below << count;
         }
         self.keys.append(right.keys);
         self.histories.append(&mut right.histories);
@@ -392,41 +450,32 @@ impl Leaf {
             return false;
         }
         assert_eq!(
-            self.live >> index & 1,
+            (self.live | self.below) >> index & 1,
             0,
-            "only a key that is not live may be removed"
+            "only a key that is live nowhere may be removed"
         );
         self.keys.remove(index);
         self.histories.remove(index);
-        let low = self.live & low_bits(index);
-        let high = self.live & !low_bits(index + 1);
-        self.live = low | high >> 1;
+        self.live = remove_bit(self.live, index);
+        self.below = remove_bit(self.below, index);
         true
     }
 
-    fn walk<'a>(
-        &'a self,
-        start: Option<&[u8]>,
-        end: Option<&[u8]>,
-        live_only: bool,
-        visit: &mut impl FnMut(&'a [u8], &'a History) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        let first = start.map_or(0, |key| match self.keys.search(key) {
-            Ok(index) | Err(index) => index,
-        });
-        let last = end.map_or(self.keys.len(), |end| match self.keys.last() {
-            Some(key) if *key < *end => self.keys.len(),
-            _ => match self.keys.search(end) {
+    /// The index of the first key that is not less than `end`.
+    fn keys_before(&self, end: Option<&[u8]>) -> usize {
+        match end {
+            None => self.keys.len(),
+            Some(end) if self.keys.last().is_some_and(|last| last < end) => self.keys.len(),
+            Some(end) => match self.keys.search(end) {
                 Ok(index) | Err(index) => index,
             },
-        });
-        for index in first..last {
-            if live_only && self.live >> index & 1 == 0 {
-                continue;
-            }
-            visit(&self.keys[index], &self.histories[index])?;
         }
-        ControlFlow::Continue(())
+    }
+
+    /// What the keys of a set add to the number of live keys.
+    fn added(&self, keys: u64) -> i64 {
+        let count = |bits: u64| i64::from((bits & keys).count_ones());
+        count(self.live) - count(self.below)
     }
 }
 
@@ -439,7 +488,7 @@ impl Inner {
         }
     }
 
-    fn with_first(child: Node, live: u64) -> Self {
+    fn with_first(child: Node, live: i64) -> Self {
         let mut inner = Self::with_capacity();
         inner.children.push(child);
         inner.live.push(live);
@@ -575,6 +624,18 @@ fn low_bits(count: usize) -> u64 {
     } else {
         (1 << count) - 1
     }
+}
+
+fn insert_bit(bits: u64, index: usize, bit: bool) -> u64 {
+    let low = bits & low_bits(index);
+    let high = bits & !low_bits(index);
+    low | u64::from(bit) << index | high << 1
+}
+
+fn remove_bit(bits: u64, index: usize) -> u64 {
+    let low = bits & low_bits(index);
+    let high = bits & !low_bits(index + 1);
+    low | high >> 1
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ mod load;
 mod meta;
 mod page;
 mod pages;
+mod reader;
 mod runs;
 #[allow(
     clippy::module_inception,
@@ -54,12 +55,14 @@ mod store_tests;
 mod stream;
 mod values;
 mod version;
+mod visit;
 
 pub use builder::{Builder, BuilderConfig};
 pub use error::{Affected, SnapshotDamage, SnapshotError, SnapshotPart};
 pub use finish::Finish;
 pub use format::FORMAT_VERSION;
 pub use meta::{AlarmMeta, HardState, LeaseMeta, Meta};
+pub use reader::ValueReader;
 pub use snapshot::{Cursor, Snapshot};
 pub use store::{PinnedFile, SnapshotStore, StoreConfig, StoreCounters};
 pub use stream::PageWrite;

@@ -10,6 +10,8 @@ use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::alarm_request::AlarmAction;
 use keelson_proto::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType};
 
+use crate::ids::MemberId;
+use crate::snapshot::AlarmMeta;
 use crate::state::command::Request;
 use crate::state::txn::has_put;
 
@@ -38,13 +40,33 @@ impl Alarms {
             Ok(AlarmAction::Deactivate) => self.active.remove(&alarm),
             Err(_) => false,
         };
-        self.nospace = !self.get(AlarmType::Nospace as i32).is_empty();
-        self.corrupt = !self.get(AlarmType::Corrupt as i32).is_empty();
+        self.on_changed();
         if changed {
             vec![to_message(alarm)]
         } else {
             Vec::new()
         }
+    }
+
+    /// The alarms as a snapshot has them.
+    pub(crate) fn restore(active: &[AlarmMeta]) -> Self {
+        let active = active.iter().map(|alarm| (alarm.alarm, alarm.member.0));
+        let mut alarms = Self {
+            active: active.collect(),
+            ..Self::default()
+        };
+        alarms.on_changed();
+        alarms
+    }
+
+    /// What [`Alarms::restore`] is given.
+    pub(crate) fn to_meta(&self) -> Vec<AlarmMeta> {
+        let active = self.active.iter().copied();
+        let to_meta = |(alarm, member)| AlarmMeta {
+            alarm,
+            member: MemberId(member),
+        };
+        active.map(to_meta).collect()
     }
 
     /// All active alarms, by type and member.
@@ -61,6 +83,11 @@ impl Alarms {
             return Err(ApiError::NoSpace);
         }
         Ok(())
+    }
+
+    fn on_changed(&mut self) {
+        self.nospace = !self.get(AlarmType::Nospace as i32).is_empty();
+        self.corrupt = !self.get(AlarmType::Corrupt as i32).is_empty();
     }
 
     /// The active alarms of one type; of all types for NONE.

@@ -17,6 +17,8 @@ use crate::state::leases::Leases;
 pub(crate) struct Keyspace {
     pub(crate) store: Store,
     pub(crate) leases: Leases,
+    /// The records of the last response whose values have to be filled in, in its order.
+    pub(crate) cold: Vec<Arc<Record>>,
 }
 
 impl Keyspace {
@@ -24,6 +26,7 @@ impl Keyspace {
         Self {
             store: Store::new(),
             leases: Leases::default(),
+            cold: Vec::new(),
         }
     }
 
@@ -40,7 +43,7 @@ impl Keyspace {
     /// A put on its own: checked, executed, committed.
     pub(crate) fn apply_put(&mut self, put: &PutRequest) -> Result<PutResponse, ApiError> {
         self.check_lease(LeaseId(put.lease))?;
-        if (put.ignore_value || put.ignore_lease) && self.store.get(&put.key).is_none() {
+        if (put.ignore_value || put.ignore_lease) && !self.store.contains(&put.key) {
             return Err(ApiError::KeyNotFound);
         }
         let response = self.put(put);
@@ -78,7 +81,7 @@ impl Keyspace {
         let prev_kv = written
             .old
             .filter(|_| put.prev_kv)
-            .map(|old| old.key_value());
+            .map(|old| old.key_value_or_cold(&mut self.cold));
         PutResponse {
             header: self.header(),
             prev_kv,
@@ -95,7 +98,7 @@ impl Keyspace {
         let prev_kvs = deleted
             .iter()
             .filter(|_| delete.prev_kv)
-            .map(|old| old.key_value());
+            .map(|old| old.key_value_or_cold(&mut self.cold));
         let prev_kvs = prev_kvs.collect();
         DeleteRangeResponse {
             header: self.header(),

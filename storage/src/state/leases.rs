@@ -29,7 +29,7 @@ pub struct Lease {
     pub granted_ttl_seconds: i64,
     /// When it may be expired, on the lease clock.
     pub deadline: LeaseTime,
-    /// The keys that go with it; slices of their live records.
+    /// The keys that go with it.
     pub keys: BTreeSet<Bytes>,
 }
 
@@ -78,6 +78,13 @@ impl Lease {
     pub fn ahead_of_renewal_ms(&self, now: LeaseTime) -> Option<u64> {
         let renewed = deadline(now, self.granted_ttl_seconds);
         self.deadline.0.checked_sub(renewed.0)
+    }
+
+    fn attach(&mut self, key: &[u8]) {
+        if !self.keys.contains(key) {
+            // A slice of the record would keep all of it.
+            self.keys.insert(Bytes::copy_from_slice(key));
+        }
     }
 }
 
@@ -144,9 +151,21 @@ impl Leases {
         if record.lease != LeaseId(0)
             && let Some(lease) = self.by_id.get_mut(&record.lease)
         {
-            // Also for a key that was attached already: its slice must not pin the old record.
-            lease.keys.replace(record.key_bytes());
+            lease.attach(record.key());
         }
+    }
+
+    /// Attaches a key that a snapshot has, if its lease exists.
+    pub(crate) fn attach(&mut self, id: LeaseId, key: &[u8]) {
+        if let Some(lease) = self.by_id.get_mut(&id) {
+            lease.attach(key);
+        }
+    }
+
+    /// Adds a lease of a snapshot, without keys.
+    pub(crate) fn restore(&mut self, lease: Lease) {
+        self.deadlines.insert((lease.deadline, lease.id));
+        self.by_id.insert(lease.id, lease);
     }
 
     /// Detaches a key whose version `old` is gone.

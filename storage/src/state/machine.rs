@@ -11,6 +11,11 @@
 //!    and [`State::digest`], whatever was read or scrubbed in between.
 //! 3. The lease clock never goes back.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, CompactionRequest, CompactionResponse,
@@ -20,11 +25,13 @@ use keelson_proto::etcdserverpb::{
 };
 
 use crate::ids::{LeaseId, LeaseTime, RaftIndex, Revision, Term};
-use crate::mvcc::{ChangeLog, Digest, HashScan, Select, Selection, Store};
+use crate::mvcc::{Change, Digest, Found, HashScan, Layer, Record, Select, Selection, Store};
+use crate::snapshot::{HardState, LeaseMeta, Meta, Snapshot};
 use crate::state::alarms::Alarms;
 use crate::state::command::Request;
+use crate::state::fill;
 use crate::state::kv::Keyspace;
-use crate::state::leases::{Lease, LeaseRenewMany, Renewal};
+use crate::state::leases::{Lease, LeaseRenewMany, Leases, Renewal};
 use crate::state::members::Cluster;
 use crate::state::txn;
 
@@ -58,7 +65,45 @@ pub enum Response {
     Empty,
 }
 
+/// A change that was not looked at yet: cheap to pass over.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangeRef<'a> {
+    store: &'a Store,
+    found: Found<'a>,
+}
+
+impl ChangeRef<'_> {
+    /// The revision it belongs to.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.found.revision()
+    }
+
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> Cow<'_, [u8]> {
+        self.found.key()
+    }
+
+    /// Roughly what its event takes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.found.footprint_bytes()
+    }
+
+    /// The change, and the version before it. Both may be cold.
+    #[must_use]
+    pub fn change(&self) -> Change {
+        self.store.change_with_prev(self.found)
+    }
+}
+
 impl Response {
+    /// Fills in the values of the records that [`State::take_cold`] told, in their order.
+    pub fn fill(&mut self, values: impl IntoIterator<Item = Bytes>) {
+        fill::response(self, &mut values.into_iter());
+    }
+
     /// The header of the message.
     pub fn header_mut(&mut self) -> Option<&mut ResponseHeader> {
         match self {
@@ -103,6 +148,75 @@ impl State {
         }
     }
 
+    /// The state that a snapshot holds.
+    #[must_use]
+    pub fn from_snapshot(snapshot: Arc<Snapshot>) -> Self {
+        let meta = snapshot.meta();
+        let mut leases = Leases::default();
+        for lease in &meta.leases {
+            leases.restore(Lease {
+                id: lease.id,
+                granted_ttl_seconds: lease.granted_ttl_seconds,
+                deadline: lease.deadline,
+                keys: BTreeSet::new(),
+            });
+        }
+        snapshot.visit_leased_keys(|lease, key| leases.attach(lease, key));
+        Self {
+            alarms: Alarms::restore(&meta.alarms),
+            cluster: meta.cluster.clone(),
+            applied: meta.applied,
+            keyspace: Keyspace {
+                leases,
+                store: Store::from_snapshot(snapshot),
+                cold: Vec::new(),
+            },
+        }
+    }
+
+    /// Ends a layer of the keyspace, for a checkpoint to make a snapshot of it, and tells what the
+    /// snapshot holds beside the keys. Changes of `unpublished` and later get into it whatever was
+    /// compacted.
+    pub fn freeze(&mut self, hard_state: HardState, unpublished: Option<Revision>) -> Meta {
+        let store = &mut self.keyspace.store;
+        let horizon = store.freeze(unpublished);
+        let leases = self.keyspace.leases.iter().map(|lease| LeaseMeta {
+            id: lease.id,
+            granted_ttl_seconds: lease.granted_ttl_seconds,
+            deadline: lease.deadline,
+        });
+        Meta {
+            applied: self.applied,
+            hard_state,
+            revision: store.revision(),
+            compact_revision: store.compact_revision(),
+            horizon,
+            changes_taken: store.change_ordinal_of(horizon),
+            leases: leases.collect(),
+            alarms: self.alarms.to_meta(),
+            cluster: self.cluster.clone(),
+            auth: Vec::new(),
+        }
+    }
+
+    /// Puts the snapshot that was made of it in the place of what was frozen. The layer that is returned
+    /// is not needed any more; dropping it takes time.
+    pub fn replace_frozen(&mut self, snapshot: Arc<Snapshot>) -> Option<Layer> {
+        self.keyspace.store.replace_below(snapshot)
+    }
+
+    /// The layer of which a checkpoint makes a snapshot.
+    #[must_use]
+    pub fn frozen(&self) -> Option<&Layer> {
+        self.store().frozen()
+    }
+
+    /// The newest snapshot.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.store().stored()
+    }
+
     /// Moves to an entry: once per entry, before its commands.
     pub fn on_entry(&mut self, at: Position) {
         let lease_time = self.applied.lease_time.max(at.lease_time);
@@ -114,6 +228,47 @@ impl State {
     /// # Errors
     /// What etcd answers to the request; the state is unchanged then.
     pub fn apply(&mut self, at: Position, request: &Request) -> Result<Response, ApiError> {
+        let result = self.execute(at, request);
+        self.supply(None);
+        result
+    }
+
+    /// The records whose values must be [supplied](State::supply) before a command is applied next.
+    #[must_use]
+    pub fn cold_values(&self, request: &Request) -> Vec<Arc<Record>> {
+        let mut cold = Vec::new();
+        if self.snapshot().is_some() {
+            match request {
+                Request::Put(put) => txn::cold_value(self.store(), put, &mut cold),
+                Request::Txn(txn) => txn::cold_values(self.store(), txn, &mut cold),
+                _ => {}
+            }
+        }
+        cold
+    }
+
+    /// The same for a transaction that is [read](State::txn_read).
+    #[must_use]
+    pub fn cold_values_of_txn(&self, txn: &TxnRequest) -> Vec<Arc<Record>> {
+        let mut cold = Vec::new();
+        if self.snapshot().is_some() {
+            txn::cold_values(self.store(), txn, &mut cold);
+        }
+        cold
+    }
+
+    /// Gives values to the next command that is applied or transaction that is read.
+    pub fn supply(&mut self, records: impl IntoIterator<Item = Arc<Record>>) {
+        self.keyspace.store.supply(records);
+    }
+
+    /// The records of the last response whose values have to be [filled in](Response::fill).
+    pub fn take_cold(&mut self) -> Vec<Arc<Record>> {
+        std::mem::take(&mut self.keyspace.cold)
+    }
+
+    fn execute(&mut self, at: Position, request: &Request) -> Result<Response, ApiError> {
+        self.keyspace.cold.clear();
         self.alarms.admit(request)?;
         let now = self.applied.lease_time.max(at.lease_time);
         Ok(match request {
@@ -174,7 +329,7 @@ impl State {
         self.store().compact_revision()
     }
 
-    /// Answers a Range in one go.
+    /// Answers a Range in one go. The values that decide about its order must be in memory.
     ///
     /// # Errors
     /// [`ApiError::FutureRev`], [`ApiError::Compacted`].
@@ -191,8 +346,8 @@ impl State {
         self.keyspace.store.select_begin(range)
     }
 
-    /// Visits at most `key_budget` keys more; the answer once there are no more to visit. After that
-    /// the select is spent.
+    /// Visits at most `key_budget` keys more; the answer once there are no more to visit and none of its
+    /// records is [unsorted](Select::unsorted). After that the select is spent.
     pub fn select_step(&mut self, select: &mut Select, key_budget: usize) -> Option<Selection> {
         select.step(&self.keyspace.store, key_budget)
     }
@@ -202,26 +357,33 @@ impl State {
         drop(select);
     }
 
-    /// Answers a transaction for which [`crate::state::is_read_only`] holds, without the log.
+    /// Answers a transaction for which [`crate::state::is_read_only`] holds, without the log. The values
+    /// of [`State::take_cold`] have to be filled in.
     ///
     /// # Errors
     /// [`ApiError::FutureRev`], [`ApiError::Compacted`].
-    pub fn txn_read(&self, txn: &TxnRequest) -> Result<TxnResponse, ApiError> {
-        txn::read(self.store(), txn)
+    pub fn txn_read(&mut self, txn: &TxnRequest) -> Result<Response, ApiError> {
+        let Keyspace { store, cold, .. } = &mut self.keyspace;
+        cold.clear();
+        let result = txn::read(store, txn, cold);
+        self.supply(None);
+        result.map(Response::Txn)
     }
 
-    /// Every change with a revision at or above the compact revision, and perhaps older ones that
-    /// are not scrubbed yet.
-    #[must_use]
-    pub fn changes(&self) -> &ChangeLog {
-        self.store().changes()
+    /// Every change of `revision` and later, oldest first. Those since the compact revision are there,
+    /// and perhaps older ones that are not scrubbed yet.
+    pub fn changes_from(&self, revision: Revision) -> impl Iterator<Item = ChangeRef<'_>> {
+        let store = self.store();
+        let changes = store.changes_from(revision);
+        changes.map(|found| ChangeRef { store, found })
     }
 
-    /// Frees what compactions made unreachable, about `budget` versions of it. True if there is more
-    /// to do right now; false also while a running select or hash keeps the rest, so call again as
-    /// long as [`State::scrubbed_revision`] is behind [`State::compact_revision`].
-    pub fn scrub(&mut self, budget: usize) -> bool {
-        self.keyspace.store.scrub(budget)
+    /// Frees what compactions made unreachable, about `budget` versions of it, but no change of
+    /// `unpublished` or later. True if there is more to do right now; false also while a running select
+    /// or hash, or what is not published, keeps the rest, so call again as long as
+    /// [`State::scrubbed_revision`] is behind [`State::compact_revision`].
+    pub fn scrub(&mut self, budget: usize, unpublished: Option<Revision>) -> bool {
+        self.keyspace.store.scrub(budget, unpublished)
     }
 
     /// The compact revision up to which everything unreachable was freed.
@@ -269,17 +431,23 @@ impl State {
         &self.cluster
     }
 
-    /// Memory that keys, versions and changes occupy: what the quota is compared with and what Status
-    /// reports as `dbSize`.
+    /// What Status reports as `dbSize`: the versions in memory, and the snapshot file.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.store().size_bytes()
     }
 
-    /// What Status reports as `dbSizeInUse`: the same, as freed memory is no part of either.
+    /// What Status reports as `dbSizeInUse`, and what the quota is compared with: the versions that the
+    /// next snapshot will hold.
     #[must_use]
     pub fn size_in_use_bytes(&self) -> u64 {
-        self.size_bytes()
+        self.store().live_bytes()
+    }
+
+    /// What is taken of memory, roughly: by versions that no snapshot holds, and by the snapshot's index.
+    #[must_use]
+    pub fn memory_bytes(&self) -> (u64, u64) {
+        self.store().memory_bytes()
     }
 
     /// The number of keys at the newest revision.
@@ -306,11 +474,19 @@ impl State {
     /// everything.
     #[must_use]
     pub fn digest(&self) -> u64 {
+        self.digest_with(&mut |record| {
+            assert!(record.place().is_none(), "no value is on the disk");
+            record
+        })
+    }
+
+    /// The same of a state some of whose values are on the disk; `load` gets the whole of a cold record.
+    pub fn digest_with(&self, load: &mut dyn FnMut(Arc<Record>) -> Arc<Record>) -> u64 {
         let mut digest = Digest::new();
         digest.number(self.applied.index.0);
         digest.number(self.applied.term.0);
         digest.number(self.applied.lease_time.0);
-        self.store().digest(&mut digest);
+        self.store().digest(&mut digest, load);
         for lease in self.keyspace.leases.iter() {
             digest.signed(lease.id.0);
             digest.signed(lease.granted_ttl_seconds);

@@ -16,6 +16,7 @@
 
 mod alarms;
 mod command;
+mod fill;
 mod kv;
 mod leases;
 mod machine;
@@ -32,7 +33,7 @@ pub use command::{
     Command, CommandError, CommandKind, ENTRY_HEADER_BYTES, Request, decode_entry, encode_entry,
 };
 pub use leases::{Lease, LeaseRenewMany, Renewal};
-pub use machine::{Position, Response, State};
+pub use machine::{ChangeRef, Position, Response, State};
 pub use members::{Cluster, ClusterInit, Member, MemberPublish};
 pub use txn::{is_read_only, is_serializable};
 pub use validate::{

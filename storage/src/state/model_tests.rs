@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::request_op::Request as Operation;
@@ -14,8 +17,9 @@ use proptest::prelude::*;
 
 use super::naive::{Event, Naive, Version};
 use super::*;
-use crate::ids::{LeaseId, LeaseTime, RaftIndex, Revision, Term};
-use crate::mvcc::{Change, Select};
+use crate::ids::{LeaseId, LeaseTime, RaftIndex, Revision, SnapshotSeq, Term};
+use crate::mvcc::{Change, Checkpoint, Progress, Record, Select, Selection};
+use crate::snapshot::{BuilderConfig, HardState};
 
 /// One thing that happens to both.
 #[derive(Clone, Debug)]
@@ -27,6 +31,10 @@ enum Step {
     /// Begins a select that is answered over the following steps.
     Begin(RangeRequest, usize),
     Scrub(usize),
+    /// Begins a checkpoint, gives it a slice of this size, or completes it.
+    Checkpoint(usize),
+    /// Starts anew from the newest snapshot, and applies what came after it.
+    Restart,
 }
 
 fn key() -> impl Strategy<Value = Bytes> {
@@ -182,7 +190,104 @@ fn step() -> impl Strategy<Value = Step> {
         6 => range().prop_map(Step::Read),
         3 => (range(), 1usize..6).prop_map(|(range, budget)| Step::Begin(range, budget)),
         6 => (1usize..12).prop_map(Step::Scrub),
+        5 => (1usize..9).prop_map(Step::Checkpoint),
+        1 => Just(Step::Restart),
     ]
+}
+
+/// Checkpoints of a state, and their files, in memory.
+#[derive(Default)]
+struct Files {
+    contents: BTreeMap<SnapshotSeq, Vec<u8>>,
+    running: Option<Checkpoint>,
+    last: SnapshotSeq,
+}
+
+impl Files {
+    /// A slice of the running checkpoint, or a new one. True when one was begun.
+    fn advance(&mut self, state: &mut State, budget: usize) -> bool {
+        let Some(job) = &mut self.running else {
+            let meta = state.freeze(HardState::default(), None);
+            self.last = SnapshotSeq(self.last.0 + 1);
+            // A leaf for every value, so that there are many.
+            let config = BuilderConfig {
+                values_run_bytes_max: 1,
+                ..BuilderConfig::default()
+            };
+            let last = state.snapshot().cloned();
+            self.running = Some(Checkpoint::new(self.last, config, meta, last));
+            self.contents.insert(self.last, Vec::new());
+            return true;
+        };
+        while let Some(leaf) = job.wants_run(2) {
+            let last = state.snapshot().expect("runs are the last snapshot's");
+            let (offset, bytes) = last.leaf_run(leaf);
+            let file = &self.contents[&last.sequence()];
+            let run = &file[offset as usize..(offset + bytes) as usize];
+            job.on_run(leaf, Bytes::copy_from_slice(run));
+        }
+        let frozen = state.frozen().expect("a checkpoint runs");
+        let progress = job.step(frozen, budget).expect("no block is damaged");
+        let file = self.contents.get_mut(&self.last).expect("it was begun");
+        while let Some(write) = job.take_write() {
+            assert_eq!(file.len().max(4096) as u64, write.offset);
+            file.resize(write.offset as usize, 0);
+            file.extend_from_slice(write.buf.as_slice());
+        }
+        if progress == Progress::Complete {
+            let job = self.running.take().expect("it runs");
+            let (snapshot, superblock) = job.into_snapshot("file");
+            file[..4096].copy_from_slice(superblock.as_slice());
+            assert_eq!(file.len() as u64, snapshot.file_bytes());
+            state.replace_frozen(Arc::new(snapshot));
+        }
+        false
+    }
+
+    fn load(&self, record: Arc<Record>) -> Arc<Record> {
+        let Some(place) = record.place() else {
+            return record;
+        };
+        let start = place.block.offset as usize + place.start as usize;
+        let value = &self.contents[&place.snapshot][start..start + place.bytes as usize];
+        Arc::new(record.with_value(value))
+    }
+
+    /// Applies a command, with the values it needs and those of its response.
+    fn apply(
+        &self,
+        state: &mut State,
+        at: Position,
+        request: &Request,
+    ) -> Result<Response, ApiError> {
+        let cold = state.cold_values(request);
+        state.supply(cold.into_iter().map(|record| self.load(record)));
+        let mut response = state.apply(at, request)?;
+        let cold = state.take_cold().into_iter();
+        response.fill(cold.map(|record| self.load(record).key_value().value));
+        Ok(response)
+    }
+
+    fn response(&self, selection: Selection) -> keelson_proto::etcdserverpb::RangeResponse {
+        let records = selection.records.into_iter();
+        let records = records.map(|record| self.load(record)).collect();
+        Selection {
+            records,
+            ..selection
+        }
+        .into_response(&mut Vec::new())
+    }
+
+    fn step(&self, state: &mut State, select: &mut Select, budget: usize) -> Option<Selection> {
+        for record in select.unsorted().into_iter().flatten() {
+            *record = self.load(Arc::clone(record));
+        }
+        state.select_step(select, budget)
+    }
+
+    fn digest(&self, state: &State) -> u64 {
+        state.digest_with(&mut |record| self.load(record))
+    }
 }
 
 /// What the naive one answers, in the real one's type.
@@ -265,6 +370,10 @@ struct Pair {
     state: State,
     naive: Naive,
     at: Position,
+    files: Files,
+    /// What was applied since the last freeze whose snapshot is complete, and since the last freeze.
+    applied: Vec<(Position, Request)>,
+    applied_since_freeze: usize,
     /// Running selects with what they must answer.
     selects: Vec<(Select, usize, keelson_proto::etcdserverpb::RangeResponse)>,
 }
@@ -280,6 +389,9 @@ impl Pair {
             state: State::new(),
             naive: Naive::new(),
             at,
+            files: Files::default(),
+            applied: Vec::new(),
+            applied_since_freeze: 0,
             selects: Vec::new(),
         }
     }
@@ -290,14 +402,23 @@ impl Pair {
                 self.at.index = self.at.index.next();
                 self.state.on_entry(self.at);
                 let expected = naive_apply(&mut self.naive, request, self.at.lease_time.0);
-                assert_eq!(self.state.apply(self.at, request), expected, "{request:?}");
+                let found = self.files.apply(&mut self.state, self.at, request);
+                assert_eq!(found, expected, "{request:?}");
+                self.applied.push((self.at, request.clone()));
+                self.applied_since_freeze += 1;
             }
             Step::Wait(milliseconds) => self.at.lease_time.0 += milliseconds,
             Step::Read(range) => {
-                let found = self
-                    .state
-                    .select(range)
-                    .map(|selection| selection.into_response());
+                let found = self.state.select_begin(range);
+                let found = found.map(|mut select| {
+                    loop {
+                        if let Some(selection) =
+                            self.files.step(&mut self.state, &mut select, 1_000)
+                        {
+                            break self.files.response(selection);
+                        }
+                    }
+                });
                 assert_eq!(found, self.naive.range(range), "{range:?}");
             }
             Step::Begin(range, budget) => match self.state.select_begin(range) {
@@ -308,17 +429,44 @@ impl Pair {
                 Err(error) => assert_eq!(self.naive.range(range), Err(error)),
             },
             Step::Scrub(budget) => {
-                self.state.scrub(*budget);
+                self.state.scrub(*budget, None);
             }
+            Step::Checkpoint(budget) => self.checkpoint(*budget),
+            Step::Restart => self.restart(),
         }
-        let state = &mut self.state;
+        let Self { state, files, .. } = self;
         self.selects.retain_mut(|(select, budget, expected)| {
-            let Some(selection) = state.select_step(select, *budget) else {
+            let Some(selection) = files.step(state, select, *budget) else {
                 return true;
             };
-            assert_eq!(&selection.into_response(), expected, "a select is pinned");
+            assert_eq!(&files.response(selection), expected, "a select is pinned");
             false
         });
+    }
+
+    fn checkpoint(&mut self, budget: usize) {
+        if self.files.advance(&mut self.state, budget) {
+            self.applied_since_freeze = 0;
+        } else if self.files.running.is_none() {
+            self.applied
+                .drain(..self.applied.len() - self.applied_since_freeze);
+        }
+    }
+
+    fn restart(&mut self) {
+        let digest = self.files.digest(&self.state);
+        self.state = match self.state.snapshot() {
+            Some(snapshot) => State::from_snapshot(Arc::clone(snapshot)),
+            None => State::new(),
+        };
+        self.files.running = None;
+        for (at, request) in &self.applied {
+            self.state.on_entry(*at);
+            // It was compared when it was applied first.
+            let _answered = self.files.apply(&mut self.state, *at, request);
+        }
+        assert_eq!(self.files.digest(&self.state), digest, "the same state");
+        self.selects.clear();
     }
 
     fn check(&self) {
@@ -327,12 +475,18 @@ impl Pair {
         assert_eq!(state.revision(), Revision(naive.revision));
         assert_eq!(state.compact_revision(), Revision(naive.compact_revision));
         assert!(state.scrubbed_revision() <= state.compact_revision());
+        assert!(state.size_in_use_bytes() <= state.size_bytes());
         let live = naive.live(&[], &[0], naive.revision);
         assert_eq!(state.key_count(), live.len() as u64);
         let changes: Vec<_> = state
-            .changes()
-            .from(state.compact_revision())
-            .map(event)
+            .changes_from(state.compact_revision())
+            .map(|change| {
+                let Change { record, prev } = change.change();
+                event(&Change {
+                    record: self.files.load(record),
+                    prev: prev.map(|prev| self.files.load(prev)),
+                })
+            })
             .collect();
         assert_eq!(changes, naive.events(naive.compact_revision));
 
@@ -389,11 +543,22 @@ proptest! {
         while !pair.selects.is_empty() {
             pair.run(&Step::Scrub(3));
         }
-        while pair.state.scrub(5) {}
+        while pair.state.scrub(5, None) {}
         pair.check();
         prop_assert_eq!(pair.state.scrubbed_revision(), pair.state.compact_revision());
-        let oldest = pair.state.changes().first().map(|change| change.revision());
+        // With everything in one layer, nothing unreachable is left.
+        for _ in 0..2 {
+            pair.run(&Step::Checkpoint(1));
+            while pair.files.running.is_some() {
+                pair.run(&Step::Checkpoint(3));
+            }
+        }
+        pair.check();
+        pair.run(&Step::Restart);
+        pair.check();
+        let oldest = pair.state.changes_from(Revision(i64::MIN)).next().map(|change| change.revision());
         prop_assert!(oldest.is_none_or(|oldest| oldest >= pair.state.compact_revision()));
+        prop_assert_eq!(pair.state.size_bytes(), pair.state.size_in_use_bytes());
     }
 
     /// The same commands give the same state: by value or through the log's bytes, scrubbed or not.
@@ -419,7 +584,7 @@ proptest! {
             by_bytes.on_entry(at);
             let request = commands[0].request().unwrap();
             prop_assert_eq!(by_bytes.apply(at, &request), expected);
-            by_bytes.scrub(scrubs[index]);
+            by_bytes.scrub(scrubs[index], None);
             prop_assert_eq!(by_value.digest(), by_bytes.digest());
         }
         let revision = by_value.revision();

@@ -6,10 +6,11 @@
 //! lease), then the revisions of all ranges. Execution sees its own changes.
 
 use std::cmp::Ordering;
-use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
+use keelson_proto::etcdserverpb::range_request::SortTarget;
 use keelson_proto::etcdserverpb::request_op::Request as Operation;
 use keelson_proto::etcdserverpb::response_op::Response as Outcome;
 use keelson_proto::etcdserverpb::{
@@ -46,6 +47,43 @@ pub(crate) fn has_put(txn: &TxnRequest) -> bool {
     })
 }
 
+/// Adds the cold records whose values must be supplied before a transaction is decided and executed:
+/// those that are compared or sorted by value, and those whose value a put keeps. Both branches are
+/// looked at.
+pub(crate) fn cold_values(store: &Store, txn: &TxnRequest, out: &mut Vec<Arc<Record>>) {
+    let compared = txn.compare.iter();
+    for compare in compared.filter(|compare| compare.target == CompareTarget::Value as i32) {
+        let span = Span::new(&compare.key, &compare.range_end);
+        out.extend(
+            store
+                .walk_live(&span)
+                .filter(|record| record.place().is_some()),
+        );
+    }
+    for operation in operations(txn).flatten() {
+        match operation {
+            Operation::RequestPut(put) => cold_value(store, put, out),
+            Operation::RequestTxn(nested) => cold_values(store, nested, out),
+            Operation::RequestRange(range) if range.sort_target == SortTarget::Value as i32 => {
+                out.extend(store.cold_to_sort(range));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The same for a put.
+pub(crate) fn cold_value(store: &Store, put: &PutRequest, out: &mut Vec<Arc<Record>>) {
+    if put.ignore_value {
+        let kept = Span::Key(put.key.clone());
+        out.extend(
+            store
+                .walk_live(&kept)
+                .filter(|record| record.place().is_some()),
+        );
+    }
+}
+
 /// The operations of both branches.
 fn operations(txn: &TxnRequest) -> impl Iterator<Item = Option<&Operation>> {
     txn.success
@@ -72,8 +110,13 @@ pub(crate) fn apply(keyspace: &mut Keyspace, txn: &TxnRequest) -> Result<TxnResp
     Ok(response)
 }
 
-/// Answers a transaction that [`is_read_only`].
-pub(crate) fn read(store: &Store, txn: &TxnRequest) -> Result<TxnResponse, ApiError> {
+/// Answers a transaction that [`is_read_only`]. Records whose values have to be filled in are added to
+/// `cold`, in the order of the response.
+pub(crate) fn read(
+    store: &Store,
+    txn: &TxnRequest,
+    cold: &mut Vec<Arc<Record>>,
+) -> Result<TxnResponse, ApiError> {
     assert!(
         is_read_only(txn),
         "only a read-only transaction is answered without the log"
@@ -83,7 +126,7 @@ pub(crate) fn read(store: &Store, txn: &TxnRequest) -> Result<TxnResponse, ApiEr
     let responses = branch(txn, &decision)
         .iter()
         .map(|operation| match &operation.request {
-            Some(Operation::RequestRange(range)) => range_outcome(store, range),
+            Some(Operation::RequestRange(range)) => range_outcome(store, range, cold),
             _ => unreachable!("a read-only transaction has nothing but ranges"),
         });
     Ok(TxnResponse {
@@ -145,7 +188,7 @@ fn check_puts(keyspace: &Keyspace, txn: &TxnRequest, decision: &Decision) -> Res
 }
 
 fn check_put(keyspace: &Keyspace, put: &PutRequest) -> Result<(), ApiError> {
-    if (put.ignore_value || put.ignore_lease) && keyspace.store.get(&put.key).is_none() {
+    if (put.ignore_value || put.ignore_lease) && !keyspace.store.contains(&put.key) {
         return Err(ApiError::KeyNotFound);
     }
     keyspace.check_lease(LeaseId(put.lease))
@@ -178,7 +221,10 @@ fn check_range(store: &Store, range: &RangeRequest) -> Result<(), ApiError> {
 fn execute(keyspace: &mut Keyspace, txn: &TxnRequest, decision: &Decision) -> TxnResponse {
     let mut decisions = decision.nested.iter();
     let mut run = |operation: &RequestOp| match operation.request.as_ref()? {
-        Operation::RequestRange(range) => Some(range_outcome(&keyspace.store, range)),
+        Operation::RequestRange(range) => {
+            let Keyspace { store, cold, .. } = &mut *keyspace;
+            Some(range_outcome(store, range, cold))
+        }
         Operation::RequestPut(put) => Some(Outcome::ResponsePut(keyspace.put(put))),
         Operation::RequestDeleteRange(delete) => {
             Some(Outcome::ResponseDeleteRange(keyspace.delete_range(delete)))
@@ -200,11 +246,11 @@ fn execute(keyspace: &mut Keyspace, txn: &TxnRequest, decision: &Decision) -> Tx
     }
 }
 
-fn range_outcome(store: &Store, range: &RangeRequest) -> Outcome {
+fn range_outcome(store: &Store, range: &RangeRequest, cold: &mut Vec<Arc<Record>>) -> Outcome {
     let selection = store
         .select(range)
         .expect("the revisions of a transaction's ranges were checked");
-    Outcome::ResponseRange(selection.into_response())
+    Outcome::ResponseRange(selection.into_response(cold))
 }
 
 fn header(revision: i64) -> ResponseHeader {
@@ -217,19 +263,10 @@ fn header(revision: i64) -> ResponseHeader {
 /// Whether a compare holds for every key it names. Where there is none, a value never compares and
 /// everything else is zero.
 fn holds(store: &Store, compare: &Compare) -> bool {
-    let mut found = false;
-    let mut all = true;
-    store.visit_live(&Span::new(&compare.key, &compare.range_end), |record| {
-        found = true;
-        all = holds_for(compare, Some(record));
-        if all {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
-    });
-    if found {
-        all
+    let span = Span::new(&compare.key, &compare.range_end);
+    let mut live = store.walk_live(&span).peekable();
+    if live.peek().is_some() {
+        live.all(|record| holds_for(compare, Some(&record)))
     } else {
         compare.target != CompareTarget::Value as i32 && holds_for(compare, None)
     }

@@ -295,12 +295,12 @@ fn g_kv_4_checks_come_before_execution() {
         ),
     ];
     for (operations, expected) in table {
-        let before = keyspace.store.changes().len();
+        let before = keyspace.store.next_change_ordinal();
         let result = apply(&mut keyspace, &txn(operations.clone()));
         let revision = result.map(|response| response.header.unwrap().revision);
         assert_eq!(revision, expected, "{operations:?}");
         assert!(
-            expected.is_ok() || keyspace.store.changes().len() == before,
+            expected.is_ok() || keyspace.store.next_change_ordinal() == before,
             "an error leaves no trace"
         );
     }
@@ -411,6 +411,11 @@ fn read_only_is_what_etcd_says() {
         );
     }
     let keyspace = keyspace();
-    let response = read(&keyspace.store, &txn(vec![range(false)], vec![])).unwrap();
+    let response = read(
+        &keyspace.store,
+        &txn(vec![range(false)], vec![]),
+        &mut Vec::new(),
+    )
+    .unwrap();
     assert_eq!(response.header.unwrap().revision, 4);
 }
