@@ -18,9 +18,11 @@ use keelson_storage::dir::DataDir;
 use keelson_storage::ids::{CoreId, LaneId, ShardId};
 use keelson_storage::io::{IoMode, UringDisk};
 use keelson_storage::recovery::RecoveryReport;
+use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
 use keelson_storage::state::{Member, RequestLimits};
 use keelson_storage::wal::WalConfig;
 use sd_notify::NotifyState;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use crate::config::{ClusterState, Config, HttpUrl, version};
 use crate::engine::client::EngineClient;
@@ -28,13 +30,13 @@ use crate::engine::driver::{self, PortRings};
 use crate::engine::limits::{INBOUND_RING_SLOTS, OUTBOUND_RING_SLOTS};
 use crate::engine::message::{Inbound, Outbound};
 use crate::engine::report::Reporter;
-use crate::engine::{Engine, EngineConfig, EngineError};
+use crate::engine::{CheckpointConfig, Disks, Engine, EngineConfig, EngineError};
 use crate::front::api::{Api, ApiConfig, HttpApi, RpcObserver, progress_notifier, pump, sweeper};
 use crate::front::{ArrivalSeat, Front, FrontConfig, HandoverSeat, Listener, Role, handover};
 use crate::observe::{Facts, Registry, log};
 use crate::runtime::{
-    self, Core, CoreLink, Cores, MonotonicClock, RingReceiver, RingSender, RuntimeConfig, Stopper,
-    ring,
+    self, Bell, Core, CoreLink, Cores, MonotonicClock, RingReceiver, RingSender, RuntimeConfig,
+    Stopper, ring,
 };
 
 /// The core that runs the engine, by index.
@@ -66,17 +68,19 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::new(&cores, facts));
     log_opened(config, &dir, &identity, &report, started.elapsed());
     let listeners = bind(config)?;
-    let stop = StopSignals::watch()?;
-    let failure = Arc::new(OnceLock::new());
-    let running = start_cores(
-        config, &identity, &cores, registry, engine, listeners, &failure,
-    )?;
-    stop.stop_on_signal(running.stopper());
+    let signals = Signals::watch()?;
+    let shared = Shared {
+        registry,
+        failure: Arc::new(OnceLock::new()),
+        checkpoint: Arc::new(Bell::new()?),
+    };
+    let running = start_cores(config, &identity, &cores, engine, listeners, &shared)?;
+    signals.obey(shared.checkpoint, running.stopper());
     log_serving(config);
     tell_supervisor(NotifyState::Ready);
     running.join()?;
     drop(dir);
-    if let Some(error) = failure.get() {
+    if let Some(error) = shared.failure.get() {
         bail!("the engine stopped, nothing more was acknowledged: {error}");
     }
     tracing::info!("stopped");
@@ -159,7 +163,10 @@ fn open_engine(
     } else {
         IoMode::Direct
     };
-    let disk = UringDisk::open(&lane, mode)?;
+    let disks = Disks {
+        lane: UringDisk::open(&lane, mode)?,
+        snapshots: UringDisk::open(&dir.snapshots_path(ShardId(0))?, mode)?,
+    };
     let wal = &config.tuning.wal;
     let wal_config = WalConfig {
         segment_bytes: wal.segment_bytes,
@@ -175,18 +182,39 @@ fn open_engine(
         cluster: identity.cluster,
         quota_bytes: config.quota_backend_bytes,
         auto_compact: config.auto_compaction,
+        checkpoint: checkpoint_config(config),
+        snapshots: StoreConfig {
+            cache_bytes_max: config.tuning.storage.memory_budget_bytes,
+            ..StoreConfig::default()
+        },
+        memory_budget_bytes: config.tuning.storage.memory_budget_bytes,
         wal_depth: wal_config.depth,
         cores,
         api_version: version::API.to_owned(),
         storage_version: version::STORAGE.to_owned(),
     };
     Ok(Engine::open(
-        disk,
+        disks,
         wal_config,
         engine_config,
         identity.me.clone(),
         &MonotonicClock,
     )?)
+}
+
+fn checkpoint_config(config: &Config) -> CheckpointConfig {
+    let tuning = &config.tuning.checkpoint;
+    CheckpointConfig {
+        commands: config.snapshot_count,
+        log_bytes: (tuning.log_bytes_min, tuning.log_bytes_max),
+        interval_us: (tuning.interval_seconds > 0).then(|| tuning.interval_seconds * 1_000_000),
+        bytes_per_second: tuning.bytes_per_second,
+        versions_per_turn: tuning.versions_per_turn as usize,
+        builder: BuilderConfig {
+            page_bytes: tuning.page_bytes as usize,
+            ..BuilderConfig::default()
+        },
+    }
 }
 
 fn bind(config: &Config) -> anyhow::Result<Vec<Listener>> {
@@ -220,6 +248,16 @@ struct EngineSeat {
     handover: HandoverSeat,
 }
 
+/// What the cores share with the rest of the process.
+#[derive(Clone)]
+struct Shared {
+    registry: Arc<Registry>,
+    /// Set by the engine if it fails.
+    failure: Arc<OnceLock<EngineError>>,
+    /// Rung for a checkpoint.
+    checkpoint: Arc<Bell>,
+}
+
 /// What every core needs to know.
 #[derive(Clone)]
 struct CorePlan {
@@ -227,18 +265,16 @@ struct CorePlan {
     front: FrontConfig,
     drain_limit: Duration,
     slow_apply: Duration,
-    registry: Arc<Registry>,
-    failure: Arc<OnceLock<EngineError>>,
+    shared: Shared,
 }
 
 fn start_cores(
     config: &Config,
     identity: &Identity,
     cores: &[u32],
-    registry: Arc<Registry>,
     engine: Engine<UringDisk>,
     listeners: Vec<Listener>,
-    failure: &Arc<OnceLock<EngineError>>,
+    shared: &Shared,
 ) -> anyhow::Result<Cores> {
     let core_ids: Vec<CoreId> = cores.iter().map(|core| CoreId(*core as u16)).collect();
     let plan = CorePlan {
@@ -251,8 +287,7 @@ fn start_cores(
         },
         drain_limit: Duration::from_millis(config.tuning.runtime.drain_ms),
         slow_apply: config.warning_apply_duration,
-        registry,
-        failure: failure.clone(),
+        shared: shared.clone(),
     };
     let runtime = &config.tuning.runtime;
     let runtime_config = RuntimeConfig {
@@ -317,9 +352,10 @@ async fn run_core(plan: CorePlan, core: Core, seat: Seat) {
         plan.api.clone(),
         core.clone(),
         client,
-        plan.registry.clone(),
+        plan.shared.registry.clone(),
     );
-    let metrics = plan.registry.core(core.index()).clone();
+    let metrics = plan.shared.registry.core(core.index()).clone();
+    let bell_answered = api.clone();
     let front = Front::new(
         plan.front.clone(),
         api.clone(),
@@ -337,6 +373,12 @@ async fn run_core(plan: CorePlan, core: Core, seat: Seat) {
         front.drain(plan.drain_limit).await;
         return;
     };
+    let watched = plan.shared.checkpoint.watch(move || {
+        runtime::spawn(bell_answered.clone().request_checkpoint());
+    });
+    if let Err(error) = watched {
+        tracing::warn!(%error, "SIGUSR1 will not make checkpoints");
+    }
     front.accept(engine.listeners, engine.handover);
     let ports = engine
         .ports
@@ -377,7 +419,7 @@ impl EngineRun {
     /// Runs the engine to its end. If it fails, the process must not go on as if it could acknowledge:
     /// the failure is handed to `serve` and all cores are stopped.
     async fn run(self, core: Core, plan: CorePlan) {
-        let metrics = plan.registry.core(ENGINE_CORE).clone();
+        let metrics = plan.shared.registry.core(ENGINE_CORE).clone();
         let mut reporter = Reporter::new(plan.slow_apply);
         let observe = |engine: &mut Engine<UringDisk>| reporter.report(engine, &metrics);
         let ended = driver::run(
@@ -389,7 +431,8 @@ impl EngineRun {
         );
         if let Err(error) = ended.await {
             tracing::error!(%error, "the engine failed; the process ends");
-            plan.failure
+            plan.shared
+                .failure
                 .set(error)
                 .expect("the engine runs, and fails, once");
             core.stop_all();
@@ -398,27 +441,33 @@ impl EngineRun {
     }
 }
 
-/// SIGTERM and SIGINT, caught from before the cores start.
-struct StopSignals(signal_hook::iterator::Signals);
+/// The signals that mean something, caught from before the cores start.
+struct Signals(signal_hook::iterator::Signals);
 
-impl StopSignals {
+impl Signals {
     fn watch() -> anyhow::Result<Self> {
-        let signals = [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT];
+        let signals = [SIGTERM, SIGINT, SIGUSR1];
         let signals = signal_hook::iterator::Signals::new(signals)?;
         Ok(Self(signals))
     }
 
-    /// The first signal stops the cores in order; a second one ends the process at once.
-    fn stop_on_signal(mut self, stopper: Stopper) {
+    /// SIGUSR1 asks for a checkpoint. The first SIGTERM or SIGINT stops the cores in order; a second one
+    /// ends the process at once.
+    fn obey(mut self, checkpoint: Arc<Bell>, stopper: Stopper) {
         std::thread::spawn(move || {
-            let mut signals = self.0.forever();
-            if let Some(signal) = signals.next() {
+            let mut is_stopping = false;
+            for signal in self.0.forever() {
+                if signal == SIGUSR1 {
+                    checkpoint.ring();
+                    continue;
+                }
+                if is_stopping {
+                    std::process::exit(1);
+                }
+                is_stopping = true;
                 tracing::info!(signal, "stopping");
                 tell_supervisor(NotifyState::Stopping);
                 stopper.stop();
-            }
-            if signals.next().is_some() {
-                std::process::exit(1);
             }
         });
     }

@@ -76,13 +76,18 @@ impl Tuning {
     }
 
     fn check_shapes(&self) -> Result<(), TuningError> {
-        let value = self.wal.segment_bytes;
-        if !value.is_multiple_of(WAL_BLOCK_BYTES) {
-            return Err(TuningError::NotMultiple {
-                name: "wal.segment_bytes",
-                value,
-                multiple: WAL_BLOCK_BYTES,
-            });
+        for (name, value) in [
+            ("wal.segment_bytes", self.wal.segment_bytes),
+            ("checkpoint.page_bytes", self.checkpoint.page_bytes),
+        ] {
+            if !value.is_multiple_of(WAL_BLOCK_BYTES) {
+                let multiple = WAL_BLOCK_BYTES;
+                return Err(TuningError::NotMultiple {
+                    name,
+                    value,
+                    multiple,
+                });
+            }
         }
         let value = self.runtime.uring_entries;
         if !value.is_power_of_two() {
@@ -93,6 +98,16 @@ impl Tuning {
     }
 
     fn check_relations(&self) -> Result<(), TuningError> {
+        let (log_bytes_min, log_bytes_max) =
+            (self.checkpoint.log_bytes_min, self.checkpoint.log_bytes_max);
+        if log_bytes_min > log_bytes_max {
+            return Err(TuningError::TooLargeFor {
+                smaller: "checkpoint.log_bytes_min",
+                smaller_value: log_bytes_min,
+                rule: "checkpoint.log_bytes_max",
+                larger_value: log_bytes_max,
+            });
+        }
         let (heartbeat_ms, half_stall_ms) = (self.runtime.heartbeat_ms, self.runtime.stall_ms / 2);
         if heartbeat_ms > half_stall_ms {
             return Err(TuningError::TooLargeFor {

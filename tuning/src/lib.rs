@@ -37,4 +37,7 @@ pub use check::TuningError;
 pub use document::defaults_document;
 pub use profile::{PROFILES, Profile, ProfileError, ProfileKey, ProfileValue};
 pub use section::Setting;
-pub use settings::{RuntimeTuning, SETTINGS, Tuning, WAL_BLOCK_BYTES, WalTuning, setting};
+pub use settings::{
+    CheckpointTuning, RuntimeTuning, SETTINGS, StorageTuning, Tuning, WAL_BLOCK_BYTES, WalTuning,
+    setting,
+};

@@ -30,6 +30,36 @@ section! {
 }
 
 section! {
+    /// Memory for the data.
+    StorageTuning as storage, rows STORAGE_ROWS {
+        memory_budget_bytes = 1024 * MIB, from MIB, to 1024 * 1024 * MIB,
+            "Bytes of memory for keys, metadata and values. Keys and metadata are always in memory; values \
+             leave it for the snapshot file when there are more, and are read back when they are asked for.";
+    }
+}
+
+section! {
+    /// Checkpoints: when the snapshot file is made anew, and how much of core and disk that may take.
+    CheckpointTuning as checkpoint, rows CHECKPOINT_ROWS {
+        log_bytes_min = 64 * MIB, from 32 * KIB, to 64 * 1024 * MIB,
+            "Bytes of log after which a checkpoint is made at the earliest, however many commands \
+             (--snapshot-count) they are. Beyond it, half the size of the last snapshot counts.";
+        log_bytes_max = 1024 * MIB, from 32 * KIB, to 64 * 1024 * MIB,
+            "Bytes of log after which a checkpoint is made at the latest: what a start has to replay.";
+        interval_seconds = 3_600, from 0, to 31_536_000,
+            "Seconds between checkpoints while anything changes, however little. 0 sets no such time.";
+        bytes_per_second = 128 * MIB, from MIB, to 1024 * 1024 * MIB,
+            "Bytes a second that a checkpoint writes while requests are served; without requests it \
+             writes as fast as it can.";
+        versions_per_turn = 64, from 1, to 65_536,
+            "Versions that a checkpoint goes through in a turn of the engine while requests are served. More \
+             makes it quicker, and requests slower.";
+        page_bytes = 16 * KIB, from 4 * KIB, to 256 * KIB,
+            "Size of the pages of the snapshot's index; a multiple of 4096.";
+    }
+}
+
+section! {
     /// The executors, one per core, and how they stop.
     RuntimeTuning as runtime, rows RUNTIME_ROWS {
         heartbeat_ms = 100, from 10, to 1_000,
@@ -55,12 +85,16 @@ const _: () = assert!(WAL_BLOCK_BYTES.is_power_of_two());
 pub struct Tuning {
     /// The write-ahead log.
     pub wal: WalTuning,
+    /// Memory for the data.
+    pub storage: StorageTuning,
+    /// Checkpoints.
+    pub checkpoint: CheckpointTuning,
     /// The executors.
     pub runtime: RuntimeTuning,
 }
 
 /// The sections in the order of the documentation, each with its settings.
-pub const SETTINGS: &[&[Setting]] = &[WAL_ROWS, RUNTIME_ROWS];
+pub const SETTINGS: &[&[Setting]] = &[WAL_ROWS, STORAGE_ROWS, CHECKPOINT_ROWS, RUNTIME_ROWS];
 
 /// Finds a setting by section and key; the key may be written with dashes.
 pub fn setting(section: &str, key: &str) -> Option<&'static Setting> {

@@ -85,7 +85,7 @@ fn without_anything_the_defaults_of_etcd_hold() {
     assert_eq!(config.listen_client_urls, urls("http://localhost:2379"));
     assert_eq!(config.client_addresses()[0].to_string(), "127.0.0.1:2379");
     assert_eq!(config.advertise_client_urls, urls("http://localhost:2379"));
-    assert_eq!(config.metrics_addresses(), []);
+    assert!(config.metrics_addresses().is_empty());
     assert_eq!(config.initial_cluster.len(), 1);
     assert_eq!(config.initial_cluster[0].name, "default");
     assert_eq!(

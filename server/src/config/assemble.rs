@@ -210,6 +210,7 @@ impl Values {
             heartbeat_interval: Duration::from_millis(heartbeat_ms),
             election_timeout: Duration::from_millis(election_ms),
             quota_backend_bytes: self.quota()?,
+            snapshot_count: self.uint("snapshot-count", u64::MAX)?,
             max_txn_ops: self.uint("max-txn-ops", u64::from(u32::MAX))? as u32,
             max_request_bytes: self.max_request_bytes()?,
             max_concurrent_streams: self.uint("max-concurrent-streams", u64::from(u32::MAX))?

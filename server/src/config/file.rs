@@ -18,9 +18,6 @@ const NESTED: [(&str, &str); 4] = [
     ("discovery-config", "discovery-"),
 ];
 
-/// Keelson's tuning sections; a key in one of them makes the flag `section-key`.
-const SECTIONS: [&str; 2] = ["wal", "runtime"];
-
 /// Keys of the two security maps that differ from their flag's name.
 const ODD_KEYS: [(&str, &str); 2] = [
     ("allowed-cn", "cert-allowed-cn"),
@@ -50,7 +47,7 @@ pub fn read_yaml(path: &str, text: &str) -> Result<Vec<Given>, ConfigError> {
     for (key, value) in entries(&map, path)? {
         if let Some((_, prefix)) = NESTED.iter().find(|(name, _)| *name == key) {
             reader.read_map(key, value, |inner| nested_name(prefix, inner))?;
-        } else if SECTIONS.contains(&key) {
+        } else if is_section(key) {
             reader.read_map(key, value, |inner| {
                 format!("{key}-{}", inner.replace('_', "-"))
             })?;
@@ -184,4 +181,9 @@ fn distance(left: &str, right: &str) -> usize {
         }
     }
     row[right.len()]
+}
+/// Whether this is one of the tuning sections; a key in one of them makes the flag `section-key`.
+fn is_section(key: &str) -> bool {
+    let mut settings = keelson_tuning::SETTINGS.iter().copied().flatten();
+    settings.any(|setting| setting.section == key)
 }

@@ -70,6 +70,8 @@ pub struct Config {
     pub election_timeout: Duration,
     /// `--quota-backend-bytes`; `None` when switched off.
     pub quota_backend_bytes: Option<u64>,
+    /// `--snapshot-count`.
+    pub snapshot_count: u64,
     /// `--max-txn-ops`.
     pub max_txn_ops: u32,
     /// `--max-request-bytes`; a message may be 512 KiB larger.

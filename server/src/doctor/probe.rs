@@ -94,8 +94,13 @@ fn lane_dirs(data_dir: &Path) -> Vec<PathBuf> {
         .flatten();
     entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.is_dir())
+        .filter(|path| path.is_dir() && is_lane(path))
         .collect()
+}
+
+fn is_lane(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with("wal-"))
 }
 
 /// A member keeps every segment of its log open.

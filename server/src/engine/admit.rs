@@ -68,7 +68,7 @@ impl<D: Disk> Engine<D> {
         let over_quota = self
             .config
             .quota_bytes
-            .is_some_and(|quota| self.state.size_bytes() + cost > quota);
+            .is_some_and(|quota| self.state.size_in_use_bytes() + cost > quota);
         let disk_full = matches!(self.wal.prepare_failure(), Some(DiskError::NoSpace { .. }));
         over_quota || disk_full
     }

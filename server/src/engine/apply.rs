@@ -1,51 +1,113 @@
 //! Committed entries meet the state machine, and those who wait get their answers.
 
+use std::iter::Peekable;
+use std::sync::Arc;
+
 use keelson_consensus::Entry;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::TxnResponse;
 use keelson_proto::etcdserverpb::response_op::Response as Done;
-use keelson_storage::ids::Revision;
+use keelson_storage::ids::{LeaseTime, RaftIndex, Revision};
 use keelson_storage::io::Disk;
+use keelson_storage::mvcc::Record;
+use keelson_storage::snapshot::SnapshotError;
 use keelson_storage::state::{Position, Request, Response, State, decode_entry};
 
 use super::message::Answer;
 use super::shard::{Engine, EngineError, EngineFacts, Origin};
 use crate::runtime::Clock;
 
+/// An entry whose commands are being applied.
+#[derive(Debug)]
+pub(super) struct Applying {
+    at: Position,
+    began_us: u64,
+    commands: Peekable<std::vec::IntoIter<(Origin, Request)>>,
+}
+
 impl<D: Disk> Engine<D> {
-    /// Applies every entry that is committed.
+    /// Applies every entry that is committed, up to a command that needs a value from the disk: the rest
+    /// waits for it, and so do reads.
     pub(super) fn apply_committed(&mut self, clock: &impl Clock) -> Result<(), EngineError> {
-        while let Some(entry) = self.node.take_committed() {
-            let began_us = clock.now_us();
-            self.apply_entry(&entry, clock)?;
-            self.durations.entries.push(clock.now_us() - began_us);
+        let mut next = self.applying.take();
+        loop {
+            if next.is_none() {
+                next = self.next_entry(clock)?;
+            }
+            let Some(mut applying) = next.take() else {
+                break;
+            };
+            if !self.apply_commands(&mut applying, clock)? {
+                self.applying = Some(applying);
+                return Ok(());
+            }
+            self.on_applied(applying.at.index);
+            self.durations
+                .entries
+                .push(clock.now_us() - applying.began_us);
+        }
+        if !self.held_reads.is_empty() {
+            self.answer_held_reads();
         }
         Ok(())
     }
 
-    fn apply_entry(&mut self, entry: &Entry, clock: &impl Clock) -> Result<(), EngineError> {
-        let ours = self
+    fn next_entry(&mut self, clock: &impl Clock) -> Result<Option<Applying>, EngineError> {
+        let Some(entry) = self.node.take_committed() else {
+            return Ok(None);
+        };
+        let is_ours = self
             .proposed
             .front()
             .is_some_and(|proposed| proposed.index == entry.index);
-        if !ours {
-            return replay_entry(&mut self.state, entry, &mut self.facts);
-        }
-        let proposed = self
-            .proposed
-            .pop_front()
-            .expect("the front of the proposals was just seen");
+        let (lease_time, commands) = if is_ours {
+            let proposed = self
+                .proposed
+                .pop_front()
+                .expect("the front of the proposals was just seen");
+            (proposed.lease_time, proposed.commands)
+        } else {
+            let (lease_time, requests) = decode(&entry, &self.state)?;
+            let requests = requests.into_iter();
+            (
+                lease_time,
+                requests.map(|request| (Origin::Engine, request)).collect(),
+            )
+        };
         let at = Position {
             index: entry.index,
             term: entry.term,
-            lease_time: proposed.lease_time,
+            lease_time,
         };
         self.state.on_entry(at);
-        self.state
-            .warm(proposed.commands.iter().map(|(_, request)| request));
+        self.state.warm(commands.iter().map(|(_, request)| request));
+        Ok(Some(Applying {
+            at,
+            began_us: clock.now_us(),
+            commands: commands.into_iter().peekable(),
+        }))
+    }
+
+    /// Applies what is left of an entry. False if a command needs a value that is not at hand.
+    fn apply_commands(
+        &mut self,
+        applying: &mut Applying,
+        clock: &impl Clock,
+    ) -> Result<bool, EngineError> {
         let mut began_us = clock.now_us();
-        for (origin, request) in proposed.commands {
-            let succeeded = self.apply_command(at, origin, &request);
+        while let Some((_, request)) = applying.commands.peek() {
+            let mut cold = self.state.cold_values(request);
+            if !cold.is_empty() {
+                if !self.warm(&mut cold)? {
+                    return Ok(false);
+                }
+                self.state.supply(cold);
+            }
+            let (origin, request) = applying
+                .commands
+                .next()
+                .expect("the next command was just seen");
+            let succeeded = self.apply_command(applying.at, origin, &request);
             let ended_us = clock.now_us();
             let took_us = ended_us - began_us;
             began_us = ended_us;
@@ -53,7 +115,16 @@ impl<D: Disk> Engine<D> {
                 .commands
                 .push((request.kind(), succeeded, took_us));
         }
-        Ok(())
+        Ok(true)
+    }
+
+    fn on_applied(&mut self, index: RaftIndex) {
+        while let Some((logged, lsn)) = self.logged.front().copied()
+            && logged <= index
+        {
+            self.applied_lsn = lsn;
+            self.logged.pop_front();
+        }
     }
 
     /// Applies one command and answers it; whether it succeeded.
@@ -86,7 +157,10 @@ impl<D: Disk> Engine<D> {
         }
         match response {
             Response::LeaseRenewMany(renewals) => self.answer_keep_alive(origin, renewals),
-            response => self.reply(origin, Ok(Answer::Response(response))),
+            response => {
+                let answer = self.answer_with_cold(response);
+                self.reply(origin, Ok(answer));
+            }
         }
         true
     }
@@ -110,7 +184,8 @@ impl<D: Disk> Engine<D> {
         if !self.scrub_pending {
             return;
         }
-        let more_now = self.state.scrub(super::limits::SCRUB_PER_TURN);
+        let unpublished = self.unpublished();
+        let more_now = self.state.scrub(super::limits::SCRUB_PER_TURN, unpublished);
         let through = self.state.scrubbed_revision();
         self.scrub_pending = more_now || through < self.state.compact_revision();
         if self.awaiting_scrub.is_empty() || self.awaiting_scrub[0].0 > through {
@@ -127,35 +202,43 @@ impl<D: Disk> Engine<D> {
     }
 }
 
-/// Applies an entry nobody here waits for: replay, and later entries of other members.
+/// Applies an entry of the log while the member starts. `load` reads the values of cold records.
 pub(super) fn replay_entry(
     state: &mut State,
     entry: &Entry,
-    facts: &mut EngineFacts,
+    mut load: impl FnMut(Arc<Record>) -> Result<Arc<Record>, SnapshotError>,
 ) -> Result<(), EngineError> {
-    let mut at = Position {
+    let (lease_time, requests) = decode(entry, state)?;
+    let at = Position {
         index: entry.index,
         term: entry.term,
-        lease_time: state.applied().lease_time,
+        lease_time,
     };
+    state.on_entry(at);
+    for request in requests {
+        let cold = state.cold_values(&request);
+        let whole: Result<Vec<_>, _> = cold.into_iter().map(&mut load).collect();
+        state.supply(whole?);
+        // What a command was answered is of no interest any more, an error included.
+        let _answered = state.apply(at, &request);
+    }
+    Ok(())
+}
+
+/// The lease time and the commands of an entry. The one that opens a term has none.
+fn decode(entry: &Entry, state: &State) -> Result<(LeaseTime, Vec<Request>), EngineError> {
     if entry.payload.is_empty() {
-        state.on_entry(at);
-        return Ok(());
+        return Ok((state.applied().lease_time, Vec::new()));
     }
     let wrong = |source| EngineError::Command {
         index: entry.index,
         source,
     };
     let (lease_time, commands) = decode_entry(&entry.payload).map_err(wrong)?;
-    at.lease_time = lease_time;
-    state.on_entry(at);
-    for command in commands {
-        let request = Request::decode(command.kind, &command.body).map_err(wrong)?;
-        if let Ok(response) = state.apply(at, &request) {
-            count(facts, &request, &response);
-        }
-    }
-    Ok(())
+    let requests = commands
+        .into_iter()
+        .map(|command| Request::decode(command.kind, &command.body).map_err(wrong));
+    Ok((lease_time, requests.collect::<Result<_, _>>()?))
 }
 
 fn count(facts: &mut EngineFacts, request: &Request, response: &Response) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_lite::future::or;
 use keelson_storage::io::Disk;
+use keelson_storage::mvcc::Layer;
 
 use super::limits::INBOUND_PER_TURN_MAX;
 use super::message::{EventBatch, Inbound, Outbound};
@@ -34,15 +35,17 @@ pub async fn run<D: Disk, C: Clock>(
     stopping: runtime::Latch,
     mut observe: impl FnMut(&mut Engine<D>),
 ) -> Result<(), EngineError> {
-    let disk_event = watch_disk(&engine)?;
+    let disk_event = watch_disks(&engine)?;
     loop {
         if stopping.is_set() {
             engine.stop();
         }
         let more = take_inbound(&mut engine, &mut ports);
         let mut activity = engine.step(&clock)?;
-        activity.busy |= more | put_outbound(&mut engine, &mut ports);
+        activity.busy |= more | put_outbound(&mut engine, &mut ports)?;
+        engine.pump_snapshots()?;
         observe(&mut engine);
+        discard(engine.take_discarded());
         if stopping.is_set() && engine.is_drained() {
             engine.close()?;
             return Ok(());
@@ -55,11 +58,25 @@ pub async fn run<D: Disk, C: Clock>(
     }
 }
 
-/// Has the lane's completions notify the returned event.
-fn watch_disk<D: Disk>(engine: &Engine<D>) -> Result<LocalEvent, EngineError> {
+/// Drops layers that nobody needs, on a thread of their own: there may be millions of records in them.
+fn discard(layers: Vec<Layer>) {
+    if layers.is_empty() {
+        return;
+    }
+    let dropped = std::thread::Builder::new()
+        .name("keelson-discard".into())
+        .spawn(move || drop(layers));
+    if let Err(error) = dropped {
+        tracing::warn!(%error, "no thread to free memory: done here");
+    }
+}
+
+/// Has the completions of the lane and of the snapshot files notify the returned event.
+fn watch_disks<D: Disk>(engine: &Engine<D>) -> Result<LocalEvent, EngineError> {
     let event = LocalEvent::new();
-    if let Some(fd) = engine.wal().event_fd() {
-        // SAFETY: the descriptor belongs to the lane's disk, which the engine owns for this whole call;
+    let disks = [engine.wal().event_fd(), engine.snapshots().event_fd()];
+    for fd in disks.into_iter().flatten() {
+        // SAFETY: the descriptor belongs to one of the engine's disks, which the engine owns for this whole call;
         // `watch_eventfd` duplicates it before it returns.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         let notify = event.clone();
@@ -90,7 +107,10 @@ fn take_inbound<D: Disk>(engine: &mut Engine<D>, ports: &mut [PortRings]) -> boo
 }
 
 /// Moves replies and new batches into the rings; whether a full ring left something behind.
-fn put_outbound<D: Disk>(engine: &mut Engine<D>, ports: &mut [PortRings]) -> bool {
+fn put_outbound<D: Disk>(
+    engine: &mut Engine<D>,
+    ports: &mut [PortRings],
+) -> Result<bool, EngineError> {
     let mut more = false;
     // Cores that stand at the same revision share one batch.
     let mut shared: Option<std::sync::Arc<EventBatch>> = None;
@@ -105,7 +125,11 @@ fn put_outbound<D: Disk>(engine: &mut Engine<D>, ports: &mut [PortRings]) -> boo
         while !more && engine.has_news(index) && port.outbox.vacant_count() > 0 {
             let after = engine.published(index);
             let reuse = shared.take().filter(|batch| Some(batch.after) == after);
-            let Some(batch) = reuse.or_else(|| engine.publish(index)) else {
+            let batch = match reuse {
+                Some(batch) => Some(batch),
+                None => engine.publish(index)?,
+            };
+            let Some(batch) = batch else {
                 break;
             };
             shared = Some(batch.clone());
@@ -117,7 +141,7 @@ fn put_outbound<D: Disk>(engine: &mut Engine<D>, ports: &mut [PortRings]) -> boo
         }
         port.outbox.flush();
     }
-    more
+    Ok(more)
 }
 
 /// Sleeps until a ring has news, the disk completed something, the stop latch is set, or the time the

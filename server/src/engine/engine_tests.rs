@@ -14,13 +14,14 @@ use keelson_proto::etcdserverpb::{
 };
 use keelson_storage::ids::{ClusterId, MemberId, Revision, ShardId};
 use keelson_storage::io::SimDisk;
+use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
 use keelson_storage::state::{Member, Request, Response};
 use keelson_storage::wal::WalConfig;
 use proptest::prelude::*;
 use prost::Message;
 
 use super::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, StreamKey, Token, key_in_range};
-use super::{Engine, EngineConfig};
+use super::{CheckpointConfig, Disks, Engine, EngineConfig};
 use crate::config::AutoCompaction;
 use crate::fanout::{FanOut, OpenedAt, WatchSpec};
 use crate::runtime::ManualClock;
@@ -34,6 +35,23 @@ fn config() -> EngineConfig {
         cluster: ClusterId(22),
         quota_bytes: None,
         auto_compact: AutoCompaction::Off,
+        checkpoint: CheckpointConfig {
+            commands: 20,
+            log_bytes: (1, 1 << 20),
+            interval_us: None,
+            bytes_per_second: 1 << 30,
+            versions_per_turn: 3,
+            builder: BuilderConfig {
+                page_bytes: 4096,
+                values_run_bytes_max: 1,
+                ..BuilderConfig::default()
+            },
+        },
+        snapshots: StoreConfig {
+            cache_bytes_max: 4096,
+            ..StoreConfig::default()
+        },
+        memory_budget_bytes: 1 << 20,
         wal_depth: 2,
         cores: CORES,
         api_version: "3.6.0".to_owned(),
@@ -41,7 +59,22 @@ fn config() -> EngineConfig {
     }
 }
 
-pub(super) fn open(disk: SimDisk, clock: &ManualClock) -> Engine<SimDisk> {
+pub(super) fn disks(seed: u64) -> Disks<SimDisk> {
+    Disks {
+        lane: SimDisk::new(seed),
+        snapshots: SimDisk::new(!seed),
+    }
+}
+
+/// What is left on the disks of an engine when the power fails.
+pub(super) fn crash(engine: Engine<SimDisk>) -> Disks<SimDisk> {
+    Disks {
+        lane: engine.wal.into_disk().crash(),
+        snapshots: engine.snapshots.into_disk().crash(),
+    }
+}
+
+pub(super) fn open(disks: Disks<SimDisk>, clock: &ManualClock) -> Engine<SimDisk> {
     let member = Member {
         id: 11,
         name: "m".to_owned(),
@@ -51,7 +84,7 @@ pub(super) fn open(disk: SimDisk, clock: &ManualClock) -> Engine<SimDisk> {
         segment_bytes: 256 << 10,
         ..WalConfig::default()
     };
-    Engine::open(disk, wal, config(), member, clock)
+    Engine::open(disks, wal, config(), member, clock)
         .expect("a sound disk opens")
         .0
 }
@@ -94,6 +127,8 @@ struct World {
     clock: ManualClock,
     cores: Vec<Core>,
     history: Vec<Seen>,
+    /// The value of every key.
+    values: BTreeMap<Bytes, Bytes>,
     compacted: i64,
     next_token: u64,
 }
@@ -101,7 +136,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let clock = ManualClock::default();
-        let engine = open(SimDisk::new(seed), &clock);
+        let engine = open(disks(seed), &clock);
         let cores = (0..CORES)
             .map(|_| Core {
                 fanout: FanOut::new(22, 11, 400),
@@ -114,6 +149,7 @@ impl World {
             clock,
             cores,
             history: Vec::new(),
+            values: BTreeMap::new(),
             compacted: 0,
             next_token: 0,
         }
@@ -133,13 +169,19 @@ impl World {
         self.clock.advance_us(300);
         self.engine.step(&self.clock).expect("the disk works");
         let known = self.history.last().map_or(1, |seen| seen.revision);
-        for change in self.engine.state().changes().from(Revision(known + 1)) {
-            let prev = change.prev.as_ref();
+        for change in self.engine.state().changes_from(Revision(known + 1)) {
+            let record = change.change().record;
+            let key = Bytes::copy_from_slice(record.key());
+            let value = Bytes::copy_from_slice(record.value());
+            let prev = self.values.remove(&key);
+            if !record.tombstone {
+                self.values.insert(key.clone(), value);
+            }
             self.history.push(Seen {
-                revision: change.record.revision.0,
-                key: Bytes::copy_from_slice(change.record.key()),
-                tombstone: change.record.tombstone,
-                prev: prev.map(|prev| Bytes::copy_from_slice(prev.value())),
+                revision: record.revision.0,
+                key,
+                tombstone: record.tombstone,
+                prev,
             });
         }
         self.compacted = self.engine.state().compact_revision().0;
@@ -147,7 +189,8 @@ impl World {
             while let Some(reply) = self.engine.take_reply(port) {
                 self.cores[port].from_engine.push_back(reply);
             }
-            if let Some(batch) = self.engine.publish(port) {
+            let batch = self.engine.publish(port);
+            if let Some(batch) = batch.expect("no value is damaged") {
                 self.engine.on_published(port, &batch);
                 self.cores[port]
                     .from_engine
@@ -508,7 +551,7 @@ proptest! {
         rounds in proptest::collection::vec((1usize..40, 0usize..12), 1..5),
     ) {
         let clock = ManualClock::default();
-        let mut engine = open(SimDisk::new(seed), &clock);
+        let mut engine = open(disks(seed), &clock);
         let mut acknowledged: BTreeMap<Bytes, i64> = BTreeMap::new();
         let mut asked = 0u64;
         let mut revision = 0;
@@ -544,7 +587,7 @@ proptest! {
                 revision = at;
                 acknowledged.insert(waiting[&token.0].clone(), at);
             }
-            engine = open(engine.wal.into_disk().crash(), &clock);
+            engine = open(crash(engine), &clock);
             prop_assert!(engine.state().revision().0 >= revision, "no revision goes back");
             for (key, at) in &acknowledged {
                 let range = RangeRequest { key: key.clone(), ..RangeRequest::default() };
@@ -567,12 +610,12 @@ proptest! {
 #[test]
 fn a_data_directory_keeps_its_identity() {
     let clock = ManualClock::default();
-    let engine = open(SimDisk::new(7), &clock);
+    let engine = open(disks(7), &clock);
     let other = EngineConfig {
         cluster: ClusterId(23),
         ..config()
     };
-    let disk = engine.wal.into_disk().crash();
+    let disks = crash(engine);
     let wal = WalConfig {
         segment_bytes: 256 << 10,
         ..WalConfig::default()
@@ -582,7 +625,7 @@ fn a_data_directory_keeps_its_identity() {
         name: "renamed".to_owned(),
         ..Member::default()
     };
-    let engine = Engine::open(disk, wal, other, member, &clock);
+    let engine = Engine::open(disks, wal, other, member, &clock);
     let engine = engine.expect("founding flags do not matter any more").0;
     assert_eq!(engine.identity(), (MemberId(11), ClusterId(22)));
     let members = &engine.state().cluster().members;

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use keelson_storage::ids::Revision;
 use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Change;
+use keelson_storage::mvcc::Record;
+use keelson_storage::snapshot::SnapshotError;
 
 use super::limits::{
     CATCH_UP_BYTES_MAX, CATCH_UP_CHANGES_MAX, CATCH_UPS_PER_TURN_MAX, PUBLISH_CHANGES_MAX,
 };
 use super::message::{CatchUp, CaughtUp, EventBatch, Outbound, StreamKey, key_in_range};
-use super::shard::Engine;
+use super::shard::{Engine, EngineError};
 
 impl<D: Disk> Engine<D> {
     /// Whether a core has changes to be told. The driver asks while the ring has room.
@@ -25,19 +27,32 @@ impl<D: Disk> Engine<D> {
             .is_some_and(|published| published < self.state.revision())
     }
 
-    /// The next batch for each core that stands where `port` stands: cores in step share one batch.
-    pub fn publish(&mut self, port: usize) -> Option<Arc<EventBatch>> {
-        let after = self.ports[port].published?;
-        if after >= self.state.revision() {
-            return None;
+    /// The next batch for each core that stands where `port` stands: cores in step share one batch. None
+    /// also while values of it are read.
+    ///
+    /// # Errors
+    /// A value of the batch cannot be read: a watch would have a hole.
+    pub fn publish(&mut self, port: usize) -> Result<Option<Arc<EventBatch>>, EngineError> {
+        let after = self.ports[port].published;
+        let Some(after) = after.filter(|after| *after < self.state.revision()) else {
+            return Ok(None);
+        };
+        let warming = self.warming.take().filter(|batch| batch.after == after);
+        let mut batch = warming.unwrap_or_else(|| self.batch_after(after));
+        if self.warm_changes(&mut batch.changes)? {
+            return Ok(Some(Arc::new(batch)));
         }
-        let (changes, through) = self.changes_after(after);
-        Some(Arc::new(EventBatch {
-            after,
-            through,
-            raft_term: self.node.term().0,
-            changes,
-        }))
+        self.warming = Some(batch);
+        Ok(None)
+    }
+
+    /// The oldest revision that a core with watchers was not told of, if there is one.
+    pub(super) fn unpublished(&self) -> Option<Revision> {
+        let published = self.ports.iter().filter_map(|port| port.published);
+        published
+            .min()
+            .filter(|oldest| *oldest < self.state.revision())
+            .map(Revision::next)
     }
 
     /// A core took this batch.
@@ -74,14 +89,30 @@ impl<D: Disk> Engine<D> {
             .push_back(Outbound::Progress { stream, revision });
     }
 
-    pub(super) fn advance_catch_ups(&mut self) {
+    pub(super) fn advance_catch_ups(&mut self) -> Result<(), EngineError> {
+        let mut slices = std::mem::take(&mut self.warming_slices);
         for _ in 0..CATCH_UPS_PER_TURN_MAX {
             let Some((port, ask)) = self.catch_ups.pop_front() else {
-                return;
+                break;
             };
-            let slice = self.catch_up(&ask);
-            self.ports[port].outbox.push_back(Outbound::CatchUp(slice));
+            slices.push((port, self.catch_up(&ask)));
         }
+        for (port, mut slice) in slices {
+            if self.warm_changes(&mut slice.changes)? {
+                self.ports[port].outbox.push_back(Outbound::CatchUp(slice));
+            } else {
+                self.warming_slices.push((port, slice));
+            }
+        }
+        Ok(())
+    }
+
+    fn warm_changes(&mut self, changes: &mut [Change]) -> Result<bool, SnapshotError> {
+        let records = changes.iter_mut().flat_map(|change| {
+            let prev: Option<&mut Arc<Record>> = change.prev.as_mut();
+            std::iter::once(&mut change.record).chain(prev)
+        });
+        self.warm(records)
     }
 
     fn catch_up(&self, ask: &CatchUp) -> CaughtUp {
@@ -101,33 +132,38 @@ impl<D: Disk> Engine<D> {
         let mut bytes = 0;
         let mut last = ask.from;
         slice.next = current.next().max(ask.from);
-        for (seen, change) in self.state.changes().from(ask.from).enumerate() {
-            let revision = change.record.revision;
+        for (seen, change) in self.state.changes_from(ask.from).enumerate() {
+            let revision = change.revision();
             let full = seen >= CATCH_UP_CHANGES_MAX || bytes >= CATCH_UP_BYTES_MAX;
             if full && revision > last {
                 slice.next = revision;
                 break;
             }
             last = revision;
-            if key_in_range(change.record.key(), &ask.key, &ask.range_end) {
-                bytes += change.record.encoded().len();
-                slice.changes.push(change.clone());
+            if key_in_range(&change.key(), &ask.key, &ask.range_end) {
+                bytes += change.bytes() as usize;
+                slice.changes.push(change.change());
             }
         }
         slice
     }
 
-    fn changes_after(&self, after: Revision) -> (Vec<Change>, Revision) {
-        let mut changes: Vec<Change> = Vec::new();
-        let mut through = after;
-        for change in self.state.changes().from(after.next()) {
-            let revision = change.record.revision;
-            if changes.len() >= PUBLISH_CHANGES_MAX && revision > through {
-                return (changes, through);
+    fn batch_after(&self, after: Revision) -> EventBatch {
+        let mut batch = EventBatch {
+            after,
+            through: after,
+            raft_term: self.node.term().0,
+            changes: Vec::new(),
+        };
+        for change in self.state.changes_from(after.next()) {
+            let revision = change.revision();
+            if batch.changes.len() >= PUBLISH_CHANGES_MAX && revision > batch.through {
+                return batch;
             }
-            through = revision;
-            changes.push(change.clone());
+            batch.through = revision;
+            batch.changes.push(change.change());
         }
-        (changes, self.state.revision())
+        batch.through = self.state.revision();
+        batch
     }
 }

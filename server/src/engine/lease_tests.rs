@@ -9,7 +9,7 @@ use keelson_storage::state::{Renewal, Request};
 use proptest::prelude::*;
 
 use super::Engine;
-use super::engine_tests::{open, put};
+use super::engine_tests::{crash, disks, open, put};
 use super::limits::{LEASE_CHECK_INTERVAL_US, LEASE_RENEW_AHEAD_MS, LEASE_TICK_INTERVAL_US};
 use super::message::{Answer, Ask, Inbound, Outbound, Token};
 use crate::runtime::ManualClock;
@@ -77,14 +77,14 @@ fn lives(engine: &Engine<SimDisk>, id: i64) -> bool {
 #[test]
 fn g_l_3_leases_keep_their_remaining_time_over_a_crash() {
     let clock = ManualClock::default();
-    let mut engine = open(SimDisk::new(5), &clock);
+    let mut engine = open(disks(5), &clock);
     let grant = Request::LeaseGrant(LeaseGrantRequest { ttl: 100, id: 7 });
     ask(&mut engine, &clock, grant);
     clock.advance_us(60_000_000);
     for _ in 0..20 {
         engine.step(&clock).expect("the disk works");
     }
-    let mut engine = open(engine.wal.into_disk().crash(), &clock);
+    let mut engine = open(crash(engine), &clock);
     // While nobody serves, a lease does not age.
     clock.advance_us(1_000_000);
     engine.step(&clock).expect("the disk works");
@@ -94,7 +94,7 @@ fn g_l_3_leases_keep_their_remaining_time_over_a_crash() {
     assert_eq!(keep_alive(&mut engine, &clock, &[7]), [100]);
     clock.advance_us(60_000_000);
     engine.step(&clock).expect("the disk works");
-    let engine = open(engine.wal.into_disk().crash(), &clock);
+    let engine = open(crash(engine), &clock);
     assert!(
         engine.state().lease(LeaseId(7)).is_some(),
         "renewed in time"
@@ -104,7 +104,7 @@ fn g_l_3_leases_keep_their_remaining_time_over_a_crash() {
 #[test]
 fn g_l_1_a_lease_that_ran_out_takes_its_keys_with_it_in_one_revision() {
     let clock = ManualClock::default();
-    let mut engine = open(SimDisk::new(6), &clock);
+    let mut engine = open(disks(6), &clock);
     let grant = Request::LeaseGrant(LeaseGrantRequest { ttl: 2, id: 7 });
     ask(&mut engine, &clock, grant);
     for number in 0..3 {
@@ -127,7 +127,7 @@ fn g_l_1_a_lease_that_ran_out_takes_its_keys_with_it_in_one_revision() {
 #[test]
 fn keep_alives_of_a_lease_that_was_just_written_need_no_log() {
     let clock = ManualClock::default();
-    let mut engine = open(SimDisk::new(8), &clock);
+    let mut engine = open(disks(8), &clock);
     let ids: Vec<i64> = (1..=10).collect();
     for id in &ids {
         grant(&mut engine, &clock, *id, 5);
@@ -160,7 +160,7 @@ fn keep_alives_of_a_lease_that_was_just_written_need_no_log() {
 fn g_l_3_what_memory_alone_answered_survives_a_crash() {
     for quiet_ms in [10, 200, 240, 260, 300, 490, 510, 2_900] {
         let clock = ManualClock::default();
-        let mut engine = open(SimDisk::new(quiet_ms), &clock);
+        let mut engine = open(disks(quiet_ms), &clock);
         grant(&mut engine, &clock, 7, 3);
         keep_alive(&mut engine, &clock, &[7]);
         for _ in 0..3 {
@@ -169,7 +169,7 @@ fn g_l_3_what_memory_alone_answered_survives_a_crash() {
             ask(&mut engine, &clock, Request::Put(put(1, 1)));
             assert_eq!(keep_alive(&mut engine, &clock, &[7]), [3]);
         }
-        let mut engine = open(engine.wal.into_disk().crash(), &clock);
+        let mut engine = open(crash(engine), &clock);
         wait_ms(&mut engine, &clock, 2_990);
         assert!(lives(&engine, 7), "expired early after {quiet_ms} ms");
         wait_ms(&mut engine, &clock, 1_100);
@@ -180,7 +180,7 @@ fn g_l_3_what_memory_alone_answered_survives_a_crash() {
 #[test]
 fn g_l_1_a_keep_alive_behind_an_expiry_is_not_told_that_the_lease_lives() {
     let clock = ManualClock::default();
-    let mut engine = open(SimDisk::new(9), &clock);
+    let mut engine = open(disks(9), &clock);
     grant(&mut engine, &clock, 7, 2);
     wait_ms(&mut engine, &clock, 1_900);
     clock.advance_us(600_000);
@@ -195,7 +195,7 @@ fn g_l_1_a_keep_alive_behind_an_expiry_is_not_told_that_the_lease_lives() {
 #[test]
 fn g_l_4_time_to_live_and_revocation_see_every_keep_alive() {
     let clock = ManualClock::default();
-    let mut engine = open(SimDisk::new(10), &clock);
+    let mut engine = open(disks(10), &clock);
     grant(&mut engine, &clock, 7, 10);
     let told = |engine: &mut Engine<SimDisk>| {
         let id = LeaseId(7);
@@ -223,7 +223,7 @@ fn g_l_4_time_to_live_and_revocation_see_every_keep_alive() {
 #[test]
 fn g_l_5_many_leases_are_kept_alive_and_let_go() {
     let clock = ManualClock::default();
-    let mut engine = open(SimDisk::new(11), &clock);
+    let mut engine = open(disks(11), &clock);
     let ids: Vec<i64> = (1..=2_000).collect();
     for id in &ids {
         grant(&mut engine, &clock, *id, 2);
@@ -246,7 +246,7 @@ fn g_l_5_many_leases_are_kept_alive_and_let_go() {
 #[test]
 fn a_stopping_engine_refuses_keep_alives() {
     let clock = ManualClock::default();
-    let mut engine = open(SimDisk::new(12), &clock);
+    let mut engine = open(disks(12), &clock);
     grant(&mut engine, &clock, 7, 10);
     keep_alive(&mut engine, &clock, &[7]);
     engine.stop();
@@ -329,9 +329,9 @@ impl World {
             }
             Step::Wait(milliseconds) => wait_ms(&mut self.engine, &self.clock, milliseconds),
             Step::Crash => {
-                let fresh = open(SimDisk::new(0), &self.clock);
+                let fresh = open(disks(0), &self.clock);
                 let crashed = std::mem::replace(&mut self.engine, fresh);
-                self.engine = open(crashed.wal.into_disk().crash(), &self.clock);
+                self.engine = open(crash(crashed), &self.clock);
                 for promise in self.promises.values_mut() {
                     promise.gone_us += LEASE_TICK_INTERVAL_US + LEASE_CHECK_INTERVAL_US;
                 }
@@ -369,7 +369,7 @@ proptest! {
         steps in proptest::collection::vec(step(), 10..120),
     ) {
         let clock = ManualClock::default();
-        let engine = open(SimDisk::new(seed), &clock);
+        let engine = open(disks(seed), &clock);
         let mut world = World { engine, clock, promises: BTreeMap::new() };
         for step in steps {
             world.perform(step);

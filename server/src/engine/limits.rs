@@ -57,6 +57,29 @@ pub const SCRUB_PER_TURN: usize = if cfg!(test) { 3 } else { 512 };
 /// Records gathered for a hash in one turn.
 pub const HASH_RECORDS_PER_TURN: usize = if cfg!(test) { 3 } else { 4096 };
 
+/// Missing values asked for at once by one that waits. The window moves on as they arrive.
+pub const VALUES_WANTED_MAX: usize = if cfg!(test) { 2 } else { 64 };
+
+/// What the cache of values gets, however little of the memory budget is left.
+pub const CACHE_BYTES_MIN: u64 = if cfg!(test) { 1 } else { 4 << 20 };
+/// The cache is told of a change of its share when that is this much.
+pub const CACHE_BYTES_STEP: u64 = if cfg!(test) { 1 } else { 1 << 20 };
+/// Versions that no snapshot holds may always take this much memory, whatever the budget.
+pub const MEMORY_VERSIONS_BYTES_MIN: u64 = 16 << 20;
+
+/// Versions that a checkpoint goes through in a turn while no command is on its way.
+pub const CHECKPOINT_VERSIONS_PER_TURN_IDLE: usize = if cfg!(test) { 7 } else { 4096 };
+/// Versions that it goes through between two looks for something to write.
+pub const CHECKPOINT_SLICE_VERSIONS: usize = 256;
+/// Runs of values read ahead of a checkpoint.
+pub const CHECKPOINT_RUNS_AHEAD_MAX: u32 = 8;
+/// What a checkpoint may write at once after a pause, whatever its rate.
+pub const CHECKPOINT_BURST_BYTES: u64 = 4 << 20;
+/// How long after a failure a checkpoint is tried again (microseconds).
+pub const CHECKPOINT_RETRY_US: u64 = 10_000_000;
+/// How long a checkpoint that has used its rate up pauses (microseconds).
+pub const CHECKPOINT_PAUSE_US: u64 = 1_000;
+
 /// How often leases are checked for expiry, in microseconds. etcd checks as often.
 pub const LEASE_CHECK_INTERVAL_US: u64 = 500_000;
 

@@ -12,7 +12,7 @@ use keelson_proto::etcdserverpb::{
     AlarmMember, Member, RangeRequest, ResponseHeader, StatusResponse, TxnRequest,
 };
 use keelson_storage::ids::{LeaseId, Revision};
-use keelson_storage::mvcc::{Change, HashScan, Selection};
+use keelson_storage::mvcc::{Change, HashScan, Record, Selection};
 use keelson_storage::state::{Renewal, Request, Response};
 
 /// Names a waiting request on the core that sent it.
@@ -81,6 +81,10 @@ pub enum Ask {
     WatchIdle,
     /// A slice of history for one watcher. Not answered by token but by [`Outbound::CatchUp`].
     CatchUp(CatchUp),
+    /// The values of cold records.
+    Load(Vec<Arc<Record>>),
+    /// A checkpoint; answered when it is durable.
+    Checkpoint,
     /// A progress mark for a stream, answered by [`Outbound::Progress`].
     Progress(StreamKey),
 }
@@ -137,6 +141,12 @@ pub enum Outbound {
 pub enum Answer {
     /// The response of an applied command or a read-only transaction, header complete.
     Response(Response),
+    /// A response some of whose values have to be filled in, and the records that they belong to.
+    Cold(Box<(Response, Vec<Arc<Record>>)>),
+    /// The records of [`Ask::Load`], whole.
+    Loaded(Vec<Arc<Record>>),
+    /// Everything applied when it was asked for is in a durable snapshot.
+    Checkpointed(ResponseHeader),
     /// The result of a range and the header that goes with it.
     Range(ResponseHeader, Selection),
     /// `Maintenance.Status`, header complete.

@@ -20,6 +20,7 @@
 mod admit;
 mod apply;
 mod auto_compact;
+mod checkpoint;
 pub mod client;
 pub mod driver;
 mod history;
@@ -32,10 +33,13 @@ mod persist;
 mod read;
 pub mod report;
 mod shard;
+mod values;
 
 #[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
 mod lease_tests;
 
+pub use checkpoint::CheckpointConfig;
+pub use open::Disks;
 pub use shard::{Activity, Durations, Engine, EngineConfig, EngineError, EngineFacts};

@@ -1,46 +1,64 @@
 //! From a data directory to a serving engine: replay, election, and the first entries.
 //!
-//! Until a snapshot file exists the log is the database, so replay applies every entry of the lane. A
-//! crash during any of this leaves the lane as it was, or with entries that the next start replays.
+//! The state is that of the newest snapshot and of the entries of the log behind it. A crash during any
+//! of this leaves both as they were, or a log with more entries for the next start.
 
+use std::sync::Arc;
+
+use keelson_consensus::Node;
 use keelson_consensus::durable::Replay;
-use keelson_consensus::{Entry, Node};
-use keelson_storage::ids::{LaneId, RaftIndex};
+use keelson_consensus::node::HardState;
+use keelson_storage::ids::{LaneId, Lsn};
 use keelson_storage::io::Disk;
+use keelson_storage::mvcc::Record;
 use keelson_storage::recovery::RecoveryReport;
+use keelson_storage::snapshot::{SnapshotError, SnapshotStore};
 use keelson_storage::state::{ClusterInit, Member, MemberPublish, Request, State};
 use keelson_storage::wal::{RecordKind, Wal, WalConfig, WalRecord};
 
 use super::apply::replay_entry;
 use super::auto_compact::AutoCompact;
+use super::checkpoint::Checkpoints;
 use super::lease_clock::LeaseClock;
 use super::shard::{Durations, Engine, EngineConfig, EngineError, EngineFacts, Port};
 use crate::runtime::Clock;
 
+/// The directories of a member.
+#[derive(Debug)]
+pub struct Disks<D> {
+    /// The WAL lane.
+    pub lane: D,
+    /// The snapshot files of the shard.
+    pub snapshots: D,
+}
+
 impl<D: Disk> Engine<D> {
-    /// Opens the lane, replays it, wins the election of the one-member group and makes sure that the log
+    /// Opens the snapshot, replays the lane behind it, wins the election of the one-member group and makes sure that the log
     /// knows the cluster and this member as `member` describes it. Blocks on the disk: for start-up only.
     pub fn open(
-        disk: D,
+        disks: Disks<D>,
         wal_config: WalConfig,
         config: EngineConfig,
         member: Member,
         clock: &impl Clock,
     ) -> Result<(Self, RecoveryReport), EngineError> {
-        let mut replayed = Replayed::default();
-        let (wal, report) = Wal::open(disk, LaneId(0), wal_config, |_, record| {
-            replayed.on_record(record);
+        let snapshots = SnapshotStore::open(disks.snapshots, config.snapshots)?;
+        let mut replayed = Replayed::new(snapshots);
+        let (wal, report) = Wal::open(disks.lane, LaneId(0), wal_config, |lsn, record| {
+            replayed.on_record(lsn, record);
         })?;
         let Replayed {
             replay,
             state,
+            snapshots,
+            applied_lsn,
             error,
         } = replayed;
         let config = config.with_identity_of(&state);
         if let Some(error) = error {
             return Err(error);
         }
-        let (hard_state, last) = replay.finish();
+        let (hard_state, last) = replay.finish()?;
         let now_us = clock.now_us();
         let mut engine = Self {
             node: Node::restore(config.member, hard_state, last),
@@ -53,6 +71,16 @@ impl<D: Disk> Engine<D> {
             config,
             state,
             wal,
+            snapshots,
+            checkpoints: Checkpoints::new(now_us),
+            logged: Default::default(),
+            applying: None,
+            held_reads: Default::default(),
+            applied_lsn,
+            loads: Vec::new(),
+            reads_seen: 0,
+            warming: None,
+            warming_slices: Vec::new(),
             queue: Default::default(),
             queued_bytes: 0,
             persisting: Default::default(),
@@ -107,45 +135,82 @@ impl EngineConfig {
     }
 }
 
-/// What the lane's records add up to.
-struct Replayed {
+/// What the snapshot and the lane's records add up to.
+struct Replayed<D: Disk> {
     replay: Replay,
     state: State,
+    snapshots: SnapshotStore<D>,
+    /// The last record of an entry.
+    applied_lsn: Lsn,
     /// The first record that made no sense; nothing after it is applied.
     error: Option<EngineError>,
 }
 
-impl Default for Replayed {
-    fn default() -> Self {
+impl<D: Disk> Replayed<D> {
+    fn new(snapshots: SnapshotStore<D>) -> Self {
+        let (replay, state) = match snapshots.current() {
+            None => (Replay::default(), State::new()),
+            Some(snapshot) => {
+                let meta = snapshot.meta();
+                let hard_state = HardState {
+                    term: meta.hard_state.term,
+                    vote: meta.hard_state.vote,
+                };
+                (
+                    Replay::after_snapshot(hard_state, meta.applied.index),
+                    State::from_snapshot(Arc::clone(snapshot)),
+                )
+            }
+        };
         Self {
-            replay: Replay::default(),
-            state: State::new(),
+            replay,
+            state,
+            snapshots,
+            applied_lsn: Lsn(0),
             error: None,
         }
     }
-}
 
-impl Replayed {
-    fn on_record(&mut self, record: WalRecord) {
+    fn on_record(&mut self, lsn: Lsn, record: WalRecord) {
         if self.error.is_none() {
-            self.error = self.apply(record).err();
+            self.error = self.apply(lsn, record).err();
         }
     }
 
-    fn apply(&mut self, record: WalRecord) -> Result<(), EngineError> {
+    fn apply(&mut self, lsn: Lsn, record: WalRecord) -> Result<(), EngineError> {
         match record.kind {
             RecordKind::HardState => self.replay.on_hard_state(record.payload)?,
             RecordKind::Entry => {
-                let entry: Entry =
-                    self.replay
-                        .on_entry(record.term, record.index, record.payload)?;
-                assert!(
-                    entry.index > RaftIndex(0),
-                    "replay yields entries from index 1 on"
-                );
-                replay_entry(&mut self.state, &entry, &mut EngineFacts::default())?;
+                let entry = self
+                    .replay
+                    .on_entry(record.term, record.index, record.payload)?;
+                self.applied_lsn = lsn;
+                if let Some(entry) = entry {
+                    let snapshots = &mut self.snapshots;
+                    replay_entry(&mut self.state, &entry, |record| load(snapshots, record))?;
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// The whole of a cold record. Blocks.
+fn load<D: Disk>(
+    snapshots: &mut SnapshotStore<D>,
+    record: Arc<Record>,
+) -> Result<Arc<Record>, SnapshotError> {
+    let Some(place) = record.place() else {
+        return Ok(record);
+    };
+    loop {
+        if let Some(value) = snapshots.cached(place) {
+            return Ok(Arc::new(record.with_value(&value)));
+        }
+        if let Some(error) = snapshots.failed(place) {
+            return Err(error.clone());
+        }
+        snapshots.want(place);
+        snapshots.wait()?;
     }
 }

@@ -58,7 +58,10 @@ impl<D: Disk> Engine<D> {
             self.persisting.pop_front();
             match what {
                 Persisting::HardState(term) => self.node.on_hard_state_persisted(term),
-                Persisting::Entry(index) => self.node.on_persisted(index),
+                Persisting::Entry(index) => {
+                    self.logged.push_back((index, lsn));
+                    self.node.on_persisted(index);
+                }
             }
         }
     }

@@ -43,7 +43,7 @@ impl<D: Disk> Engine<D> {
         let result = match ask {
             Ask::Range(request) => return self.range(origin, &request),
             Ask::Hash { revision } => return self.hash(origin, revision),
-            Ask::ReadTxn(txn) => self.read_txn(txn),
+            Ask::ReadTxn(txn) => return self.read_txn(origin, txn),
             Ask::Status => Ok(Answer::Status(Box::new(self.status()))),
             Ask::Leases => self
                 .linearizable()
@@ -71,6 +71,13 @@ impl<D: Disk> Engine<D> {
         }
         if let Some(running) = self.hashes.pop_front() {
             self.advance_hash(running);
+        }
+    }
+
+    /// Reads that waited for everything committed to be applied.
+    pub(super) fn answer_held_reads(&mut self) {
+        for (origin, ask) in std::mem::take(&mut self.held_reads) {
+            self.read(origin, ask);
         }
     }
 
@@ -110,16 +117,32 @@ impl<D: Disk> Engine<D> {
             Some(selection) => {
                 self.reply(running.origin, Ok(Answer::Range(running.header, selection)));
             }
-            None => self.selects.push_back(running),
+            None => match self.warm(running.select.unsorted().into_iter().flatten()) {
+                Ok(_) => self.selects.push_back(running),
+                Err(error) => self.refuse_unreadable(running.origin, &error),
+            },
         }
     }
 
-    fn read_txn(&mut self, txn: TxnRequest) -> Result<Answer, ApiError> {
+    /// Reads a transaction; the values it compares are there.
+    pub(super) fn txn(&mut self, txn: &TxnRequest) -> Result<Answer, ApiError> {
         self.linearizable()?;
-        let mut response = self.state.txn_read(&txn)?;
-        response.header = Some(self.header());
+        let mut response = self.state.txn_read(txn)?;
+        if let Some(header) = response.header_mut() {
+            *header = self.header();
+        }
         self.facts.txns += 1;
-        Ok(Answer::Response(Response::Txn(response)))
+        Ok(self.answer_with_cold(response))
+    }
+
+    /// A response, with the records whose values its front has to fill in.
+    pub(super) fn answer_with_cold(&mut self, response: Response) -> Answer {
+        let cold = self.state.take_cold();
+        if cold.is_empty() {
+            Answer::Response(response)
+        } else {
+            Answer::Cold(Box::new((response, cold)))
+        }
     }
 
     fn hash(&mut self, origin: Origin, revision: i64) {
@@ -173,10 +196,12 @@ impl<D: Disk> Engine<D> {
         self.state.size_in_use_bytes() + members_bytes as u64
     }
 
-    /// Bytes of the database, in whole blocks.
+    /// Bytes of the database, in whole blocks: what holds something, and what the next checkpoint will
+    /// leave out.
     #[must_use]
     pub fn db_bytes(&self) -> u64 {
-        self.db_in_use_bytes().next_multiple_of(DB_BLOCK_BYTES)
+        let garbage = self.state.size_bytes() - self.state.size_in_use_bytes();
+        (self.db_in_use_bytes() + garbage).next_multiple_of(DB_BLOCK_BYTES)
     }
 
     fn lease_facts(&self, id: LeaseId, with_keys: bool) -> Option<LeaseFacts> {

@@ -10,16 +10,20 @@ use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::ResponseHeader;
 use keelson_storage::ids::{ClusterId, Lsn, MemberId, RaftIndex, Revision, ShardId};
 use keelson_storage::io::Disk;
+use keelson_storage::snapshot::{SnapshotError, SnapshotStore, StoreConfig};
 use keelson_storage::state::{CommandError, CommandKind, Request, Response, State};
 use keelson_storage::wal::{Wal, WalError};
 use thiserror::Error;
 
+use super::apply::Applying;
 use super::auto_compact::AutoCompact;
+use super::checkpoint::{CheckpointConfig, Checkpoints};
 use super::keep_alive::KeepAlives;
 use super::lease_clock::LeaseClock;
-use super::message::{Answer, Ask, CatchUp, Inbound, Outbound, Token};
+use super::message::{Answer, Ask, CatchUp, CaughtUp, EventBatch, Inbound, Outbound, Token};
 use super::persist::Persisting;
 use super::read::{RunningHash, RunningSelect};
+use super::values::Loading;
 use crate::config::AutoCompaction;
 use crate::runtime::Clock;
 
@@ -29,6 +33,8 @@ pub struct Engine<D: Disk> {
     pub(super) state: State,
     pub(super) node: Node,
     pub(super) wal: Wal<D>,
+    pub(super) snapshots: SnapshotStore<D>,
+    pub(super) checkpoints: Checkpoints,
     pub(super) lease_clock: LeaseClock,
     pub(super) keep_alives: KeepAlives,
     pub(super) auto_compact: AutoCompact,
@@ -42,6 +48,21 @@ pub struct Engine<D: Disk> {
     pub(super) persisting: VecDeque<(Lsn, Persisting)>,
     /// Commands of proposed entries, in log order.
     pub(super) proposed: VecDeque<Proposed>,
+    /// Entries that are durable and not yet applied, each with its record's number.
+    pub(super) logged: VecDeque<(RaftIndex, Lsn)>,
+    /// The entry some of whose commands are applied: a command waits for a value.
+    pub(super) applying: Option<Applying>,
+    /// Reads that came meanwhile.
+    pub(super) held_reads: VecDeque<(Origin, Ask)>,
+    /// The record of the last entry that was applied.
+    pub(super) applied_lsn: Lsn,
+    pub(super) loads: Vec<Loading>,
+    /// Blocks that had arrived when those who wait for values were last looked at.
+    pub(super) reads_seen: u64,
+    /// The next batch, while values of it are read.
+    pub(super) warming: Option<EventBatch>,
+    /// Slices of history some of whose values are read, and for which core.
+    pub(super) warming_slices: Vec<(usize, CaughtUp)>,
     /// Answers held until physical compaction has passed a revision.
     pub(super) awaiting_scrub: Vec<(Revision, Origin, Response)>,
     pub(super) selects: VecDeque<RunningSelect>,
@@ -69,6 +90,12 @@ pub struct EngineConfig {
     pub auto_compact: AutoCompaction,
     /// Groups the lane keeps in flight; while so many are, commands gather for the next entry.
     pub wal_depth: usize,
+    /// When checkpoints are made, and how fast.
+    pub checkpoint: CheckpointConfig,
+    /// What the snapshot files may take of memory and disk at once.
+    pub snapshots: StoreConfig,
+    /// Bytes for keys, metadata and values in memory.
+    pub memory_budget_bytes: u64,
     /// Front cores that will ask.
     pub cores: usize,
     /// Version answered by `Status`.
@@ -162,6 +189,9 @@ pub enum EngineError {
     /// The lane failed; nothing more may be acknowledged.
     #[error("write-ahead log: {0}")]
     Wal(#[from] WalError),
+    /// The snapshot failed, or is damaged.
+    #[error("snapshot: {0}")]
+    Snapshot(#[from] SnapshotError),
     /// The lane's records are no log.
     #[error("raft log: {0}")]
     Replay(#[from] ReplayError),
@@ -195,6 +225,10 @@ impl<D: Disk> Engine<D> {
             Ask::Progress(stream) => self.mark_progress(port, stream),
             Ask::WatchOpen => self.open_watch(port),
             Ask::WatchIdle => self.ports[port].published = None,
+            Ask::Load(records) => self.load(origin, records),
+            Ask::Checkpoint => self.request_checkpoint(origin),
+            // Everything committed is applied before a read looks at it.
+            read if self.applying.is_some() => self.held_reads.push_back((origin, read)),
             read => self.read(origin, read),
         }
     }
@@ -206,18 +240,23 @@ impl<D: Disk> Engine<D> {
         self.lease_clock.advance(now_us);
         let durable = self.wal.pump(now_us)?;
         self.on_durable(durable);
+        self.snapshots.pump()?;
         // The disk has work while what it has done is applied.
         self.write()?;
         self.apply_committed(clock)?;
         self.answer_keep_alives();
         self.advance_reads();
-        self.advance_catch_ups();
+        self.advance_loads();
+        self.advance_catch_ups()?;
         self.advance_scrub();
         self.upkeep();
         self.write()?;
         // Reads that arrive before the next turn find everything committed applied.
         self.apply_committed(clock)?;
-        Ok(self.activity())
+        let checkpoint_goes_on = self.advance_checkpoint()?;
+        let mut activity = self.activity();
+        activity.busy |= checkpoint_goes_on;
+        Ok(activity)
     }
 
     /// Seals what waits and starts writing it.
@@ -259,6 +298,7 @@ impl<D: Disk> Engine<D> {
     pub fn is_drained(&self) -> bool {
         self.queue.is_empty()
             && self.proposed.is_empty()
+            && self.applying.is_none()
             && self.wal.is_idle()
             && self.ports.iter().all(|port| port.outbox.is_empty())
     }
@@ -285,6 +325,12 @@ impl<D: Disk> Engine<D> {
     #[must_use]
     pub fn wal(&self) -> &Wal<D> {
         &self.wal
+    }
+
+    /// Read access to the snapshot files.
+    #[must_use]
+    pub fn snapshots(&self) -> &SnapshotStore<D> {
+        &self.snapshots
     }
 
     /// The lane, to drain what it measured.
@@ -343,10 +389,10 @@ impl<D: Disk> Engine<D> {
         let wal = self.wal.next_deadline_us();
         Activity {
             busy,
-            wake_at_us: match (upkeep, wal) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            },
+            wake_at_us: [upkeep, wal, self.checkpoint_deadline_us()]
+                .into_iter()
+                .flatten()
+                .min(),
         }
     }
 }

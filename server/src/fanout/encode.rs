@@ -167,7 +167,8 @@ mod tests {
                 .expect("puts and deletes succeed");
         }
         let from = keelson_storage::ids::Revision(1);
-        state.changes().from(from).cloned().collect()
+        let changes = state.changes_from(from);
+        changes.map(|change| change.change()).collect()
     }
 
     proptest! {

@@ -4,7 +4,7 @@
 //! the kernel completes it when somebody adds to the counter.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::core::this_core;
 
@@ -42,6 +42,36 @@ pub fn watch_eventfd(
     }
     this_core().poller().watch(own, Box::new(on_ready));
     Ok(())
+}
+
+/// How a thread that is no core wakes a task of one: it rings, the core [watches](Bell::watch).
+#[derive(Debug)]
+pub struct Bell(OwnedFd);
+
+impl Bell {
+    /// A bell that was not rung.
+    ///
+    /// # Errors
+    /// The process has no descriptor for it.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(create()?))
+    }
+
+    /// Rings. Several rings before the core looks are heard as one.
+    pub fn ring(&self) {
+        signal(&self.0);
+    }
+
+    /// Calls `on_ring` on this core whenever the bell was rung, as [`watch_eventfd`] does.
+    ///
+    /// # Errors
+    /// See [`watch_eventfd`].
+    pub fn watch(&self, mut on_ring: impl FnMut() + 'static) -> io::Result<()> {
+        watch_eventfd(self.0.as_fd(), move |_| {
+            on_ring();
+            Watch::Continue
+        })
+    }
 }
 
 /// Makes an eventfd with counter 0, blocking (see [`watch_eventfd`]).

@@ -67,7 +67,7 @@ pub use cores::{
     available_cores, start,
 };
 pub use event::{Latch, LatchWait, LocalEvent};
-pub use eventfd::{Watch, watch_eventfd};
+pub use eventfd::{Bell, Watch, watch_eventfd};
 pub use huge_pages::forbid_huge_pages;
 pub use open_files::raise_open_files;
 pub use poller::{Acceptor, Socket};

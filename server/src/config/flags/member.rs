@@ -37,8 +37,8 @@ pub(super) const MEMBER: &[Flag] = {
             Member,
             Uint,
             "10000",
-            Idle("the log has no snapshots that entries could be counted towards"),
-            "",
+            Used,
+            "Commands after which a checkpoint is made at the earliest; see also --checkpoint-log-bytes-min.",
         ),
         row(
             "heartbeat-interval",

@@ -15,7 +15,7 @@ use keelson_storage::state::{
 use tonic::Status;
 
 use super::range_response::RangeResponse;
-use super::{Api, decode, response};
+use super::{Api, decode};
 use crate::engine::message::{Answer, Ask};
 use crate::front::Call;
 
@@ -26,7 +26,7 @@ pub(super) async fn range(api: &Rc<Api>, mut call: Call) {
     };
     match selected {
         Ok(response) => {
-            if let Some(slices) = response.send(call.reply) {
+            if let Some(slices) = response.send(api, call.reply) {
                 slices.await;
             }
         }
@@ -45,7 +45,7 @@ pub(super) async fn range_stream(api: &Rc<Api>, mut call: Call) {
     match selected {
         Ok(response) => {
             response
-                .stream(call.reply, api.config.request_bytes_max)
+                .stream(api, call.reply, api.config.request_bytes_max)
                 .await;
         }
         Err(status) => call.reply.finish(Err(status)),
@@ -113,7 +113,8 @@ pub(super) async fn txn(api: &Rc<Api>, body: Bytes) -> Result<TxnResponse, Statu
     let request: TxnRequest = decode(&body)?;
     validate_txn(&request, &api.config.limits)?;
     let done = if is_read_only(&request) {
-        response(api.ask(Ask::ReadTxn(request)).await?)?
+        let answer = api.ask(Ask::ReadTxn(request)).await?;
+        api.response(answer).await?
     } else {
         api.write(Request::Txn(request), body).await?
     };
@@ -135,7 +136,7 @@ pub(super) async fn compact(api: &Rc<Api>, body: Bytes) -> Result<CompactionResp
     } else {
         api.ask(ask).await?
     };
-    match response(answer)? {
+    match api.response(answer).await? {
         Response::Compact(response) => Ok(response),
         other => unreachable!("a compaction is answered with its response, not {other:?}"),
     }

@@ -1,4 +1,4 @@
-//! `etcdserverpb.Maintenance`, as far as one member without a snapshot file goes.
+//! `etcdserverpb.Maintenance`, as far as one member goes.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -9,6 +9,7 @@ use keelson_proto::etcdserverpb::{
     StatusResponse,
 };
 use keelson_storage::mvcc::HashKvResult;
+use keelson_storage::snapshot::ValueReader;
 use keelson_storage::state::{Request, Response};
 use tonic::Status;
 
@@ -31,13 +32,25 @@ pub(super) async fn status(api: &Rc<Api>) -> Result<StatusResponse, Status> {
     }
 }
 
-/// No page of the database is ever rewritten in place, so there is nothing to defragment: the answer
-/// comes at once.
+/// No page of the database is ever rewritten in place, so there is nothing to defragment. What a
+/// compaction left behind goes with the next checkpoint: that is what is asked for and waited for.
 pub(super) async fn defragment(api: &Rc<Api>) -> Result<DefragmentResponse, Status> {
-    let status = status(api).await?;
-    Ok(DefragmentResponse {
-        header: status.header,
-    })
+    match api.ask_without_limit(Ask::Checkpoint).await? {
+        Answer::Checkpointed(header) => Ok(DefragmentResponse {
+            header: Some(header),
+        }),
+        other => unreachable!("a checkpoint is answered when it is durable, not with {other:?}"),
+    }
+}
+
+impl Api {
+    /// Has a checkpoint made; what comes of it is in the log.
+    pub async fn request_checkpoint(self: Rc<Self>) {
+        match self.ask_without_limit(Ask::Checkpoint).await {
+            Ok(_) => tracing::info!("the checkpoint that was asked for by a signal is durable"),
+            Err(error) => tracing::error!(%error, "no checkpoint was made"),
+        }
+    }
 }
 
 /// The hash of everything the store holds, at its newest revision.
@@ -69,9 +82,12 @@ async fn hash_at(
     let Answer::Hash(header, scan) = api.ask_without_limit(Ask::Hash { revision }).await? else {
         unreachable!("a hash is answered with the records to hash");
     };
-    let result = runtime::spawn_blocking(move || scan.finish())
+    let mut reader = ValueReader::default();
+    let hash = move || scan.finish(|snapshot, place| reader.read(snapshot, place));
+    let result = runtime::spawn_blocking(hash)
         .await
-        .map_err(|error| Status::unavailable(format!("no thread to hash on: {error}")))?;
+        .map_err(|error| Status::unavailable(format!("no thread to hash on: {error}")))?
+        .map_err(|error| Status::data_loss(error.to_string()))?;
     api.metrics
         .mvcc
         .hash_revision

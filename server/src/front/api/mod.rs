@@ -27,6 +27,7 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use keelson_proto::ApiError;
+use keelson_storage::mvcc::Record;
 use keelson_storage::state::{Request, RequestLimits, Response};
 use prost::Message;
 use tonic::{Code, Status};
@@ -135,7 +136,32 @@ impl Api {
         } else {
             Ok(self.ask(Ask::Write { request, body }))
         };
-        async move { response(asked?.await?) }
+        async move { self.response(asked?.await?).await }
+    }
+
+    /// The response in the engine's answer, with the values filled in that were on the disk.
+    async fn response(&self, answer: Answer) -> Result<Response, ApiError> {
+        match answer {
+            Answer::Response(response) => Ok(response),
+            // Rare, so its future is not a part of every call's.
+            Answer::Cold(cold) => Box::pin(self.fill(cold)).await,
+            other => unreachable!("a write is answered with a response, not {other:?}"),
+        }
+    }
+
+    async fn fill(&self, cold: Box<(Response, Vec<Arc<Record>>)>) -> Result<Response, ApiError> {
+        let (mut response, records) = *cold;
+        let records = self.load(records).await?;
+        response.fill(records.iter().map(|record| record.key_value().value));
+        Ok(response)
+    }
+
+    /// Records with their values.
+    async fn load(&self, records: Vec<Arc<Record>>) -> Result<Vec<Arc<Record>>, ApiError> {
+        match self.ask_without_limit(Ask::Load(records)).await? {
+            Answer::Loaded(records) => Ok(records),
+            other => unreachable!("records are answered with records, not {other:?}"),
+        }
     }
 
     /// A call's task is as large as the largest of these futures, so those of long calls are boxed.
@@ -245,12 +271,4 @@ async fn unary<M: Message, F: Future<Output = Result<M, Status>>>(
 fn decode<M: Message + Default>(body: &Bytes) -> Result<M, Status> {
     M::decode(body.clone())
         .map_err(|error| Status::internal(format!("grpc: error unmarshalling request: {error}")))
-}
-
-/// The response of a command. The engine answers a write with nothing else.
-fn response(answer: Answer) -> Result<Response, ApiError> {
-    match answer {
-        Answer::Response(response) => Ok(response),
-        other => unreachable!("a write is answered with a response, not {other:?}"),
-    }
 }

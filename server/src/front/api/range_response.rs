@@ -5,17 +5,20 @@
 //! slice, not the response. A test decodes every shape with the generated type.
 
 use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::{self as pb, ResponseHeader};
 use keelson_proto::limits::RESPONSE_BYTES_MAX;
-use keelson_proto::mvccpb::KeyValue;
 use keelson_storage::mvcc::{Record, Selection};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use tonic::Status;
 
+use super::Api;
 use crate::front::{Closed, PREFIX_BYTES, Replies};
 
 /// Tag of `RangeResponse.kvs`.
@@ -52,9 +55,13 @@ impl RangeResponse {
         Self { header, selection }
     }
 
-    /// Sends it as one message. A large one goes out in slices, as the client takes them: that is what the future is
-    /// for.
-    pub(super) fn send(self, mut reply: Replies) -> Option<Pin<Box<impl Future<Output = ()>>>> {
+    /// Sends it as one message. A large one goes out in slices, as the client takes them, and so does one with values
+    /// that are on the disk: that is what the future is for.
+    pub(super) fn send(
+        self,
+        api: &Rc<Api>,
+        mut reply: Replies,
+    ) -> Option<Pin<Box<impl Future<Output = ()>>>> {
         let whole = self.part(0..self.selection.records.len(), self.head());
         let total = whole.total;
         if total > RESPONSE_BYTES_MAX {
@@ -63,21 +70,21 @@ impl RangeResponse {
             ))));
             return None;
         }
-        if total <= SLICE_BYTES {
+        if total <= SLICE_BYTES && !self.is_cold(&whole.pairs) {
             reply.send_unary_encoded(self.encode_framed(&whole));
             return None;
         }
+        let api = Rc::clone(api);
         Some(Box::pin(async move {
-            if self.send_sliced(&mut reply, whole).await.is_ok() {
-                reply.finish(Ok(()));
-            }
+            let sent = self.send_sliced(&api, &mut reply, whole).await;
+            finish(reply, sent);
         }))
     }
 
     /// Sends it as a stream of messages that merge to the same response: disjoint runs of pairs, and
     /// header, `more` and `count` in the last one. The runs grow and shrink so that a message is about
     /// `message_bytes`.
-    pub(super) async fn stream(self, mut reply: Replies, message_bytes: usize) {
+    pub(super) async fn stream(self, api: &Api, mut reply: Replies, message_bytes: usize) {
         let mut keys = STREAM_KEYS_FIRST;
         let mut next = 0;
         let count = self.selection.records.len();
@@ -91,16 +98,14 @@ impl RangeResponse {
             };
             let part = self.part(next..end, head).wrapped();
             let bytes = part.total;
-            let sent = if bytes <= SLICE_BYTES {
-                reply.send_raw(self.encode_framed(&part)).await
+            let sent = if bytes <= SLICE_BYTES && !self.is_cold(&part.pairs) {
+                let sent = reply.send_raw(self.encode_framed(&part)).await;
+                sent.map_err(Stopped::from)
             } else {
-                self.send_sliced(&mut reply, part).await
+                self.send_sliced(api, &mut reply, part).await
             };
-            if sent.is_err() {
-                return;
-            }
-            if last {
-                return reply.finish(Ok(()));
+            if last || sent.is_err() {
+                return finish(reply, sent);
             }
             next = end;
             if bytes * 2 <= message_bytes {
@@ -130,20 +135,25 @@ impl RangeResponse {
         out.put_u8(0);
         out.put_u32(u32::try_from(part.total).expect("the caller has few bytes to encode"));
         out.put_slice(&part.around);
-        self.put_kvs(part.pairs.clone(), &mut out);
+        self.put_kvs(&self.selection.records[part.pairs.clone()], &mut out);
         put_message(&part.head, &mut out);
         out.freeze()
     }
 
     /// Sends a message in slices of about [`SLICE_BYTES`].
-    async fn send_sliced(&self, reply: &mut Replies, part: Part) -> Result<(), Closed> {
+    async fn send_sliced(&self, api: &Api, reply: &mut Replies, part: Part) -> Result<(), Stopped> {
         reply.begin(part.total as u64);
         let mut out = BytesMut::from(part.around);
         let mut next = part.pairs.start;
         while next < part.pairs.end {
             let end = self.slice_end(next..part.pairs.end);
             out.reserve(SLICE_BYTES + self.kv_bytes(end - 1));
-            self.put_kvs(next..end, &mut out);
+            if self.is_cold(&(next..end)) {
+                let records = self.selection.records[next..end].to_vec();
+                self.put_kvs(&api.load(records).await?, &mut out);
+            } else {
+                self.put_kvs(&self.selection.records[next..end], &mut out);
+            }
             reply.chunk(out.split().freeze()).await?;
             next = end;
         }
@@ -151,7 +161,13 @@ impl RangeResponse {
         if out.is_empty() {
             return Ok(());
         }
-        reply.chunk(out.freeze()).await
+        Ok(reply.chunk(out.freeze()).await?)
+    }
+
+    /// Whether values of these pairs have to be read from the disk.
+    fn is_cold(&self, pairs: &std::ops::Range<usize>) -> bool {
+        let mut records = self.selection.records[pairs.clone()].iter();
+        !self.selection.keys_only && records.any(|record| record.place().is_some())
     }
 
     /// Everything but the pairs.
@@ -174,33 +190,54 @@ impl RangeResponse {
         end
     }
 
-    fn put_kvs(&self, range: std::ops::Range<usize>, out: &mut BytesMut) {
-        for at in range {
+    fn put_kvs(&self, records: &[Arc<Record>], out: &mut BytesMut) {
+        for record in records {
             encode_key(KVS_TAG, WireType::LengthDelimited, out);
-            encode_varint(self.kv_bytes(at) as u64, out);
             if self.selection.keys_only {
-                put_message(&self.key_value(at), out);
+                encode_varint(record.encoded_keys_only_len() as u64, out);
+                record.encode_keys_only(out);
             } else {
-                out.put_slice(self.selection.records[at].encoded());
+                encode_varint(record.encoded_len() as u64, out);
+                out.put_slice(record.encoded());
             }
         }
     }
 
     fn kv_bytes(&self, at: usize) -> usize {
+        let record = &self.selection.records[at];
         if self.selection.keys_only {
-            self.key_value(at).encoded_len()
+            record.encoded_keys_only_len()
         } else {
-            self.selection.records[at].encoded().len()
+            record.encoded_len()
         }
     }
+}
 
-    fn key_value(&self, at: usize) -> KeyValue {
-        let record: &Record = &self.selection.records[at];
-        let mut kv = record.key_value();
-        if self.selection.keys_only {
-            kv.value = Default::default();
-        }
-        kv
+/// Why a response ends before its time.
+enum Stopped {
+    /// The client has gone.
+    Closed,
+    /// A value cannot be had.
+    Failed(ApiError),
+}
+
+impl From<Closed> for Stopped {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+impl From<ApiError> for Stopped {
+    fn from(error: ApiError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+fn finish(reply: Replies, sent: Result<(), Stopped>) {
+    match sent {
+        Ok(()) => reply.finish(Ok(())),
+        Err(Stopped::Closed) => {}
+        Err(Stopped::Failed(error)) => reply.finish(Err(error.into())),
     }
 }
 
@@ -272,7 +309,7 @@ mod tests {
             let selection = state.select(&range).expect("a range succeeds");
             let wanted = pb::RangeResponse {
                 header: Some(header),
-                ..selection.clone().into_response()
+                ..selection.clone().into_response(&mut Vec::new())
             };
             let response = RangeResponse::new(header, selection);
             let pairs = 0..response.selection.records.len();

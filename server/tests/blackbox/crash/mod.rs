@@ -5,7 +5,8 @@
 //! the last one it saw, so it ends up with every change ever made, or the test fails. Against
 //! that history every answer that a writer got is checked: an acknowledged write is there at its
 //! revision; a write without an answer happened once, whole, or never. The state read after each
-//! restart must be what the history adds up to.
+//! restart must be what the history adds up to. Checkpoints are made all the time, and the kill comes
+//! at any moment of them.
 //!
 //! `KEELSON_CRASH_ROUNDS` sets the number of rounds.
 
@@ -19,7 +20,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::harness::shapes::{self, bytes};
-use crate::harness::{Clients, Server, ServerKind, WatchSession, accepted, heavy};
+use crate::harness::{Clients, Server, ServerKind, ServerOptions, WatchSession, accepted, heavy};
 use history::History;
 use writers::{Operation, WRITER_COUNT, Writer};
 
@@ -34,6 +35,7 @@ struct Totals {
     unanswered: usize,
     unanswered_applied: usize,
     compactions: usize,
+    defragmentations: usize,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -49,7 +51,8 @@ async fn g_d_1_kill_loses_no_acknowledged_write() {
     });
     let _alone = heavy().await;
     let mut rng = StdRng::seed_from_u64(SEED);
-    let mut server = Server::start("crash").await;
+    let options = ServerOptions::new("crash").many_checkpoints();
+    let mut server = options.start().await;
     let mut history = History::new();
     let mut totals = Totals::default();
     let mut compacted = 0;
@@ -65,8 +68,11 @@ async fn g_d_1_kill_loses_no_acknowledged_write() {
             let early = until.mul_f64(rng.random_range(0.5..1.0));
             tokio::spawn(compact_after(early, clients.clone(), compacted))
         });
+        let early = until.mul_f64(rng.random_range(0.0..1.0));
+        let defragmentation = tokio::spawn(defragment_after(early, clients.clone()));
         tokio::time::sleep(until).await;
         server.kill9();
+        totals.defragmentations += usize::from(defragmentation.await.expect("no panic"));
         let mut operations = Vec::new();
         for writer in writers {
             operations.extend(writer.await.expect("writers do not panic"));
@@ -88,12 +94,14 @@ async fn g_d_1_kill_loses_no_acknowledged_write() {
     check_state(&clients, &history, compacted, &mut rng).await;
     println!(
         "crash: rounds={rounds} acknowledged={} lost=0; without an answer: {} of which {} had \
-         happened; revisions watched={} without gap or repeat; compactions={}",
+         happened; revisions watched={} without gap or repeat; compactions={} \
+         defragmentations={}",
         totals.acknowledged,
         totals.unanswered,
         totals.unanswered_applied,
         history.last_revision() - 1,
         totals.compactions,
+        totals.defragmentations,
     );
 }
 
@@ -116,6 +124,18 @@ async fn compact_after(wait: Duration, clients: Clients, revision: i64) -> bool 
         .kv
         .clone()
         .compact(shapes::compact(revision, false))
+        .await
+        .is_ok()
+}
+
+/// Asks for a checkpoint while the writers write; whether an answer came before the kill.
+async fn defragment_after(wait: Duration, clients: Clients) -> bool {
+    tokio::time::sleep(wait).await;
+    let request = pb::DefragmentRequest {};
+    clients
+        .maintenance
+        .clone()
+        .defragment(request)
         .await
         .is_ok()
 }

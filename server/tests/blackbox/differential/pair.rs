@@ -86,7 +86,7 @@ impl Pair {
         let reference = ServerOptions::new(&format!("{name}-reference"))
             .kind(ServerKind::Etcd)
             .flag("--unsafe-no-fsync");
-        let subject = ServerOptions::new(&format!("{name}-subject"));
+        let subject = ServerOptions::new(&format!("{name}-subject")).many_checkpoints();
         let (reference, subject) = tokio::join!(Side::start(reference), Side::start(subject));
         Pair {
             world: World::new(),

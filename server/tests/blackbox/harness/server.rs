@@ -101,6 +101,17 @@ impl ServerOptions {
         self.flag(flag)
     }
 
+    /// Makes checkpoints all the time, with a cache of values that is soon full. Nothing, for etcd.
+    pub fn many_checkpoints(self) -> ServerOptions {
+        match self.kind {
+            ServerKind::Etcd => self,
+            ServerKind::Keelson => self
+                .flag("--snapshot-count=50")
+                .flag("--checkpoint-log-bytes-min=32768")
+                .flag("--storage-memory-budget-bytes=1048576"),
+        }
+    }
+
     /// One more environment variable, filled in likewise.
     pub fn environment(mut self, name: &str, value: &str) -> ServerOptions {
         self.environment.push((name.to_owned(), value.to_owned()));
