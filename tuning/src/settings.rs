@@ -41,7 +41,7 @@ section! {
 section! {
     /// Checkpoints: when the snapshot file is made anew, and how much of core and disk that may take.
     CheckpointTuning as checkpoint, rows CHECKPOINT_ROWS {
-        log_bytes_min = 64 * MIB, from 32 * KIB, to 64 * 1024 * MIB,
+        log_bytes_min = 256 * MIB, from 32 * KIB, to 64 * 1024 * MIB,
             "Bytes of log after which a checkpoint is made at the earliest, however many commands \
              (--snapshot-count) they are. Beyond it, half the size of the last snapshot counts.";
         log_bytes_max = 1024 * MIB, from 32 * KIB, to 64 * 1024 * MIB,
