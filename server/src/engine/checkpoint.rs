@@ -5,8 +5,8 @@
 //!       -> what was frozen is replaced by the new snapshot -> segments of the log before it are free
 //! ```
 //!
-//! While commands are on their way a turn does little of it and the disk gets no more than
-//! `checkpoint.bytes_per_second`; otherwise it goes as fast as it can. A crash before the commit leaves
+//! While commands come a turn does little of it and the disk gets no more than
+//! `checkpoint.bytes_per_second`. Otherwise, and when memory is short, it goes as fast as it can. A crash before the commit leaves
 //! the last snapshot and the whole log behind it; after it, the new one and a log that goes back further
 //! than it has to.
 
@@ -19,8 +19,8 @@ use keelson_storage::mvcc::{Checkpoint, Layer, Progress};
 use keelson_storage::snapshot::{BuilderConfig, HardState, Meta, Snapshot, SnapshotError};
 
 use super::limits::{
-    CACHE_BYTES_MIN, CACHE_BYTES_STEP, CHECKPOINT_BURST_BYTES, CHECKPOINT_PAUSE_US,
-    CHECKPOINT_RETRY_US, CHECKPOINT_RUNS_AHEAD_MAX, CHECKPOINT_SLICE_VERSIONS,
+    CACHE_BYTES_MIN, CACHE_BYTES_STEP, CHECKPOINT_BURST_BYTES, CHECKPOINT_IDLE_AFTER_US,
+    CHECKPOINT_PAUSE_US, CHECKPOINT_RETRY_US, CHECKPOINT_RUNS_AHEAD_MAX, CHECKPOINT_SLICE_VERSIONS,
     CHECKPOINT_VERSIONS_PER_TURN_IDLE, MEMORY_VERSIONS_BYTES_MIN,
 };
 use super::message::Answer;
@@ -57,8 +57,12 @@ pub(super) struct Checkpoints {
     commands: u64,
     log_bytes: u64,
     began_us: u64,
-    /// Bytes that may be written before the next pause, and when they were last topped up.
-    allowance: u64,
+    /// Commands applied when that was last looked at, and when it last grew.
+    commands_seen: u64,
+    served_at_us: u64,
+    /// Bytes that may be written before the next pause, or how many too many were, and when they were last
+    /// topped up.
+    allowance: i64,
     allowed_at_us: u64,
     /// What the cache of values may take.
     cache_bytes: u64,
@@ -226,10 +230,11 @@ impl<D: Disk> Engine<D> {
         is_long || log_bytes >= max || self.is_memory_short() || (is_old && self.has_changed())
     }
 
-    /// Whether the versions that no snapshot holds take more than half of the memory that the index leaves.
+    /// Whether the versions that no snapshot holds take more than a quarter of the memory that the index
+    /// leaves: as much again may come while the checkpoint runs, and another index.
     fn is_memory_short(&self) -> bool {
         let (versions, index) = self.state.memory_bytes();
-        versions > self.config.memory_budget_bytes.saturating_sub(index) / 2
+        versions > self.config.memory_budget_bytes.saturating_sub(index) / 4
             && versions > MEMORY_VERSIONS_BYTES_MIN
     }
 
@@ -297,13 +302,13 @@ impl<D: Disk> Engine<D> {
         mut job: Box<Checkpoint>,
         sequence: SnapshotSeq,
     ) -> Result<(Option<Box<Checkpoint>>, bool), SnapshotError> {
-        let is_idle = self.pending_count() == 0;
-        let mut left = if is_idle {
-            CHECKPOINT_VERSIONS_PER_TURN_IDLE
-        } else {
+        let is_unhurried = self.is_serving() && !self.is_memory_short();
+        let mut left = if is_unhurried {
             self.config.checkpoint.versions_per_turn
+        } else {
+            CHECKPOINT_VERSIONS_PER_TURN_IDLE
         };
-        self.top_up(is_idle);
+        self.top_up(is_unhurried);
         let frozen = self
             .state
             .frozen()
@@ -318,13 +323,15 @@ impl<D: Disk> Engine<D> {
                 let (leaf, run) = run?;
                 job.on_run(leaf, run);
             }
-            if !self.snapshots.may_write() || self.checkpoints.allowance == 0 {
+            while let Some(buf) = self.snapshots.take_buf() {
+                job.reuse(buf);
+            }
+            if !self.snapshots.may_write() || self.checkpoints.allowance <= 0 {
                 // The completion of a write, or time, brings the next turn.
                 return Ok((Some(job), false));
             }
             if let Some(write) = job.take_write() {
-                let bytes = write.buf.len() as u64;
-                self.checkpoints.allowance = self.checkpoints.allowance.saturating_sub(bytes);
+                self.checkpoints.allowance -= write.buf.len() as i64;
                 self.snapshots.write(write);
                 continue;
             }
@@ -350,21 +357,30 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    fn top_up(&mut self, is_idle: bool) {
+    /// Whether a command was applied a moment ago.
+    fn is_serving(&mut self) -> bool {
+        let checkpoints = &mut self.checkpoints;
+        if checkpoints.commands_seen != self.facts.commands_applied {
+            checkpoints.commands_seen = self.facts.commands_applied;
+            checkpoints.served_at_us = self.now_us;
+        }
+        self.now_us < checkpoints.served_at_us + CHECKPOINT_IDLE_AFTER_US
+    }
+
+    fn top_up(&mut self, is_unhurried: bool) {
         let checkpoints = &mut self.checkpoints;
         let passed_us = self.now_us - checkpoints.allowed_at_us;
         checkpoints.allowed_at_us = self.now_us;
         let rate = self.config.checkpoint.bytes_per_second;
         let earned = u128::from(rate) * u128::from(passed_us) / 1_000_000;
-        let earned = u64::try_from(earned).unwrap_or(u64::MAX);
-        checkpoints.allowance = if is_idle {
-            u64::MAX
-        } else {
+        let earned = i64::try_from(earned).unwrap_or(i64::MAX);
+        checkpoints.allowance = if is_unhurried {
             checkpoints
                 .allowance
-                .min(CHECKPOINT_BURST_BYTES)
                 .saturating_add(earned)
                 .min(CHECKPOINT_BURST_BYTES)
+        } else {
+            i64::MAX
         };
     }
 }

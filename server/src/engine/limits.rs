@@ -67,14 +67,16 @@ pub const CACHE_BYTES_STEP: u64 = if cfg!(test) { 1 } else { 1 << 20 };
 /// Versions that no snapshot holds may always take this much memory, whatever the budget.
 pub const MEMORY_VERSIONS_BYTES_MIN: u64 = 16 << 20;
 
-/// Versions that a checkpoint goes through in a turn while no command is on its way.
+/// How long after the last command a checkpoint need not be considerate any more (microseconds).
+pub const CHECKPOINT_IDLE_AFTER_US: u64 = 10_000;
+/// Versions that a checkpoint goes through in a turn while no command comes, or memory is short.
 pub const CHECKPOINT_VERSIONS_PER_TURN_IDLE: usize = if cfg!(test) { 7 } else { 4096 };
 /// Versions that it goes through between two looks for something to write.
 pub const CHECKPOINT_SLICE_VERSIONS: usize = 256;
 /// Runs of values read ahead of a checkpoint.
 pub const CHECKPOINT_RUNS_AHEAD_MAX: u32 = 8;
 /// What a checkpoint may write at once after a pause, whatever its rate.
-pub const CHECKPOINT_BURST_BYTES: u64 = 4 << 20;
+pub const CHECKPOINT_BURST_BYTES: i64 = 4 << 20;
 /// How long after a failure a checkpoint is tried again (microseconds).
 pub const CHECKPOINT_RETRY_US: u64 = 10_000_000;
 /// How long a checkpoint that has used its rate up pauses (microseconds).

@@ -251,14 +251,8 @@ impl UringDisk {
             Step::CreateAllocate { .. } if unsynced => Progress::Done(Ok(())),
             Step::CreateAllocate { .. } => Progress::Next(Step::CreateSync),
             Step::CreateSync => Progress::Next(Step::SyncDirectory { verb: "create" }),
-            Step::RemoveUnlink { .. } => {
-                self.files[index].descriptor = None;
-                if unsynced {
-                    Progress::Done(Ok(()))
-                } else {
-                    Progress::Next(Step::SyncDirectory { verb: "remove" })
-                }
-            }
+            Step::RemoveUnlink { .. } if unsynced => Progress::Done(Ok(())),
+            Step::RemoveUnlink { .. } => Progress::Next(Step::SyncDirectory { verb: "remove" }),
             Step::SyncDirectory { .. } => Progress::Done(Ok(())),
         }
     }
@@ -417,6 +411,9 @@ impl Disk for UringDisk {
     fn submit_remove(&mut self, file: FileId, token: u64) {
         let name = CString::new(self.file(file).name.as_str())
             .expect("file names are our own and hold no NUL");
+        // Whoever lets go of a file last frees its blocks, a second of work for a large one: the kernel's
+        // thread that unlinks it, not this one.
+        self.files[file.0 as usize].descriptor = None;
         self.start(Operation {
             file,
             token,

@@ -133,6 +133,15 @@ impl Checkpoint {
         }
     }
 
+    /// A buffer of a write that is done, to be filled again.
+    pub fn reuse(&mut self, buf: AlignedBuf) {
+        match &mut self.stage {
+            Stage::Keys(builder, _) => builder.reuse(buf),
+            Stage::Index(finish) => finish.reuse(buf),
+            Stage::Moving => {}
+        }
+    }
+
     /// The new snapshot in `file`, a path, and its superblock, which is written last. Only when
     /// [`Progress::Complete`] was reached and all writes are taken.
     #[must_use]
