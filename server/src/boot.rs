@@ -185,6 +185,7 @@ fn open_engine(
         checkpoint: checkpoint_config(config),
         snapshots: StoreConfig {
             cache_bytes_max: config.tuning.storage.memory_budget_bytes,
+            keeps_written: true,
             ..StoreConfig::default()
         },
         memory_budget_bytes: config.tuning.storage.memory_budget_bytes,

@@ -61,7 +61,7 @@ pub const HASH_RECORDS_PER_TURN: usize = if cfg!(test) { 3 } else { 4096 };
 pub const VALUES_WANTED_MAX: usize = if cfg!(test) { 2 } else { 64 };
 
 /// What the cache of values gets, however little of the memory budget is left.
-pub const CACHE_BYTES_MIN: u64 = if cfg!(test) { 1 } else { 4 << 20 };
+pub const CACHE_BYTES_MIN: u64 = if cfg!(test) { 1 } else { 256 << 10 };
 /// The cache is told of a change of its share when that is this much.
 pub const CACHE_BYTES_STEP: u64 = if cfg!(test) { 1 } else { 1 << 20 };
 /// Versions that no snapshot holds may always take this much memory, whatever the budget.

@@ -56,6 +56,7 @@ mod stream;
 mod values;
 mod version;
 mod visit;
+mod written;
 
 pub use builder::{Builder, BuilderConfig};
 pub use error::{Affected, SnapshotDamage, SnapshotError, SnapshotPart};

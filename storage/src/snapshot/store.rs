@@ -36,6 +36,7 @@ use super::startup::{self, Found, file_name};
 use super::stream::PageWrite;
 use super::values::{ValueCounters, Values};
 use super::version::{BlockPlace, ValuePlace};
+use super::written::Written;
 use crate::ids::SnapshotSeq;
 use crate::io::{AlignedBuf, Completion, Disk, DiskError, FileId};
 use crate::limits::{
@@ -48,6 +49,8 @@ use crate::limits::{
 pub struct StoreConfig {
     /// Bytes of blocks of values that stay in memory.
     pub cache_bytes_max: u64,
+    /// Whether the values of a file that was just written stay, in half of that.
+    pub keeps_written: bool,
     /// Writes of a new file given and not completed.
     pub writes_in_flight_max: usize,
     /// Reads of blocks of values the disk has at once.
@@ -58,6 +61,7 @@ impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             cache_bytes_max: SNAPSHOT_CACHE_BYTES_DEFAULT,
+            keeps_written: false,
             writes_in_flight_max: SNAPSHOT_WRITES_DEFAULT,
             reads_in_flight_max: SNAPSHOT_READS_DEFAULT,
         }
@@ -78,6 +82,9 @@ pub struct SnapshotStore<D: Disk> {
     committed: Option<Arc<Snapshot>>,
     build_failure: Option<SnapshotError>,
     values: Values,
+    /// What is still in memory of the current file's values, and of those of the file being built.
+    written: Written,
+    writing: Written,
     runs: Runs,
     /// Indexes of removed files, which are let go in slices.
     shedding: Vec<Snapshot>,
@@ -113,6 +120,8 @@ impl<D: Disk> SnapshotStore<D> {
             committed: None,
             build_failure: None,
             values,
+            written: Written::default(),
+            writing: Written::default(),
             runs: Runs::default(),
             shedding: Vec::new(),
             operations: BTreeMap::new(),
@@ -163,6 +172,12 @@ impl<D: Disk> SnapshotStore<D> {
 
     /// A value whose block is in memory: a slice of it.
     pub fn cached(&mut self, place: &ValuePlace) -> Option<Bytes> {
+        if place.snapshot == self.written.sequence
+            && let Some(block) = self.written.block(&place.block)
+        {
+            let start = place.start as usize;
+            return Some(block.slice(start..start + place.bytes as usize));
+        }
         self.values.cached(place)
     }
 
@@ -194,7 +209,18 @@ impl<D: Disk> SnapshotStore<D> {
 
     /// Another limit of the cache, which it comes down to within some turns.
     pub fn set_cache_bytes_max(&mut self, bytes: u64) {
-        self.values.set_cache_bytes_max(bytes);
+        self.config.cache_bytes_max = bytes;
+        self.share_cache();
+    }
+
+    /// Half of the cache at most holds what was written last; blocks that were read have the rest.
+    fn share_cache(&mut self) {
+        let half = self.config.cache_bytes_max / 2;
+        self.writing.shrink(half);
+        self.written.shrink(half - self.writing.bytes());
+        let held = self.written.bytes() + self.writing.bytes();
+        self.values
+            .set_cache_bytes_max(self.config.cache_bytes_max - held);
     }
 
     /// Begins the next file. One is built at a time.
@@ -204,7 +230,7 @@ impl<D: Disk> SnapshotStore<D> {
         let sequence = self.sequence_max;
         self.build_failure = None;
         self.runs.forget();
-        let token = self.token(Operation::Draft(sequence));
+        let token = self.token(Operation::Draft(sequence, 0));
         let file = self.disk.submit_create(&file_name(sequence), 0, token);
         self.draft = Some(Draft::new(sequence, file));
         sequence
@@ -283,6 +309,7 @@ impl<D: Disk> SnapshotStore<D> {
     pub fn abort(&mut self) {
         self.runs.forget();
         self.spare.clear();
+        self.writing = Written::default();
         self.discarded.extend(self.draft.take());
     }
 
@@ -348,7 +375,9 @@ impl<D: Disk> SnapshotStore<D> {
             match operation.expect("only what was asked for completes, and once") {
                 Operation::Value { snapshot, block } => self.on_value(snapshot, block, completion),
                 Operation::Run { snapshot, piece } => self.on_run(snapshot, piece, completion),
-                Operation::Draft(sequence) => self.on_draft(sequence, completion)?,
+                Operation::Draft(sequence, offset) => {
+                    self.on_draft(sequence, offset, completion)?
+                }
                 // A file that is still there is removed by the next start.
                 Operation::Removal => {
                     let failed = completion.result.is_err();
@@ -393,7 +422,12 @@ impl<D: Disk> SnapshotStore<D> {
         self.runs.on_read(piece.id, read);
     }
 
-    fn on_draft(&mut self, sequence: SnapshotSeq, completion: Completion) -> Result<(), DiskError> {
+    fn on_draft(
+        &mut self,
+        sequence: SnapshotSeq,
+        offset: u64,
+        completion: Completion,
+    ) -> Result<(), DiskError> {
         let Some(draft) = self
             .draft
             .as_mut()
@@ -410,8 +444,9 @@ impl<D: Disk> SnapshotStore<D> {
         draft.on_done();
         match completion.result {
             Ok(()) => {
-                let fits = self.spare.len() < self.config.writes_in_flight_max;
-                self.spare.extend(completion.buf.filter(|_| fits));
+                if let Some(buf) = completion.buf {
+                    self.on_written(offset, buf);
+                }
                 Ok(())
             }
             Err(error @ DiskError::NoSpace { .. }) => {
@@ -423,6 +458,21 @@ impl<D: Disk> SnapshotStore<D> {
         }
     }
 
+    /// Keeps a buffer for its values, or to be filled again.
+    fn on_written(&mut self, offset: u64, buf: AlignedBuf) {
+        let unkept = if offset == 0 || !self.config.keeps_written {
+            Err(buf)
+        } else {
+            let half = self.config.cache_bytes_max / 2;
+            self.writing.keep(offset, buf, half)
+        };
+        match unkept {
+            Ok(()) => self.share_cache(),
+            Err(buf) if self.spare.len() < self.config.writes_in_flight_max => self.spare.push(buf),
+            Err(_) => {}
+        }
+    }
+
     /// Gives the disk what the file being built needs next, and makes it current when it is done.
     fn step_draft(&mut self) {
         let writes_max = self.config.writes_in_flight_max;
@@ -430,7 +480,11 @@ impl<D: Disk> SnapshotStore<D> {
             && let Some(action) = draft.next(writes_max)
         {
             let (sequence, file) = (draft.sequence, draft.file);
-            let token = self.token(Operation::Draft(sequence));
+            let offset = match &action {
+                Action::Write(write) => write.offset,
+                Action::Flush | Action::Head(_) => 0,
+            };
+            let token = self.token(Operation::Draft(sequence, offset));
             match action {
                 Action::Write(PageWrite { offset, buf }) => {
                     self.disk.submit_write(file, offset, buf, false, token);
@@ -445,6 +499,10 @@ impl<D: Disk> SnapshotStore<D> {
             return;
         };
         let (file, snapshot) = done.into_file();
+        self.writing.sequence = snapshot.sequence();
+        self.writing.keep_values_of(&snapshot);
+        self.written = std::mem::take(&mut self.writing);
+        self.share_cache();
         let snapshot = Arc::new(snapshot);
         self.values.set_current(snapshot.sequence());
         self.committed = Some(Arc::clone(&snapshot));
@@ -578,7 +636,8 @@ enum Operation {
         piece: Piece,
     },
     /// Anything for a file being built.
-    Draft(SnapshotSeq),
+    /// Of the file being built; where in it, for a write.
+    Draft(SnapshotSeq, u64),
     Removal,
 }
 
@@ -588,7 +647,7 @@ impl Operation {
             Operation::Value { snapshot, .. } | Operation::Run { snapshot, .. } => {
                 *snapshot == sequence
             }
-            Operation::Draft(_) | Operation::Removal => false,
+            Operation::Draft(..) | Operation::Removal => false,
         }
     }
 }

@@ -26,6 +26,7 @@ pub(super) const BUILDER: BuilderConfig = BuilderConfig {
 pub(super) fn small_config() -> StoreConfig {
     StoreConfig {
         cache_bytes_max: 40_000,
+        keeps_written: false,
         writes_in_flight_max: 3,
         reads_in_flight_max: 4,
     }

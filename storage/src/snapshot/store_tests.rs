@@ -192,6 +192,27 @@ fn no_more_reads_than_allowed_are_in_flight() {
 }
 
 #[test]
+fn values_that_were_just_written_are_not_read_back() {
+    let config = StoreConfig {
+        cache_bytes_max: 64 << 20,
+        keeps_written: true,
+        ..small_config()
+    };
+    let mut store = SnapshotStore::open(SimDisk::new(5), config).unwrap();
+    for _ in 0..3 {
+        let snapshot = build(&mut store).unwrap();
+        let generation = generation_of(&snapshot);
+        let places = (0..KEYS).filter_map(|index| place_of(&snapshot, generation, index));
+        // A block that lies in two writes is read.
+        assert!(places.filter(|place| store.cached(place).is_some()).count() > 3);
+        check(&mut store, &snapshot).unwrap();
+    }
+    store.set_cache_bytes_max(0);
+    let snapshot = store.current().unwrap().clone();
+    check(&mut store, &snapshot).unwrap();
+}
+
+#[test]
 fn the_cache_keeps_its_limit_and_every_value_can_be_had_with_any() {
     for cache_bytes_max in [0, 4096, 30_000, 200_000] {
         let config = StoreConfig {
