@@ -6,11 +6,14 @@
 //!   front         connections, gRPC, HTTP, handlers
 //!   engine        owner of a shard: admit, propose, persist, apply, publish
 //!   fanout        who watches what on a core, and what they have seen
+//!   backup        `keelson snapshot`: saves, verifies and restores backups
+//!   inspect       `keelson inspect`: looks into the data directory of a stopped member
 //!   doctor        tries what a member would do at its start, for `keelson doctor`
 //! ```
 //!
 //! `ARCHITECTURE.md` beside this crate walks a write through these rooms.
 
+pub mod backup;
 pub mod boot;
 pub mod cli;
 pub mod config;
@@ -18,5 +21,6 @@ pub mod doctor;
 pub mod engine;
 pub mod fanout;
 pub mod front;
+pub mod inspect;
 pub mod observe;
 pub mod runtime;

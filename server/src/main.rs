@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use keelson_server::cli::{self, Doctor, Invocation};
-use keelson_server::{boot, doctor, observe::log};
+use keelson_server::{backup, boot, doctor, inspect, observe::log};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -15,6 +15,8 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Invocation::Doctor(doctor)) => return look(&doctor),
+        Ok(Invocation::Snapshot(command)) => return ended(backup::run(&command)),
+        Ok(Invocation::Inspect(inspect)) => return ended(inspect::run(&inspect)),
         Ok(Invocation::Serve(serve)) => serve,
         Err(error) => {
             eprintln!("keelson: {error}");
@@ -40,4 +42,12 @@ fn look(asked: &Doctor) -> ExitCode {
     let report = doctor::look(&asked.config);
     print!("{}", report.text(asked.output, &asked.notices));
     ExitCode::from(u8::from(!report.can_start()))
+}
+
+/// The end of a tool: what it says of itself, or why it could not do its work.
+fn ended(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    outcome.unwrap_or_else(|error| {
+        eprintln!("keelson: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -15,6 +15,8 @@
 //! appears by a rename after its content is durable, so a crash while a directory is created leaves one
 //! that is still taken for new.
 
+mod stopped;
+
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -22,6 +24,8 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::{LaneId, ShardId};
 use crate::io::PROBE_NAME;
+
+pub use stopped::StoppedDir;
 
 /// Version of the directory layout this code writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -103,12 +107,12 @@ impl DataDir {
 
     /// The directory of a lane, created if needed.
     pub fn lane_path(&self, lane: LaneId) -> Result<PathBuf, DirError> {
-        self.create_in_member(format!("{LANE_PREFIX}{:04}", lane.0))
+        self.create_in_member(lane_name(lane))
     }
 
     /// The directory of a shard's snapshot files, created if needed.
     pub fn snapshots_path(&self, shard: ShardId) -> Result<PathBuf, DirError> {
-        self.create_in_member(format!("{SNAPSHOTS_PREFIX}{:04}", shard.0))
+        self.create_in_member(snapshots_name(shard))
     }
 
     fn create_in_member(&self, name: String) -> Result<PathBuf, DirError> {
@@ -120,27 +124,39 @@ impl DataDir {
 
     /// The lanes that exist, in order.
     pub fn lanes(&self) -> Result<Vec<LaneId>, DirError> {
-        let mut lanes = Vec::new();
-        for name in list_names(&self.member_path())? {
-            if let Some(digits) = name.strip_prefix(LANE_PREFIX) {
-                let lane = digits
-                    .parse()
-                    .ok()
-                    .filter(|lane: &u16| format!("{lane:04}") == digits);
-                let path = || self.member_path().join(&name).display().to_string();
-                lanes.push(LaneId(lane.ok_or_else(|| DirError::Foreign {
-                    path: path(),
-                    found: "a directory whose name is not a lane's".to_owned(),
-                })?));
-            }
-        }
-        lanes.sort();
-        Ok(lanes)
+        lanes_in(&self.member_path())
     }
 
     fn member_path(&self) -> PathBuf {
         self.path.join(MEMBER_NAME)
     }
+}
+
+/// The lanes that have a directory, in order.
+fn lanes_in(member: &Path) -> Result<Vec<LaneId>, DirError> {
+    let mut lanes = Vec::new();
+    for name in list_names(member)? {
+        if let Some(digits) = name.strip_prefix(LANE_PREFIX) {
+            let lane = digits
+                .parse()
+                .ok()
+                .filter(|lane: &u16| format!("{lane:04}") == digits);
+            lanes.push(LaneId(lane.ok_or_else(|| DirError::Foreign {
+                path: member.join(&name).display().to_string(),
+                found: "a directory whose name is not a lane's".to_owned(),
+            })?));
+        }
+    }
+    lanes.sort();
+    Ok(lanes)
+}
+
+fn lane_name(lane: LaneId) -> String {
+    format!("{LANE_PREFIX}{:04}", lane.0)
+}
+
+fn snapshots_name(shard: ShardId) -> String {
+    format!("{SNAPSHOTS_PREFIX}{:04}", shard.0)
 }
 
 /// Why a data directory cannot be used.
@@ -163,6 +179,12 @@ pub enum DirError {
     )]
     Etcd {
         /// The directory.
+        path: String,
+    },
+    /// Nothing.
+    #[error("there is no data directory of a member at {path}: name the one meant with --data-dir")]
+    Missing {
+        /// The path.
         path: String,
     },
     /// Something else's data.

@@ -24,6 +24,15 @@ Usage:
     Look at this machine: whether a member with these flags can start, and what would help it. Exits
     with 0 if it can, with 1 if it cannot, with 2 if the flags make no sense.
 
+  keelson snapshot save FILE [--endpoints HOST:PORT]
+  keelson snapshot status FILE [-w simple|json|table]
+  keelson snapshot restore FILE --data-dir DIR [--bump-revision N --mark-compacted] [...]
+    Take a backup of a running member, look at one, make the data directory of a new cluster of one.
+    keelson snapshot restore --help shows all flags.
+
+  keelson inspect verify|dump-wal|dump-snapshot|hash --data-dir DIR [-w simple|json]
+    Look into the data directory of a stopped member, and change nothing there.
+
   keelson --version | keelson version
     Show the versions: Keelson's own and that of the etcd API it serves.
 

@@ -12,6 +12,10 @@
 //! keelson config profile NAME        print one
 //! keelson config defaults            print what a profile may hold
 //! keelson doctor [flags]             say whether a member can start here, and what would help it
+//! keelson snapshot save FILE         take a backup of a running member
+//! keelson snapshot status FILE       verify a backup and say what is in it
+//! keelson snapshot restore FILE      make a data directory of it
+//! keelson inspect WORD               look into the data directory of a stopped member
 //! keelson version                    print versions, as does --version
 //! keelson help                       print the flags, as does --help
 //! ```
@@ -20,6 +24,7 @@ mod arguments;
 mod help;
 mod parse;
 mod process;
+mod snapshot;
 mod tools;
 
 pub use parse::{CliError, Doctor, Invocation, Serve, parse};

@@ -1,11 +1,14 @@
 //! From arguments, environment and file to what the process is to do.
 
+use crate::backup::SnapshotCommand;
 use crate::config::{
     self, Assembled, Config, ConfigError, Given, Notice, Source, all_flags, version,
 };
+use crate::inspect::Inspect;
 
 use super::arguments::{self, Arguments};
 use super::help;
+use super::snapshot;
 use super::tools::{self, Output};
 
 /// What the process is to do.
@@ -17,6 +20,10 @@ pub enum Invocation {
     Serve(Box<Serve>),
     /// Look at the machine.
     Doctor(Box<Doctor>),
+    /// Take, look at, or restore a backup.
+    Snapshot(Box<SnapshotCommand>),
+    /// Look into the data directory of a stopped member.
+    Inspect(Box<Inspect>),
 }
 
 /// A member to start.
@@ -55,6 +62,11 @@ pub fn parse(
     environment: &[(String, String)],
     read_file: impl Fn(&str) -> Result<String, String>,
 ) -> Result<Invocation, CliError> {
+    match arguments {
+        [word, rest @ ..] if word == "snapshot" => return snapshot::parse_snapshot(rest),
+        [word, rest @ ..] if word == "inspect" => return snapshot::parse_inspect(rest),
+        _ => {}
+    }
     let (words, arguments) = arguments::split_words(arguments);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let unexpected = |word: &str| ConfigError::UnexpectedWord {

@@ -26,7 +26,7 @@ pub struct ClusterMember {
 ///
 /// # Errors
 /// A phrase about the first pair that is wrong.
-pub(super) fn parse_cluster(text: &str) -> Result<Vec<ClusterMember>, String> {
+pub(crate) fn parse_cluster(text: &str) -> Result<Vec<ClusterMember>, String> {
     let mut members: Vec<ClusterMember> = Vec::new();
     for pair in text
         .split(',')
@@ -57,7 +57,7 @@ pub(super) fn parse_cluster(text: &str) -> Result<Vec<ClusterMember>, String> {
 ///
 /// # Errors
 /// A sentence about what does not fit.
-pub(super) fn check_cluster(
+pub(crate) fn check_cluster(
     members: &[ClusterMember],
     name: &str,
     advertised: &[HttpUrl],

@@ -13,6 +13,7 @@ use keelson_proto::etcdserverpb::{
 };
 use keelson_storage::ids::{LeaseId, Revision};
 use keelson_storage::mvcc::{Change, HashScan, Record, Selection};
+use keelson_storage::snapshot::PinnedFile;
 use keelson_storage::state::{Renewal, Request, Response};
 
 /// Names a waiting request on the core that sent it.
@@ -85,6 +86,8 @@ pub enum Ask {
     Load(Vec<Arc<Record>>),
     /// A checkpoint; answered when it is durable.
     Checkpoint,
+    /// The file of the newest snapshot, held where it is.
+    PinSnapshot,
     /// A progress mark for a stream, answered by [`Outbound::Progress`].
     Progress(StreamKey),
 }
@@ -147,6 +150,8 @@ pub enum Answer {
     Loaded(Vec<Arc<Record>>),
     /// Everything applied when it was asked for is in a durable snapshot.
     Checkpointed(ResponseHeader),
+    /// The file of the newest snapshot, if there is any, and whether everything applied is in it.
+    Pinned(Option<PinnedFile>, bool),
     /// The result of a range and the header that goes with it.
     Range(ResponseHeader, Selection),
     /// `Maintenance.Status`, header complete.

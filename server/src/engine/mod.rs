@@ -28,6 +28,7 @@ mod keep_alive;
 mod lease_clock;
 pub mod limits;
 pub mod message;
+pub(crate) mod offline;
 mod open;
 mod persist;
 mod read;

@@ -14,6 +14,7 @@ use keelson_storage::ids::LeaseId;
 use keelson_storage::io::Disk;
 use keelson_storage::mvcc::HashScan;
 use keelson_storage::mvcc::Select;
+use keelson_storage::snapshot::PinnedFile;
 use keelson_storage::state::{Response, State};
 
 use super::limits::{HASH_RECORDS_PER_TURN, SELECT_KEYS_PER_STEP, SELECTS_PER_TURN_MAX};
@@ -56,6 +57,7 @@ impl<D: Disk> Engine<D> {
                 has_leader: self.node.leader().is_some(),
                 alarms: self.state.alarms(),
             }),
+            Ask::PinSnapshot => Ok(self.pin_snapshot()),
             other => unreachable!("{other:?} is handled before reads"),
         };
         self.reply(origin, result);
@@ -167,6 +169,14 @@ impl<D: Disk> Engine<D> {
         } else {
             self.hashes.push_back(running);
         }
+    }
+
+    fn pin_snapshot(&self) -> Answer {
+        let file = self.snapshots.pin();
+        let applied = self.state.applied().index;
+        let is_complete = |file: &PinnedFile| file.snapshot.meta().applied.index == applied;
+        let is_complete = file.as_ref().is_some_and(is_complete);
+        Answer::Pinned(file, is_complete)
     }
 
     fn members(&self) -> Vec<Member> {

@@ -80,7 +80,22 @@ pub const FRESH_FOR: Duration = Duration::from_millis(500);
 /// How often a core looks for connections that are due for a ping or for closing.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
+/// Backups that one core streams at a time. Each has a thread of its own and holds its file.
+pub const BACKUPS_PER_CORE_MAX: usize = 8;
+
+/// What a backup reads at once.
+pub const BACKUP_READ_BYTES: usize = 1 << 20;
+
+/// Bytes of the file in one message of a backup. etcd sends 32 KiB, and its clients take any size; those of other
+/// languages refuse messages of more than 4 MiB unless they are told otherwise.
+pub const BACKUP_BLOB_BYTES: usize = 256 << 10;
+
+/// Messages of a backup that are ready before its client takes them.
+pub const BACKUP_MESSAGES_AHEAD: usize = 8;
+
 const _: () = assert!(CONNECTION_WINDOW_BYTES > STREAM_WINDOW_BYTES);
 const _: () = assert!(FRAME_BYTES_MAX >= 16 << 10);
 const _: () = assert!(UNSENT_BYTES_PER_CORE_MAX > UNSENT_BYTES_PER_CONNECTION_MAX);
 const _: () = assert!(OUT_BYTES_CHOKED > OUT_BYTES_MAX + FRAME_BYTES_MAX as usize);
+const _: () = assert!(BACKUP_READ_BYTES.is_multiple_of(BACKUP_BLOB_BYTES));
+const _: () = assert!(BACKUP_BLOB_BYTES < 4 << 20);

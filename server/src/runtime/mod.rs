@@ -46,6 +46,7 @@ mod core;
 mod cores;
 mod event;
 mod eventfd;
+mod feed;
 mod huge_pages;
 mod open_files;
 pub mod placement;
@@ -68,6 +69,7 @@ pub use cores::{
 };
 pub use event::{Latch, LatchWait, LocalEvent};
 pub use eventfd::{Bell, Watch, watch_eventfd};
+pub use feed::{Fed, Feed, Gone, spawn_feeding};
 pub use huge_pages::forbid_huge_pages;
 pub use open_files::raise_open_files;
 pub use poller::{Acceptor, Socket};

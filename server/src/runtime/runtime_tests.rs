@@ -448,6 +448,40 @@ fn blocking_work_leaves_the_core_to_others() {
     });
 }
 
+#[test]
+fn a_feed_waits_for_room_and_ends_with_its_receiver() {
+    run(1, &config(), |_| async {
+        let (told, heard) = std::sync::mpsc::channel();
+        let work = move |feed: &mut Feed<u32>| {
+            let mut sent = 0;
+            while feed.send(sent).is_ok() {
+                sent += 1;
+            }
+            told.send(sent).unwrap();
+        };
+        let mut fed = spawn_feeding(3, work).unwrap();
+        for wanted in 0..100 {
+            assert_eq!(fed.next().await, Some(wanted));
+        }
+        sleep(Duration::from_millis(20)).await;
+        drop(fed);
+        let sent = spawn_blocking(move || heard.recv().unwrap()).await.unwrap();
+        assert!((100..=103).contains(&sent), "{sent} pieces");
+
+        let work = |feed: &mut Feed<u32>| {
+            for piece in 0..10 {
+                feed.send(piece).unwrap();
+            }
+        };
+        let mut fed = spawn_feeding(4, work).unwrap();
+        let mut count = 0;
+        while fed.next().await.is_some() {
+            count += 1;
+        }
+        assert_eq!(count, 10);
+    });
+}
+
 /// Longest time between two polls of a task that is always runnable, and the watchdog's wakes, on a core that is
 /// preempted so often that some turns end before their first task (fault 1 of the module story).
 fn longest_nap(preempt_after: Duration) -> (Duration, u64) {

@@ -422,7 +422,6 @@ const LATER: &[&str] = &[
     "etcdserverpb.Cluster/MemberUpdate",
     "etcdserverpb.Maintenance/Downgrade",
     "etcdserverpb.Maintenance/MoveLeader",
-    "etcdserverpb.Maintenance/Snapshot",
     "v3electionpb.Election/Campaign",
     "v3electionpb.Election/Leader",
     "v3electionpb.Election/Observe",

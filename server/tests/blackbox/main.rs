@@ -27,6 +27,7 @@ mod flags;
 mod http;
 mod kube;
 mod lease;
+mod snapshot;
 mod tools;
 mod walk;
 mod watch;

@@ -21,7 +21,8 @@ const WAITING: &[(&str, &str)] = &[
     ("member-update", "membership changes"),
     ("move-leader", "more than one member"),
     ("role-", "users, roles and permissions"),
-    ("snapshot-", "the snapshot file"),
+    ("snapshot-restore", "backups in etcd's own format"),
+    ("snapshot-status", "backups in etcd's own format"),
     ("user-", "users, roles and permissions"),
 ];
 

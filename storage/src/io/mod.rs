@@ -13,6 +13,7 @@
 //!
 //! [`UringDisk`] is the body that ships: O_DIRECT files and RWF_DSYNC writes on an `io_uring` ring of its own.
 //! [`SimDisk`] is the body of the tests: one seed decides completion order, torn sectors and lost writes.
+//! [`ReadOnlyDisk`] is the body of the offline tools.
 //!
 //! Invariants both bodies keep:
 //! 1. A durable write whose completion is `Ok` survives power loss, and so does every byte that was
@@ -24,6 +25,7 @@
 //!    least as long as the last byte that is durable, and what lies between surviving bytes reads as zeros.
 
 mod aligned;
+mod direct_file;
 mod probe;
 mod sim;
 mod sim_file;
@@ -39,6 +41,7 @@ use std::os::fd::RawFd;
 use crate::limits::WAL_BLOCK_BYTES;
 
 pub use aligned::AlignedBuf;
+pub use direct_file::{DirectFile, DirectWriter, ReadOnlyDisk};
 pub(crate) use probe::PROBE_NAME;
 pub use probe::{RingError, probe_directory, probe_rings};
 pub use sim::{SimDisk, SimFault};

@@ -264,22 +264,7 @@ impl Disk for UringDisk {
     }
 
     fn list(&mut self) -> Result<Vec<FileEntry>, DiskError> {
-        let fail = |e: std::io::Error| DiskError::from_io("list", self.location.clone(), &e);
-        let mut entries = Vec::new();
-        for entry in std::fs::read_dir(&self.directory).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
-            if entry.file_name() == PROBE_NAME {
-                continue;
-            }
-            let metadata = entry.metadata().map_err(fail)?;
-            entries.push(FileEntry {
-                name: entry.file_name().to_string_lossy().into_owned(),
-                bytes: metadata.len(),
-                is_file: metadata.is_file(),
-            });
-        }
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(entries)
+        list_directory(&self.directory)
     }
 
     fn open(&mut self, name: &str) -> Result<FileId, DiskError> {
@@ -455,6 +440,26 @@ impl Disk for UringDisk {
     fn event_fd(&self) -> Option<RawFd> {
         Some(self.event.as_raw_fd())
     }
+}
+
+/// Every entry of a directory but the probe's, sorted by name.
+pub(super) fn list_directory(directory: &Path) -> Result<Vec<FileEntry>, DiskError> {
+    let fail = |e: std::io::Error| DiskError::from_io("list", directory.display().to_string(), &e);
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        if entry.file_name() == PROBE_NAME {
+            continue;
+        }
+        let metadata = entry.metadata().map_err(fail)?;
+        entries.push(FileEntry {
+            name: entry.file_name().to_string_lossy().into_owned(),
+            bytes: metadata.len(),
+            is_file: metadata.is_file(),
+        });
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
 }
 
 /// A ring whose completions do not interrupt a thread that runs: it takes them at its next system call, and `reap` makes

@@ -7,4 +7,4 @@
 pub mod plan;
 pub(crate) mod scan;
 
-pub use scan::{RecoveryReport, TailReport};
+pub use scan::{RecoveryReport, TailReport, read_lane};

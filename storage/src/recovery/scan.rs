@@ -96,6 +96,18 @@ pub(crate) struct LaneScan {
     pub(crate) report: RecoveryReport,
 }
 
+/// Reads a lane and changes nothing: for offline tools. Records come in their order, up to the first damage.
+///
+/// # Errors
+/// Those with which [`Wal::open`](crate::wal::Wal::open) would refuse the lane.
+pub fn read_lane<D: Disk>(
+    disk: &mut D,
+    lane: LaneId,
+    mut on_record: impl FnMut(Lsn, WalRecord),
+) -> Result<RecoveryReport, WalError> {
+    Ok(scan(disk, lane, &mut on_record)?.report)
+}
+
 /// Reads the lane.
 pub(crate) fn scan<D: Disk>(
     disk: &mut D,

@@ -214,6 +214,11 @@ impl Superblock {
         }
     }
 
+    /// Whether a block begins as a superblock does, sound or not.
+    pub(super) fn has_magic(block: &[u8]) -> bool {
+        block.starts_with(&MAGIC)
+    }
+
     /// Whether meta page and table end the file, one behind the other.
     fn is_sound(&self) -> bool {
         let end = |page: &PageReference| page.offset.checked_add(page.entry.padded_bytes() as u64);

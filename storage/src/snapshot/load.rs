@@ -33,25 +33,28 @@ impl Snapshot {
         file: FileId,
         entry: &FileEntry,
     ) -> Result<Self, SnapshotError> {
-        let name = format!("{}/{}", disk.location(), entry.name);
-        let mut loader = Loader {
-            disk,
-            file,
-            name,
-            bytes: entry.bytes,
-        };
-        loader.load()
+        Loader::new(disk, file, entry).load()
     }
 }
 
-struct Loader<'a, D> {
-    disk: &'a mut D,
+/// Reads parts of a file.
+pub(super) struct Loader<'a, D> {
+    pub(super) disk: &'a mut D,
     file: FileId,
     name: String,
     bytes: u64,
 }
 
-impl<D: Disk> Loader<'_, D> {
+impl<'d, D: Disk> Loader<'d, D> {
+    pub(super) fn new(disk: &'d mut D, file: FileId, entry: &FileEntry) -> Self {
+        Self {
+            name: format!("{}/{}", disk.location(), entry.name),
+            disk,
+            file,
+            bytes: entry.bytes,
+        }
+    }
+
     fn load(&mut self) -> Result<Snapshot, SnapshotError> {
         let superblock = self.superblock()?;
         let table = self.table(&superblock)?;
@@ -80,7 +83,7 @@ impl<D: Disk> Loader<'_, D> {
         }
     }
 
-    fn superblock(&mut self) -> Result<Superblock, SnapshotError> {
+    pub(super) fn superblock(&mut self) -> Result<Superblock, SnapshotError> {
         let block = self.read(0, SUPERBLOCK_BYTES)?;
         let superblock = match Superblock::decode(block.as_slice()) {
             Ok(superblock) => superblock,
@@ -107,7 +110,7 @@ impl<D: Disk> Loader<'_, D> {
         Ok(superblock)
     }
 
-    fn table(&mut self, superblock: &Superblock) -> Result<Table, SnapshotError> {
+    pub(super) fn table(&mut self, superblock: &Superblock) -> Result<Table, SnapshotError> {
         let archive = self.page_alone(&superblock.table, SnapshotPart::Table)?;
         let table = from_bytes::<Table, Failure>(archive.as_slice()).ok();
         let table = table.filter(|table| table.is_sound(superblock));
@@ -117,7 +120,7 @@ impl<D: Disk> Loader<'_, D> {
         })
     }
 
-    fn meta(&mut self, superblock: &Superblock) -> Result<Meta, SnapshotError> {
+    pub(super) fn meta(&mut self, superblock: &Superblock) -> Result<Meta, SnapshotError> {
         let archive = self.page_alone(&superblock.meta, SnapshotPart::Meta)?;
         let page = from_bytes::<MetaPage, Failure>(archive.as_slice()).ok();
         page.and_then(MetaPage::into_meta).ok_or_else(|| {
@@ -200,7 +203,7 @@ impl<D: Disk> Loader<'_, D> {
         self.pages(table.leaves_offset(), &entries, &rules)
     }
 
-    fn read(&mut self, offset: u64, bytes: usize) -> Result<AlignedBuf, SnapshotError> {
+    pub(super) fn read(&mut self, offset: u64, bytes: usize) -> Result<AlignedBuf, SnapshotError> {
         let mut buf = AlignedBuf::with_capacity(bytes);
         self.disk.read(self.file, offset, bytes, &mut buf)?;
         if buf.len() < bytes {
@@ -210,7 +213,12 @@ impl<D: Disk> Loader<'_, D> {
         Ok(buf)
     }
 
-    fn damaged(&self, offset: u64, reason: SnapshotDamage, affected: Affected) -> SnapshotError {
+    pub(super) fn damaged(
+        &self,
+        offset: u64,
+        reason: SnapshotDamage,
+        affected: Affected,
+    ) -> SnapshotError {
         SnapshotError::Damaged {
             file: self.name.clone(),
             offset,
@@ -221,13 +229,14 @@ impl<D: Disk> Loader<'_, D> {
 }
 
 /// What a kind of page must obey, and what depends on a page.
-struct Rules<'a, T> {
-    part: SnapshotPart,
-    is_sound: &'a dyn Fn(&T) -> bool,
-    affected: &'a dyn Fn(usize) -> Affected,
+pub(super) struct Rules<'a, T> {
+    pub(super) part: SnapshotPart,
+    pub(super) is_sound: &'a dyn Fn(&T) -> bool,
+    pub(super) affected: &'a dyn Fn(usize) -> Affected,
 }
 
-fn view<T: Content>(
+/// A page in a piece that was read.
+pub(super) fn view<T: Content>(
     piece: &Arc<AlignedBuf>,
     start: usize,
     entry: &PageEntry,
@@ -253,7 +262,7 @@ fn pages_of_one_read(entries: &[PageEntry]) -> usize {
 }
 
 /// Which keys a leaf has, by the bounds above it.
-fn keys_of_leaf(inners: &[Page<ArchivedInner>], leaf: usize) -> Affected {
+pub(super) fn keys_of_leaf(inners: &[Page<ArchivedInner>], leaf: usize) -> Affected {
     let bound = |leaf: usize| {
         let parents = inners.iter().take_while(|page| page.level() == 1);
         let mut parents = parents.filter_map(|page| {

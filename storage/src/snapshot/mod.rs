@@ -13,6 +13,7 @@
 //!
 //! Layouts are in `storage/FORMAT.md`.
 
+mod audit;
 mod builder;
 mod cache;
 mod changes;
@@ -36,6 +37,7 @@ mod meta;
 mod page;
 mod pages;
 mod reader;
+mod restore;
 mod runs;
 #[allow(
     clippy::module_inception,
@@ -53,19 +55,23 @@ mod store_model_tests;
 #[cfg(test)]
 mod store_tests;
 mod stream;
+mod survey;
 mod values;
 mod version;
 mod visit;
 mod written;
 
+pub use audit::{Audit, Flaw};
 pub use builder::{Builder, BuilderConfig};
 pub use error::{Affected, SnapshotDamage, SnapshotError, SnapshotPart};
 pub use finish::Finish;
 pub use format::FORMAT_VERSION;
 pub use meta::{AlarmMeta, HardState, LeaseMeta, Meta};
 pub use reader::ValueReader;
+pub use restore::{FileKind, Transplant};
 pub use snapshot::{Cursor, Snapshot};
 pub use store::{PinnedFile, SnapshotStore, StoreConfig, StoreCounters};
 pub use stream::PageWrite;
+pub use survey::Survey;
 pub use values::ValueCounters;
 pub use version::{BlockPlace, KeyRef, ValuePlace, Version, VersionIn, VersionRef};

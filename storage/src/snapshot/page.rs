@@ -71,6 +71,11 @@ impl<T> Page<T> {
         beginning.step_by(LINE_BYTES).for_each(fetch);
     }
 
+    /// Length of the archive.
+    pub(super) fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
     fn archive(&self) -> &[u8] {
         let start = self.start as usize;
         &self.piece.as_slice()[start..start + self.bytes as usize]

@@ -381,6 +381,22 @@ impl Snapshot {
         self.leaves.is_empty() && self.changes.is_empty()
     }
 
+    pub(super) fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    pub(super) fn inners(&self) -> &[Page<ArchivedInner>] {
+        &self.inners
+    }
+
+    pub(super) fn changes(&self) -> &[Page<ArchivedChanges>] {
+        &self.changes
+    }
+
+    pub(super) fn changes_per_page(&self) -> u32 {
+        u32::try_from(self.changes_per_page).expect("it came from 32 bits")
+    }
+
     pub(super) fn file(&self) -> &str {
         &self.file
     }
@@ -454,7 +470,7 @@ impl Snapshot {
     }
 
     /// The first key of a leaf, and of the next one.
-    fn span_of(&self, leaf: u32) -> (Vec<u8>, Option<Vec<u8>>) {
+    pub(super) fn span_of(&self, leaf: u32) -> (Vec<u8>, Option<Vec<u8>>) {
         let key = |leaf: u32| {
             let mut key = Vec::new();
             self.append_key(self.first_of(leaf)?, &mut key);

@@ -70,6 +70,19 @@ pub(super) fn find<D: Disk>(disk: &mut D) -> Result<Found, SnapshotError> {
     })
 }
 
+/// The file that counts, and its directory entry; only reads, for tools. `Err` for a file that is damaged.
+pub(super) fn newest_counted<D: Disk>(
+    disk: &mut D,
+) -> Result<Option<(FileId, FileEntry)>, SnapshotError> {
+    for (_, entry) in list(disk)?.into_iter().rev() {
+        let file = disk.open(&entry.name)?;
+        if !is_blank(disk, file)? {
+            return Ok(Some((file, entry)));
+        }
+    }
+    Ok(None)
+}
+
 /// All files, oldest first.
 fn list<D: Disk>(disk: &mut D) -> Result<Vec<(SnapshotSeq, FileEntry)>, SnapshotError> {
     let mut files = Vec::new();

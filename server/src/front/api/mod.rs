@@ -17,6 +17,7 @@ mod lease;
 mod maintenance;
 mod pump;
 mod range_response;
+mod snapshot;
 mod watch;
 
 use std::cell::{Cell, RefCell};
@@ -82,6 +83,8 @@ pub struct Api {
     /// Watch questions for which the ring had no room.
     unsent: RefCell<VecDeque<Ask>>,
     lease_ids: Cell<u64>,
+    /// Backups that are being streamed.
+    backups: Cell<usize>,
 }
 
 impl Api {
@@ -106,6 +109,7 @@ impl Api {
             writers: RefCell::default(),
             unsent: RefCell::default(),
             lease_ids: Cell::new(RandomState::new().hash_one(std::process::id())),
+            backups: Cell::new(0),
         })
     }
 
@@ -187,6 +191,7 @@ impl Api {
             Method::MaintenanceHashKv => {
                 unary(call, |body| maintenance::hash_kv(&self, body)).await;
             }
+            Method::MaintenanceSnapshot => Box::pin(snapshot::serve(self, call)).await,
             Method::HealthCheck => unary(call, |body| health::check(&self, body)).await,
             Method::HealthWatch => Box::pin(health::watch(call)).await,
             later => {

@@ -1,0 +1,255 @@
+//! `keelson snapshot save`: a client of `Maintenance.Snapshot`.
+//!
+//! ```text
+//!   member --messages--> receiving thread --blobs, a few ahead--> writing thread: hash, FILE.part, fsync
+//! ```
+//!
+//! The hash of everything that came is compared with what came last, and only then the file gets its name.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use anyhow::{Context, anyhow, bail};
+use bytes::Bytes;
+use indicatif::ProgressBar;
+use keelson_proto::etcdserverpb::SnapshotRequest;
+use keelson_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use rustix::fs::{Advice, fadvise};
+use sha2::{Digest, Sha256};
+use tonic::transport::Endpoint;
+
+use super::Save;
+use super::file::{Hash, hex};
+use super::progress::bytes_bar;
+
+/// Blobs that have come and are not written.
+const BLOBS_AHEAD: usize = 16;
+/// Bytes of the hash at the end.
+const HASH_BYTES: usize = size_of::<Hash>();
+/// A backup is made of sectors and the hash; etcd's tools look for that too.
+const SECTOR_BYTES: u64 = 512;
+/// What a member may send ahead of what is taken, in bytes.
+const WINDOW_BYTES: u32 = 8 << 20;
+/// What is written before the system is told to bring it to the disk and to forget it.
+const FLUSH_BYTES: u64 = 64 << 20;
+
+/// Takes a backup, and says so.
+pub(super) fn save(asked: &Save) -> anyhow::Result<()> {
+    let part = Part::create(&asked.file)?;
+    let (blobs, waiting) = sync_channel(BLOBS_AHEAD);
+    let file = part.file.try_clone()?;
+    let writing = thread::spawn(move || write(file, &waiting));
+    let received = receive(asked, blobs);
+    let written = writing
+        .join()
+        .map_err(|_| anyhow!("the writing thread panicked"))?;
+    // A disk that is full is the reason why nobody took what came.
+    let written = written.with_context(|| format!("cannot write {}", part.path.display()));
+    let (bar, version) = match (received, written) {
+        (Ok(received), Ok(written)) => {
+            written.check()?;
+            received
+        }
+        (Err(error), Ok(_)) | (_, Err(error)) => return Err(error),
+    };
+    part.complete(&asked.file)?;
+    bar.finish_and_clear();
+    println!("Snapshot saved at {}", asked.file.display());
+    if !version.is_empty() {
+        println!("Server version {version}");
+    }
+    Ok(())
+}
+
+/// Receives everything; the bar, and the version of the server.
+fn receive(asked: &Save, blobs: SyncSender<Bytes>) -> anyhow::Result<(ProgressBar, String)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let endpoint = Endpoint::from_shared(asked.endpoint.to_string())?
+            .connect_timeout(asked.dial_timeout)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES);
+        let channel = endpoint.connect().await;
+        let channel = channel.with_context(|| format!("no connection to {}", asked.endpoint))?;
+        let mut client = MaintenanceClient::new(channel).max_decoding_message_size(usize::MAX);
+        let refused = |status: tonic::Status| {
+            anyhow!(
+                "{} gives no backup: {} ({:?})",
+                asked.endpoint,
+                status.message(),
+                status.code()
+            )
+        };
+        let answer = client.snapshot(SnapshotRequest {}).await;
+        let mut messages = answer.map_err(refused)?.into_inner();
+        let mut first: Option<(ProgressBar, String)> = None;
+        while let Some(message) = messages.message().await.map_err(refused)? {
+            let bytes = message.blob.len() as u64;
+            let (bar, _) = first.get_or_insert_with(|| {
+                let total = message.remaining_bytes + bytes;
+                (bytes_bar("receiving", total), message.version.clone())
+            });
+            bar.inc(bytes);
+            // The thread has ended because it cannot write; what it says of that counts.
+            if blobs.send(message.blob).is_err() {
+                break;
+            }
+        }
+        first.with_context(|| format!("{} sent an empty backup", asked.endpoint))
+    })
+}
+
+/// What the writing thread has seen.
+struct Written {
+    bytes: u64,
+    /// Of everything but the last bytes.
+    hash: Hash,
+    /// The last bytes; fewer if there were not so many.
+    last: Vec<u8>,
+}
+
+/// Writes everything that comes and brings it to the disk.
+fn write(mut file: File, blobs: &Receiver<Bytes>) -> std::io::Result<Written> {
+    let mut hash = Sha256::new();
+    let mut last = Vec::with_capacity(2 * HASH_BYTES);
+    let (mut bytes, mut flushed) = (0, 0);
+    for blob in blobs {
+        file.write_all(&blob)?;
+        bytes += blob.len() as u64;
+        // What may be the hash is held back.
+        let (middle, end) = blob.split_at(blob.len() - blob.len().min(HASH_BYTES));
+        last.extend_from_slice(end);
+        let before = last.len().saturating_sub(HASH_BYTES);
+        hash.update(&last[..before]);
+        last.drain(..before);
+        hash.update(middle);
+        if bytes - flushed >= FLUSH_BYTES {
+            file.sync_data()?;
+            forget(&file);
+            flushed = bytes;
+        }
+    }
+    file.sync_all()?;
+    forget(&file);
+    Ok(Written {
+        bytes,
+        hash: hash.finalize().into(),
+        last,
+    })
+}
+
+/// A backup is not read again soon: other files' pages stay in memory instead.
+fn forget(file: &File) {
+    // Advice that is not taken changes nothing.
+    let _ = fadvise(file, 0, None, Advice::DontNeed);
+}
+
+impl Written {
+    fn check(&self) -> anyhow::Result<()> {
+        if self.bytes % SECTOR_BYTES != HASH_BYTES as u64 {
+            bail!(
+                "the backup ends without its sha256: {} bytes came. Try again",
+                self.bytes
+            );
+        }
+        if self.last != self.hash {
+            bail!(
+                "expected sha256 {}, got {}: the backup was changed on its way. Try again",
+                hex(&self.last),
+                hex(&self.hash)
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The file while it has not its name; removed unless it gets it.
+struct Part {
+    path: PathBuf,
+    file: File,
+}
+
+impl Part {
+    fn create(target: &Path) -> anyhow::Result<Self> {
+        let mut path = target.as_os_str().to_owned();
+        path.push(".part");
+        let path = PathBuf::from(path);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let file = options
+            .open(&path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { path, file })
+    }
+
+    /// Gives it its name, for good.
+    fn complete(mut self, target: &Path) -> anyhow::Result<()> {
+        let path = std::mem::take(&mut self.path);
+        if let Err(error) = std::fs::rename(&path, target) {
+            self.path = path;
+            return Err(error).with_context(|| format!("cannot rename to {}", target.display()));
+        }
+        let parent = match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let synced = File::open(parent).and_then(|directory| directory.sync_all());
+        synced.with_context(|| format!("cannot sync {}", parent.display()))
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            // A part that cannot be removed is overwritten by the next save.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn written(blobs: &[&[u8]]) -> (Written, Vec<u8>) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (sender, receiver) = sync_channel(blobs.len());
+        for blob in blobs {
+            sender.send(Bytes::copy_from_slice(blob)).unwrap();
+        }
+        drop(sender);
+        let written = write(file.reopen().unwrap(), &receiver).unwrap();
+        (written, std::fs::read(file.path()).unwrap())
+    }
+
+    /// However the bytes are cut into messages, the last 32 are the hash of the others.
+    #[test]
+    fn g_d_7_the_hash_is_that_of_everything_before_it() {
+        let content: Vec<u8> = (0..1024_u32).map(|byte| byte as u8).collect();
+        let hash: Hash = Sha256::digest(&content).into();
+        let whole = [&content[..], &hash].concat();
+        for cut in [1, 5, 31, 32, 33, 100, 1024, 1040, 2000] {
+            let blobs: Vec<&[u8]> = whole.chunks(cut).collect();
+            let (written, file) = written(&blobs);
+            assert_eq!(file, whole, "cut at {cut}");
+            written.check().unwrap();
+        }
+        for changed in [0, 500, 1023, 1024, 1055] {
+            let mut wrong = whole.clone();
+            wrong[changed] ^= 4;
+            let error = written(&[&wrong]).0.check().unwrap_err().to_string();
+            assert!(error.contains("expected sha256"), "{error}");
+        }
+        for bytes in [0, 1, 32, 512, 1024, 1055] {
+            let cut = written(&[&whole[..bytes]]).0.check();
+            assert!(cut.is_err(), "{bytes} bytes");
+        }
+    }
+}

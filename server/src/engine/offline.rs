@@ -1,0 +1,109 @@
+//! The state of a member that does not run, put together as its start would do it, and nothing written.
+
+use std::sync::Arc;
+
+use keelson_consensus::durable::Replay;
+use keelson_consensus::node::HardState;
+use keelson_storage::dir::StoppedDir;
+use keelson_storage::ids::{LaneId, Lsn, ShardId};
+use keelson_storage::io::ReadOnlyDisk;
+use keelson_storage::mvcc::Record;
+use keelson_storage::recovery::read_lane;
+use keelson_storage::snapshot::{Snapshot, SnapshotError, ValueReader};
+use keelson_storage::state::State;
+use keelson_storage::wal::{RecordKind, WalRecord};
+
+use super::apply::replay_entry;
+use super::shard::EngineError;
+
+/// The snapshot that counts, loaded; none before the first checkpoint.
+pub(crate) fn load_newest(dir: &StoppedDir) -> Result<Option<Snapshot>, SnapshotError> {
+    let Some(path) = dir.snapshots_path(ShardId(0)) else {
+        return Ok(None);
+    };
+    let mut disk = ReadOnlyDisk::new(&path);
+    let newest = Snapshot::newest_in(&mut disk)?;
+    newest
+        .map(|(file, entry)| Snapshot::load(&mut disk, file, &entry))
+        .transpose()
+}
+
+/// The log as it goes on behind a snapshot.
+pub(crate) fn replay_behind(snapshot: Option<&Snapshot>) -> Replay {
+    snapshot.map_or_else(Replay::default, |snapshot| {
+        let meta = snapshot.meta();
+        let hard_state = HardState {
+            term: meta.hard_state.term,
+            vote: meta.hard_state.vote,
+        };
+        Replay::after_snapshot(hard_state, meta.applied.index)
+    })
+}
+
+/// The state that a start would find.
+///
+/// # Errors
+/// Those with which a start would be refused.
+pub(crate) fn state_of(dir: &StoppedDir) -> Result<State, EngineError> {
+    let snapshot = load_newest(dir)?.map(Arc::new);
+    let mut replaying = Replaying {
+        replay: replay_behind(snapshot.as_deref()),
+        state: snapshot.map_or_else(State::new, State::from_snapshot),
+        values: ValueReader::default(),
+        error: None,
+    };
+    let lane = dir.lane_path(LaneId(0));
+    if lane.is_dir() {
+        let mut disk = ReadOnlyDisk::new(&lane);
+        read_lane(&mut disk, LaneId(0), |lsn, record| {
+            replaying.on_record(lsn, &record);
+        })?;
+    }
+    if let Some(error) = replaying.error {
+        return Err(error);
+    }
+    replaying.replay.finish()?;
+    Ok(replaying.state)
+}
+
+struct Replaying {
+    replay: Replay,
+    state: State,
+    values: ValueReader,
+    /// The first record that made no sense; nothing after it is applied.
+    error: Option<EngineError>,
+}
+
+impl Replaying {
+    fn on_record(&mut self, _: Lsn, record: &WalRecord) {
+        if self.error.is_none() {
+            self.error = self.apply(record).err();
+        }
+    }
+
+    fn apply(&mut self, record: &WalRecord) -> Result<(), EngineError> {
+        let payload = record.payload.clone();
+        match record.kind {
+            RecordKind::HardState => self.replay.on_hard_state(payload)?,
+            RecordKind::Entry => {
+                let entry = self.replay.on_entry(record.term, record.index, payload)?;
+                if let Some(entry) = entry {
+                    let values = &mut self.values;
+                    replay_entry(&mut self.state, &entry, |record| load(values, record))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The whole of a cold record.
+fn load(values: &mut ValueReader, record: Arc<Record>) -> Result<Arc<Record>, SnapshotError> {
+    match (record.place(), record.snapshot()) {
+        (Some(place), Some(snapshot)) => {
+            let value = values.read(snapshot, place)?;
+            Ok(Arc::new(record.with_value(&value)))
+        }
+        _ => Ok(record),
+    }
+}

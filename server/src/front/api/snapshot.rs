@@ -1,0 +1,248 @@
+//! `etcdserverpb.Maintenance/Snapshot`: a backup, which is the newest snapshot file as it is.
+//!
+//! If the newest file does not hold everything that is applied, a checkpoint is asked for first. A helper thread then
+//! reads the file, past the page cache, compares every byte with the checksums, hashes it, and frames the messages; the
+//! core only passes them on as the client takes them. The engine is asked twice or thrice, and serves on meanwhile.
+//!
+//! ```text
+//!   checkpoint -> pinned file -> helper: read | audit | SHA-256 | frame --feed--> core --> client
+//! ```
+//!
+//! The thread opens the file and lets the pin go: an open file can be read to its end whatever becomes of its name, and
+//! a slow client keeps no index of an old snapshot in memory. What it keeps is the file's place on the disk, a thread,
+//! and [`BACKUP_MESSAGES_AHEAD`] messages, until it has gone or has everything.
+//!
+//! A damaged file is never passed off as a backup: the call ends with an error and without the hash.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_lite::future::or;
+use keelson_proto::ApiError;
+use keelson_proto::etcdserverpb::SnapshotResponse;
+use keelson_storage::io::{AlignedBuf, DirectFile, DiskError};
+use keelson_storage::snapshot::{Audit, Flaw, PinnedFile};
+use sha2::{Digest, Sha256};
+use tonic::Status;
+
+use super::Api;
+use crate::config::version;
+use crate::engine::message::{Answer, Ask};
+use crate::front::limits::{
+    BACKUP_BLOB_BYTES, BACKUP_MESSAGES_AHEAD, BACKUP_READ_BYTES, BACKUPS_PER_CORE_MAX,
+};
+use crate::front::{Call, Closed, Replies, encode_message};
+use crate::runtime::{self, Fed, Feed, Gone};
+
+/// What the helper thread sends.
+enum Piece {
+    /// A whole message, framed.
+    Message(Bytes),
+    /// The last message was sent.
+    Complete,
+    /// There is no more, and this is why.
+    Failed(Status),
+}
+
+/// Why the thread ends early.
+enum Stop {
+    Gone,
+    Failed(Status),
+}
+
+/// A place among the backups of a core.
+struct Seat(Rc<Api>);
+
+impl Seat {
+    fn take(api: &Rc<Api>) -> Option<Self> {
+        let taken = api.backups.get();
+        (taken < BACKUPS_PER_CORE_MAX).then(|| {
+            api.backups.set(taken + 1);
+            Self(Rc::clone(api))
+        })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.backups.set(self.0.backups.get() - 1);
+    }
+}
+
+pub(super) async fn serve(api: Rc<Api>, mut call: Call) {
+    if let Err(status) = call.messages.unary().await {
+        return call.reply.finish(Err(status));
+    }
+    let Some(_seat) = Seat::take(&api) else {
+        return call.reply.finish(Err(ApiError::TooManyRequests.into()));
+    };
+    let mut reply = call.reply;
+    let file = match unless_closed(&mut reply, newest_file(&api)).await {
+        Ok(file) => file,
+        Err(closed) => return give_up(reply, closed),
+    };
+    let file = match file {
+        Ok(file) => file,
+        Err(error) => return reply.finish(Err(error.into())),
+    };
+    let began = Instant::now();
+    let (path, bytes) = (file.path.clone(), file.snapshot.file_bytes());
+    tracing::info!(path, bytes, "sending a backup to a client");
+    let work = move |feed: &mut Feed<Piece>| read_file(file, feed);
+    match runtime::spawn_feeding(BACKUP_MESSAGES_AHEAD, work) {
+        Err(error) => {
+            let status = Status::unavailable(format!("no thread to read on: {error}"));
+            reply.finish(Err(status));
+        }
+        Ok(fed) => {
+            if pass_on(fed, reply).await {
+                let took_ms = began.elapsed().as_millis() as u64;
+                tracing::info!(path, bytes, took_ms, "sent a backup to a client");
+            }
+        }
+    }
+}
+
+/// The file of a snapshot that holds everything that was applied when the call came.
+async fn newest_file(api: &Api) -> Result<PinnedFile, ApiError> {
+    if let (Some(file), true) = pinned(api).await? {
+        return Ok(file);
+    }
+    match api.ask_without_limit(Ask::Checkpoint).await? {
+        Answer::Checkpointed(_) => {}
+        other => unreachable!("a checkpoint is answered when it is durable, not with {other:?}"),
+    }
+    let (file, _) = pinned(api).await?;
+    Ok(file.expect("there is a snapshot when a checkpoint is durable"))
+}
+
+async fn pinned(api: &Api) -> Result<(Option<PinnedFile>, bool), ApiError> {
+    match api.ask(Ask::PinSnapshot).await? {
+        Answer::Pinned(file, is_complete) => Ok((file, is_complete)),
+        other => unreachable!("a pin is answered with a file, not {other:?}"),
+    }
+}
+
+/// Hands the messages to the client; true if it has all of them.
+async fn pass_on(mut fed: Fed<Piece>, mut reply: Replies) -> bool {
+    loop {
+        let piece = match unless_closed(&mut reply, fed.next()).await {
+            Ok(piece) => piece,
+            Err(closed) => {
+                give_up(reply, closed);
+                return false;
+            }
+        };
+        match piece {
+            Some(Piece::Message(message)) => {
+                if reply.send_raw(message).await.is_err() {
+                    return false;
+                }
+            }
+            Some(Piece::Complete) => {
+                reply.finish(Ok(()));
+                return true;
+            }
+            Some(Piece::Failed(status)) => {
+                tracing::error!("a backup failed: {}", status.message());
+                reply.finish(Err(status));
+                return false;
+            }
+            None => {
+                reply.finish(Err(Status::internal(
+                    "the thread that read the file is gone",
+                )));
+                return false;
+            }
+        }
+    }
+}
+
+async fn unless_closed<T>(
+    reply: &mut Replies,
+    wanted: impl Future<Output = T>,
+) -> Result<T, Closed> {
+    let wanted = async { Ok(wanted.await) };
+    let closed = async { Err(reply.closed().await) };
+    or(wanted, closed).await
+}
+
+/// A member that stops does not wait for a client that copies gigabytes.
+fn give_up(reply: Replies, closed: Closed) {
+    match closed {
+        Closed::Gone => {}
+        Closed::Stopping => reply.finish(Err(ApiError::Stopped.into())),
+    }
+}
+
+/// The helper thread.
+fn read_file(file: PinnedFile, feed: &mut Feed<Piece>) {
+    let end = match send_file(file, feed) {
+        Ok(()) => Piece::Complete,
+        Err(Stop::Failed(status)) => Piece::Failed(status),
+        Err(Stop::Gone) => return,
+    };
+    // A receiver that is gone needs no end.
+    let _ = feed.send(end);
+}
+
+fn send_file(file: PinnedFile, feed: &mut Feed<Piece>) -> Result<(), Stop> {
+    let source = DirectFile::open(Path::new(&file.path))?;
+    let total = file.snapshot.file_bytes();
+    let mut audit = Audit::new(&file.snapshot);
+    drop(file);
+    let mut hash = Sha256::new();
+    let mut buf = AlignedBuf::with_capacity(BACKUP_READ_BYTES);
+    let mut sent = 0;
+    while sent < total {
+        let wanted = usize::try_from(total - sent).unwrap_or(usize::MAX);
+        source.read(sent, wanted.min(BACKUP_READ_BYTES), &mut buf)?;
+        if buf.is_empty() {
+            break;
+        }
+        let bytes = buf.as_slice();
+        let audited = audit.take(bytes);
+        audited.map_err(|flaw| damaged(source.path(), &flaw))?;
+        hash.update(bytes);
+        for blob in bytes.chunks(BACKUP_BLOB_BYTES) {
+            sent += blob.len() as u64;
+            feed.send(message(total - sent, blob))?;
+        }
+    }
+    let whole = audit.finish();
+    whole.map_err(|flaw| damaged(source.path(), &flaw))?;
+    feed.send(message(0, &hash.finalize()))?;
+    Ok(())
+}
+
+/// As in etcd: no header, and the storage version in every message.
+fn message(remaining_bytes: u64, blob: &[u8]) -> Piece {
+    Piece::Message(encode_message(&SnapshotResponse {
+        header: None,
+        remaining_bytes,
+        blob: Bytes::copy_from_slice(blob),
+        version: version::STORAGE.to_owned(),
+    }))
+}
+
+fn damaged(path: &str, flaw: &Flaw) -> Stop {
+    Stop::Failed(Status::data_loss(format!(
+        "the snapshot file {path} is damaged: byte {}: {}. This is no backup. `keelson inspect verify`, on the stopped \
+         member, says which keys depend on it",
+        flaw.offset, flaw.reason
+    )))
+}
+
+impl From<DiskError> for Stop {
+    fn from(error: DiskError) -> Self {
+        Self::Failed(Status::unavailable(error.to_string()))
+    }
+}
+
+impl From<Gone> for Stop {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}

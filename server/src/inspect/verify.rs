@@ -1,0 +1,204 @@
+//! `keelson inspect verify`: everything that a member relies on, compared with its checksums and its rules.
+//!
+//! The log is read from its start to the first damage: behind that its records cannot be told. Of the snapshot all damage
+//! is found, values included, and if it and the log are sound, whether the log goes on where the snapshot ends.
+
+use std::process::ExitCode;
+
+use keelson_storage::dir::StoppedDir;
+use keelson_storage::ids::{LaneId, ShardId};
+use keelson_storage::io::{Disk, ReadOnlyDisk};
+use keelson_storage::recovery::{TailReport, read_lane};
+use keelson_storage::snapshot::{Snapshot, SnapshotError, Survey};
+use keelson_storage::state::{Request, decode_entry};
+use keelson_storage::wal::{RecordKind, WalRecord};
+
+use super::line::{Line, Printer};
+use crate::backup::bytes_bar;
+use crate::engine::EngineError;
+use crate::engine::offline;
+
+/// What was found so far.
+struct Findings<'a> {
+    out: &'a mut Printer,
+    damage_count: u64,
+}
+
+impl Findings<'_> {
+    fn sound(&mut self, about: &str, says: &str) -> anyhow::Result<()> {
+        self.print("ok", about, says)
+    }
+
+    fn note(&mut self, about: &str, says: &str) -> anyhow::Result<()> {
+        self.print("note", about, says)
+    }
+
+    fn damage(&mut self, about: &str, says: &str) -> anyhow::Result<()> {
+        self.damage_count += 1;
+        self.print("damage", about, says)
+    }
+
+    fn print(&mut self, level: &'static str, about: &str, says: &str) -> anyhow::Result<()> {
+        let line = Line::new(level).with("about", about).with("says", says);
+        Ok(self.out.print(&line)?)
+    }
+}
+
+pub(super) fn verify(dir: &StoppedDir, out: &mut Printer) -> anyhow::Result<ExitCode> {
+    let mut findings = Findings {
+        out,
+        damage_count: 0,
+    };
+    let snapshot = verify_snapshot(dir, &mut findings)?;
+    verify_log(dir, snapshot.as_ref(), &mut findings)?;
+    let damage_count = findings.damage_count;
+    let says = match damage_count {
+        0 => "everything is as it was written".to_owned(),
+        count => format!("damaged places: {count}"),
+    };
+    let line = Line::new("end")
+        .with("damages", damage_count)
+        .with("says", says);
+    out.print(&line)?;
+    Ok(ExitCode::from(u8::from(damage_count > 0)))
+}
+
+/// The snapshot, if its index is sound.
+fn verify_snapshot(
+    dir: &StoppedDir,
+    findings: &mut Findings<'_>,
+) -> anyhow::Result<Option<Snapshot>> {
+    let Some(path) = dir.snapshots_path(ShardId(0)) else {
+        findings.sound("snapshot", "there is none yet")?;
+        return Ok(None);
+    };
+    let mut disk = ReadOnlyDisk::new(&path);
+    let newest = match Snapshot::newest_in(&mut disk) {
+        Ok(newest) => newest,
+        Err(error) => {
+            findings.damage("snapshot", &error.to_string())?;
+            return Ok(None);
+        }
+    };
+    let counts = newest.as_ref().map(|(_, entry)| entry.name.clone());
+    for entry in disk.list()? {
+        let says = match &counts {
+            Some(counts) if entry.name == *counts => continue,
+            Some(counts) if entry.name < *counts => {
+                "a newer one counts, and the next start removes this one"
+            }
+            _ => "it was never finished, and the next start removes it",
+        };
+        findings.note(&entry.name, says)?;
+    }
+    let Some((file, entry)) = newest else {
+        findings.sound("snapshot", "there is none yet")?;
+        return Ok(None);
+    };
+    let bar = bytes_bar("snapshot", entry.bytes);
+    let survey = Survey::of(&mut disk, file, &entry, &mut |bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    for damage in &survey.damages {
+        findings.damage(&entry.name, &damage.to_string())?;
+    }
+    let Some(snapshot) = survey.snapshot else {
+        return Ok(None);
+    };
+    if !entry
+        .name
+        .starts_with(&format!("{:08}.", snapshot.sequence().0))
+    {
+        let error = SnapshotError::ForeignFile {
+            file: snapshot.path().to_owned(),
+            problem: "it was written under another name",
+        };
+        findings.damage(&entry.name, &error.to_string())?;
+    }
+    if survey.damages.is_empty() {
+        let says = format!(
+            "{} keys, {} versions, {} bytes of index and {} bytes of values, at revision {}",
+            snapshot.key_count(),
+            snapshot.version_count(),
+            snapshot.index_bytes(),
+            survey.value_bytes,
+            snapshot.meta().revision
+        );
+        findings.sound(&entry.name, &says)?;
+    }
+    Ok(Some(snapshot))
+}
+
+fn verify_log(
+    dir: &StoppedDir,
+    snapshot: Option<&Snapshot>,
+    findings: &mut Findings<'_>,
+) -> anyhow::Result<()> {
+    // A member has one lane. Without its snapshot nobody can tell where its log must begin.
+    let has_snapshot_files = dir.snapshots_path(ShardId(0)).is_some();
+    let knows_start = snapshot.is_some() || !has_snapshot_files || findings.damage_count == 0;
+    for lane in dir.lanes()? {
+        let about = format!("wal-{:04}", lane.0);
+        let mut disk = ReadOnlyDisk::new(&dir.lane_path(lane));
+        let mut replay = offline::replay_behind(snapshot);
+        let mut wrong: Option<EngineError> = None;
+        let report = read_lane(&mut disk, lane, |_, record| {
+            if wrong.is_none() && lane == LaneId(0) && knows_start {
+                wrong = check_record(&mut replay, &record).err();
+            }
+        });
+        let report = match report {
+            Ok(report) => report,
+            Err(error) => {
+                findings.damage(&about, &error.to_string())?;
+                continue;
+            }
+        };
+        if wrong.is_none() && knows_start {
+            wrong = replay.finish().err().map(EngineError::from);
+        }
+        match wrong {
+            Some(error) => findings.damage(&about, &error.to_string())?,
+            None => {
+                let says = format!(
+                    "{} records in {} groups and {} segments, {} bytes",
+                    report.records, report.groups, report.segments, report.bytes_read
+                );
+                findings.sound(&about, &says)?;
+            }
+        }
+        if let TailReport::Cut { file, offset, .. } = &report.tail {
+            let says = format!(
+                "{file}: from byte {offset} on are the remains of writes that were interrupted and never \
+                 acknowledged; the next start cuts them off"
+            );
+            findings.note(&about, &says)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a record continues the log, and its commands can be read.
+fn check_record(
+    replay: &mut keelson_consensus::durable::Replay,
+    record: &WalRecord,
+) -> Result<(), EngineError> {
+    let payload = record.payload.clone();
+    match record.kind {
+        RecordKind::HardState => replay.on_hard_state(payload)?,
+        RecordKind::Entry => {
+            replay.on_entry(record.term, record.index, payload)?;
+            if record.payload.is_empty() {
+                return Ok(());
+            }
+            let wrong = |source| EngineError::Command {
+                index: record.index,
+                source,
+            };
+            let (_, commands) = decode_entry(&record.payload).map_err(wrong)?;
+            for command in commands {
+                Request::decode(command.kind, &command.body).map_err(wrong)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! Looking at all of a file, also if it is damaged: every place that is not what was written, with what depends on it.
+//!
+//! Offline tools call it. Where [`Snapshot::load`] stops at the first damage, a survey goes on as far as the way leads:
+//! the superblock leads to the page table, that to all pages, and every leaf that is sound to its values.
+
+use std::sync::Arc;
+
+use super::error::{Affected, SnapshotDamage, SnapshotError, SnapshotPart};
+use super::format::{PageEntry, SUPERBLOCK_BYTES, Table};
+use super::inner::ArchivedInner;
+use super::leaf::ArchivedLeaf;
+use super::load::{Loader, Rules, keys_of_leaf, view};
+use super::page::{Content, Page};
+use super::snapshot::Snapshot;
+use super::startup;
+use crate::io::{Disk, FileEntry, FileId};
+use crate::limits::SNAPSHOT_BLOCK_BYTES;
+
+impl Snapshot {
+    /// The file of a shard's directory that counts. Only reads: what a start would remove stays.
+    pub fn newest_in<D: Disk>(disk: &mut D) -> Result<Option<(FileId, FileEntry)>, SnapshotError> {
+        startup::newest_counted(disk)
+    }
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Every damage, in the order of the walk.
+    pub damages: Vec<SnapshotError>,
+    /// The snapshot, if its index is sound.
+    pub snapshot: Option<Snapshot>,
+    /// Bytes of values that were compared with their checksums.
+    pub value_bytes: u64,
+}
+
+impl Survey {
+    /// Reads all of a file that `entry` is the directory entry of. Blocks. `on_read` hears of bytes that were read.
+    pub fn of<D: Disk>(
+        disk: &mut D,
+        file: FileId,
+        entry: &FileEntry,
+        on_read: &mut dyn FnMut(u64),
+    ) -> Self {
+        let mut survey = Self::default();
+        match Snapshot::load(disk, file, entry) {
+            Ok(snapshot) => survey.snapshot = Some(snapshot),
+            // The first damage is found again below, with all others.
+            Err(SnapshotError::Damaged { .. } | SnapshotError::Disk(_)) => {}
+            Err(other) => {
+                survey.damages.push(other);
+                return survey;
+            }
+        }
+        let mut loader = Loader::new(disk, file, entry);
+        if let Err(error) = survey.walk(&mut loader, on_read) {
+            survey.damages.push(error);
+        }
+        if survey.snapshot.is_none() && survey.damages.is_empty() {
+            // Every page is as it was written, and together they are no snapshot.
+            let whole = Snapshot::load(loader.disk, file, entry);
+            survey.damages.extend(whole.err());
+        }
+        survey
+    }
+
+    /// An error leaves no way to go on.
+    fn walk<D: Disk>(
+        &mut self,
+        loader: &mut Loader<'_, D>,
+        on_read: &mut dyn FnMut(u64),
+    ) -> Result<(), SnapshotError> {
+        let superblock = loader.superblock()?;
+        let table = loader.table(&superblock)?;
+        on_read(superblock.file_bytes - table.leaves_offset());
+        self.damages.extend(loader.meta(&superblock).err());
+        let inners = self.inners(loader, &table);
+        self.changes(loader, &table);
+        let leaves = self.leaves(loader, &table, &inners);
+        let mut offset = SUPERBLOCK_BYTES as u64;
+        for (number, leaf) in leaves.iter().enumerate() {
+            if let Some(leaf) = leaf {
+                self.values(loader, offset, leaf, || keys_of_leaf(&inners, number));
+            }
+            let bytes = table.leaves[number].run_bytes();
+            offset += bytes;
+            on_read(bytes);
+        }
+        Ok(())
+    }
+
+    fn inners<D: Disk>(
+        &mut self,
+        loader: &mut Loader<'_, D>,
+        table: &Table,
+    ) -> Vec<Page<ArchivedInner>> {
+        let rules = Rules {
+            part: SnapshotPart::Inner,
+            is_sound: &ArchivedInner::is_sound,
+            affected: &|_| Affected::Everything,
+        };
+        let pages = self.pages(loader, table.inners_offset(), &table.inners, &rules);
+        pages.into_iter().flatten().collect()
+    }
+
+    fn changes<D: Disk>(&mut self, loader: &mut Loader<'_, D>, table: &Table) {
+        let rules = Rules {
+            part: SnapshotPart::Changes,
+            is_sound: &super::changes::ArchivedChanges::is_sound,
+            affected: &|_| Affected::History,
+        };
+        self.pages(loader, table.changes_offset(), &table.changes, &rules);
+    }
+
+    fn leaves<D: Disk>(
+        &mut self,
+        loader: &mut Loader<'_, D>,
+        table: &Table,
+        inners: &[Page<ArchivedInner>],
+    ) -> Vec<Option<Page<ArchivedLeaf>>> {
+        let rules = Rules {
+            part: SnapshotPart::Leaf,
+            is_sound: &ArchivedLeaf::is_sound,
+            affected: &|leaf| keys_of_leaf(inners, leaf),
+        };
+        let entries: Vec<PageEntry> = table.leaves.iter().map(|leaf| leaf.page).collect();
+        self.pages(loader, table.leaves_offset(), &entries, &rules)
+    }
+
+    /// All pages of a kind, as far as they are sound.
+    fn pages<D: Disk, T: Content>(
+        &mut self,
+        loader: &mut Loader<'_, D>,
+        mut offset: u64,
+        entries: &[PageEntry],
+        rules: &Rules<'_, T>,
+    ) -> Vec<Option<Page<T>>> {
+        let mut pages = Vec::with_capacity(entries.len());
+        for (number, entry) in entries.iter().enumerate() {
+            let page = loader
+                .read(offset, entry.padded_bytes())
+                .and_then(|blocks| {
+                    view(&Arc::new(blocks), 0, entry, rules)
+                        .map_err(|damage| loader.damaged(offset, damage, (rules.affected)(number)))
+                });
+            pages.push(match page {
+                Ok(page) => Some(page),
+                Err(error) => {
+                    self.damages.push(error);
+                    None
+                }
+            });
+            offset += entry.padded_bytes() as u64;
+        }
+        pages
+    }
+
+    fn values<D: Disk>(
+        &mut self,
+        loader: &mut Loader<'_, D>,
+        run_offset: u64,
+        leaf: &ArchivedLeaf,
+        keys: impl Fn() -> Affected,
+    ) {
+        let run_bytes = leaf.run_blocks() as usize * SNAPSHOT_BLOCK_BYTES;
+        let whole = match run_bytes {
+            0 => return,
+            // What cannot be read in one piece is read block by block.
+            _ => loader.read(run_offset, run_bytes).ok(),
+        };
+        for block in 0..leaf.block_count() {
+            let span = leaf.block_span(block);
+            let offset = run_offset + span.start;
+            let bytes = (span.end - span.start) as usize;
+            let checksum = match &whole {
+                Some(run) => {
+                    let start = span.start as usize;
+                    Ok(crc32c::crc32c(&run.as_slice()[start..start + bytes]))
+                }
+                None => loader
+                    .read(offset, bytes)
+                    .map(|buf| crc32c::crc32c(buf.as_slice())),
+            };
+            let damage = match checksum {
+                Ok(checksum) if checksum == leaf.block_checksum(block) => {
+                    self.value_bytes += bytes as u64;
+                    continue;
+                }
+                Ok(_) => SnapshotDamage::Checksum(SnapshotPart::Values),
+                Err(SnapshotError::Damaged { reason, .. }) => reason,
+                Err(error) => {
+                    self.damages.push(error);
+                    continue;
+                }
+            };
+            let affected = match keys() {
+                Affected::Keys { from, to } => Affected::Values { from, to },
+                other => other,
+            };
+            self.damages.push(loader.damaged(offset, damage, affected));
+        }
+    }
+}
