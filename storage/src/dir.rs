@@ -174,8 +174,8 @@ pub enum DirError {
     },
     /// etcd's own data.
     #[error(
-        "{path} is the data directory of an etcd member, which Keelson does not read: choose another --data-dir. The \
-         keys have to be copied by a client, from etcd to Keelson"
+        "{path} is the data directory of an etcd member. Keelson does not work on it, but can take it over: choose \
+         another --data-dir, and fill it first with keelson snapshot import {path} --data-dir=..."
     )]
     Etcd {
         /// The directory.

@@ -9,6 +9,7 @@
 //!   recovery what to do with what a crash left
 //!   etcd     etcd's own databases and snapshots, read and written
 //!   bbolt    the file format under them
+//!   migrate  a whole keyspace from etcd's form into ours, and back
 //! ```
 
 pub mod bbolt;
@@ -17,6 +18,7 @@ pub mod etcd;
 pub mod ids;
 pub mod io;
 pub mod limits;
+pub mod migrate;
 pub mod mvcc;
 pub mod recovery;
 pub mod snapshot;

@@ -130,6 +130,17 @@ pub const BOLT_VALUE_BYTES_MAX: usize = 512 << 20;
 /// Bytes of one sequential write of a bbolt file, and of one read when it is hashed.
 pub const BOLT_WRITE_BYTES: usize = 1 << 20;
 
+/// Memory for sorting while data moves between etcd and here; beyond it a scratch file is used.
+pub const MIGRATE_SORT_BYTES_DEFAULT: usize = 256 << 20;
+/// Bytes of one sequential write of the scratch file.
+pub const MIGRATE_WRITE_BYTES: usize = 1 << 20;
+/// Bytes of one read of a sorted run. There may be some hundreds of runs.
+pub const MIGRATE_READ_BYTES: usize = 256 << 10;
+/// Versions and items between two reports of progress.
+pub const MIGRATE_REPORT_EVERY: u64 = 4096;
+/// Pages, changes and rows of one step of finishing a snapshot file.
+pub const SNAPSHOT_FINISH_BUDGET: usize = 64 << 10;
+
 const _: () = assert!(BOLT_PAGE_BYTES_MIN <= BOLT_PAGE_BYTES);
 const _: () = assert!(BOLT_PAGE_BYTES <= BOLT_PAGE_BYTES_MAX);
 const _: () = assert!(BOLT_PAGE_BYTES_MAX as u64 <= BOLT_BRANCH_BYTES_MAX);

@@ -5,8 +5,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keelson_storage::bbolt::BoltError;
@@ -14,6 +16,12 @@ use keelson_storage::etcd::{
     EtcdContents, EtcdDb, EtcdDbError, EtcdDbOptions, EtcdDbWriter, EtcdRevision, EtcdSource,
 };
 use keelson_storage::ids::Revision;
+use keelson_storage::io::{Disk, ReadOnlyDisk};
+use keelson_storage::migrate::{
+    ExportOptions, ImportOptions, ImportSummary, MigrateProgress, export, import,
+};
+use keelson_storage::snapshot::{Snapshot, ValueReader};
+use keelson_storage::state::State;
 use serde_json::Value;
 
 #[path = "../../server/tests/blackbox/harness/etcd.rs"]
@@ -75,6 +83,17 @@ impl Etcd {
         }
     }
 
+    /// Starts from a snapshot in a new data directory.
+    fn restore(&mut self, snapshot: &Path, data_dir: &Path) {
+        self.data_dir = data_dir.to_path_buf();
+        let restore = ["snapshot", "restore", "--name", "m", "--data-dir"];
+        let cluster = format!("m={}", self.peer);
+        let place = [data_dir.to_str().unwrap(), "--initial-cluster", &cluster];
+        let peer = ["--initial-advertise-peer-urls", &self.peer];
+        etcdutl(&[&restore[..], &place, &peer].concat(), snapshot);
+        self.start_again();
+    }
+
     /// Ends it as an administrator does.
     fn stop(&mut self) {
         let mut child = self.child.take().unwrap();
@@ -119,6 +138,16 @@ impl Etcd {
     fn json(&self, arguments: &[&str]) -> Value {
         let text = self.ok(&[arguments, &LOGIN, &["-w", "json"]].concat());
         serde_json::from_str(&text).unwrap()
+    }
+
+    /// HashKV at each of the revisions.
+    fn hashes(&self, revisions: &[i64]) -> Vec<u32> {
+        let hash = |revision: &i64| {
+            let at = format!("--rev={revision}");
+            let hash = self.json(&["endpoint", "hashkv", &at])[0]["HashKV"]["hash"].clone();
+            hash.as_u64().unwrap() as u32
+        };
+        revisions.iter().map(hash).collect()
     }
 
     /// What a client can see, without what a restore changes.
@@ -249,6 +278,80 @@ fn etcdutl(arguments: &[&str], path: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+fn check_equal(found: &[Value], wanted: &[Value]) {
+    assert_eq!(found.len(), wanted.len());
+    for (at, (found, wanted)) in found.iter().zip(wanted).enumerate() {
+        let start = |value: &Value| value.to_string().chars().take(2000).collect::<String>();
+        assert_eq!(start(found), start(wanted), "the start of part {at}");
+        assert!(found == wanted, "part {at}");
+    }
+}
+
+fn go_on(_: MigrateProgress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// Imports a database with so little memory that the scratch file is used, and loads what was made of it.
+fn import_state(from: &EtcdDb, directory: &Path) -> (State, ImportSummary) {
+    std::fs::create_dir(directory).unwrap();
+    let options = ImportOptions {
+        sort_bytes: 100_000,
+        ..ImportOptions::default()
+    };
+    let summary = import(from, directory, &options, &mut go_on).unwrap();
+    let mut disk = ReadOnlyDisk::new(directory);
+    let (file, entry) = Snapshot::newest_in(&mut disk).unwrap().unwrap();
+    assert_eq!(disk.list().unwrap().len(), 1);
+    let snapshot = Snapshot::load(&mut disk, file, &entry).unwrap();
+    (State::from_snapshot(Arc::new(snapshot)), summary)
+}
+
+fn hashes_of(state: &mut State, revisions: &[i64]) -> Vec<u32> {
+    let hash = |revision: &i64| {
+        let mut scan = state.hash_begin(*revision).unwrap();
+        while !state.hash_step(&mut scan, 100) {}
+        let mut values = ValueReader::default();
+        let result = scan.finish(|snapshot, place| values.read(snapshot, place));
+        result.unwrap().hash
+    };
+    revisions.iter().map(hash).collect()
+}
+
+#[test]
+fn g_d_7_from_etcd_to_keelson_and_back() {
+    let scratch = scratch();
+    let path = |name: &str| scratch.path().join(name);
+    let mut etcd = Etcd::start(&path("data"));
+    let compacted = fill(&etcd);
+    etcd.ok(&[&["auth", "disable"][..], &LOGIN].concat());
+    let saved = path("saved.db");
+    etcd.ok(&["snapshot", "save", saved.to_str().unwrap()]);
+    let newest = open(&saved).unwrap().revision().unwrap().0;
+    let revisions: Vec<i64> = (compacted..=newest).collect();
+    // This etcd has no hash at the compact revision itself.
+    let hashed = &revisions[1..];
+    let (wanted, hashes) = (etcd.visible(&revisions), etcd.hashes(hashed));
+    etcd.stop();
+
+    let (mut state, summary) = import_state(&open(&saved).unwrap(), &path("ours"));
+    assert_eq!(summary.revision, Revision(newest));
+    assert_eq!(summary.compact_revision, Revision(compacted));
+    assert_eq!((summary.leases, summary.users, summary.roles), (2, 2, 1));
+    assert_eq!(hashes_of(&mut state, hashed), hashes);
+    // The data directory of the member, stopped, is the same.
+    let (_, of_directory) = import_state(&open(&path("data")).unwrap(), &path("ours-too"));
+    assert_eq!(of_directory, summary);
+
+    let options = ExportOptions {
+        sort_bytes: 100_000,
+    };
+    export(&state, "ours", &path("exported.db"), &options, &mut go_on).unwrap();
+    etcd.restore(&path("exported.db"), &path("restored"));
+    assert_eq!(etcd.hashes(hashed), hashes);
+    check_equal(&etcd.visible(&revisions), &wanted);
+    etcd.ok(&["put", "after", "1"]);
+}
+
 #[test]
 fn etcd_restores_what_was_read_from_it_and_written_again() {
     let scratch = scratch();
@@ -281,24 +384,8 @@ fn etcd_restores_what_was_read_from_it_and_written_again() {
     };
     assert_eq!(status(&path("written.db")), status(&saved));
 
-    etcd.data_dir = path("restored");
-    let restore = ["snapshot", "restore", "--name", "m", "--data-dir"];
-    let cluster = format!("m={}", etcd.peer);
-    let place = [
-        etcd.data_dir.to_str().unwrap(),
-        "--initial-cluster",
-        &cluster,
-    ];
-    let peer = ["--initial-advertise-peer-urls", &etcd.peer];
-    etcdutl(&[&restore[..], &place, &peer].concat(), &path("written.db"));
-    etcd.start_again();
-    let found = etcd.visible(&revisions);
-    assert_eq!(found.len(), wanted.len());
-    for (at, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
-        let start = |value: &Value| value.to_string().chars().take(2000).collect::<String>();
-        assert_eq!(start(found), start(wanted), "the start of part {at}");
-        assert!(found == wanted, "part {at}");
-    }
+    etcd.restore(&path("written.db"), &path("restored"));
+    check_equal(&etcd.visible(&revisions), &wanted);
     let output = etcd.run(&["get", "empty"], "");
     assert!(!output.status.success(), "users and roles count again");
     // It goes on from there: the quota is lifted by a compaction, a defragmentation and a disarm.

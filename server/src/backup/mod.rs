@@ -4,6 +4,8 @@
 //!   save     member --Maintenance.Snapshot--> FILE.part --hash is right, fsync--> FILE
 //!   status   FILE --all checksums--> hash, revision, keys, size
 //!   restore  FILE --all checksums--> DIR.restoring --fsync--> DIR
+//!   import   etcd's data --by key--> DIR.restoring --fsync--> DIR
+//!   export   FILE or DIR --by revision--> FILE.part, etcd's --fsync--> FILE
 //! ```
 //!
 //! A backup is a snapshot file and 32 bytes of SHA-256 of it (`storage/FORMAT.md`), so it is verified without a server:
@@ -11,7 +13,13 @@
 //! name by a rename when it is complete and durable. A tool that is killed leaves `FILE.part`, which the next one
 //! overwrites, or `DIR.restoring`, which the next one names and refuses to touch.
 
+mod draft;
+mod export;
 mod file;
+mod founding;
+mod import;
+mod interrupt;
+mod migration_bar;
 mod progress;
 mod restore;
 mod save;
@@ -23,6 +31,7 @@ use std::time::Duration;
 
 use crate::config::HttpUrl;
 
+pub use founding::Founding;
 pub(crate) use progress::bytes_bar;
 
 /// What `keelson snapshot` is to do.
@@ -34,6 +43,10 @@ pub enum SnapshotCommand {
     Status(Status),
     /// Make a data directory of one.
     Restore(Restore),
+    /// Make a data directory of what an etcd held.
+    Import(Import),
+    /// Make a snapshot of etcd's.
+    Export(Export),
 }
 
 /// A backup to take.
@@ -74,16 +87,49 @@ pub struct Restore {
     pub file: PathBuf,
     /// The directory.
     pub data_dir: PathBuf,
-    /// The member's name.
-    pub name: String,
-    /// Goes into the ids.
-    pub cluster_token: String,
-    /// The member's peer URLs, which go into the ids too; the cluster is this member alone.
-    pub peer_urls: Vec<HttpUrl>,
+    /// The cluster that begins with it.
+    pub founding: Founding,
     /// How far the revision is moved on, with everything before it compacted; 0 leaves both as they are.
     pub revision_bump: u64,
     /// Whether the hash at the end of the file may be missing or wrong.
     pub skip_hash_check: bool,
+}
+
+/// Data of an etcd to take over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// A snapshot, a database file, or the data directory of a stopped member.
+    pub source: PathBuf,
+    /// The directory to make.
+    pub data_dir: PathBuf,
+    /// The cluster that begins with it.
+    pub founding: Founding,
+    /// Where the log of a data directory is, if not in it.
+    pub wal_dir: Option<PathBuf>,
+    /// Whether the hash at the end of the file may be missing or wrong.
+    pub skip_hash_check: bool,
+    /// Whether data is taken for which users count, though they do not here.
+    pub without_auth: bool,
+}
+
+/// Data to hand over to an etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Export {
+    /// Where the snapshot goes.
+    pub file: PathBuf,
+    /// What is in it.
+    pub source: ExportSource,
+    /// Whether the hash at the end of a backup may be missing or wrong.
+    pub skip_hash_check: bool,
+}
+
+/// What is exported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExportSource {
+    /// A backup.
+    Backup(PathBuf),
+    /// The data directory of a stopped member.
+    DataDir(PathBuf),
 }
 
 /// Does it.
@@ -95,6 +141,8 @@ pub fn run(command: &SnapshotCommand) -> anyhow::Result<ExitCode> {
         SnapshotCommand::Save(save) => save::save(save)?,
         SnapshotCommand::Status(status) => print!("{}", status::status(status)?),
         SnapshotCommand::Restore(restore) => print!("{}", restore::restore(restore)?),
+        SnapshotCommand::Import(import) => print!("{}", import::import(import)?),
+        SnapshotCommand::Export(export) => print!("{}", export::export(export)?),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,39 +7,27 @@
 //!
 //! The log is left to the member's first start: the directory has none, and an empty log behind a snapshot is one that
 //! goes on where the snapshot ends. What of the old cluster's state is kept stands at `Meta::for_new_cluster`.
-//!
-//! What a crash leaves: `DIR.restoring`, which no member is started with, or the finished DIR. If DIR is there, and empty,
-//! everything happens in `DIR/.restoring`, and its parts move up at the end: a crash leaves a DIR that a member refuses.
+//! What a crash leaves stands in [`draft`](super::draft).
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use anyhow::{Context, anyhow, bail};
 use indicatif::ProgressBar;
-use keelson_consensus::bootstrap;
-use keelson_storage::dir::DataDir;
-use keelson_storage::ids::{MemberId, ShardId, SnapshotSeq};
+use keelson_storage::ids::SnapshotSeq;
 use keelson_storage::io::{AlignedBuf, DirectWriter, DiskError};
 use keelson_storage::limits::SNAPSHOT_BLOCK_BYTES;
 use keelson_storage::snapshot::{Meta, Transplant};
-use keelson_storage::state::{Cluster, Member};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::Restore;
+use super::draft::{Draft, check_vacant};
 use super::file::{BackupFile, load};
+use super::interrupt::watch_for_interrupts;
 use super::progress::bytes_bar;
-use crate::config::HttpUrl;
 
-/// What the name of a directory that is not complete ends with.
-const DRAFT_SUFFIX: &str = ".restoring";
-/// What mkfs leaves at the root of a disk.
-const LOST_AND_FOUND: &str = "lost+found";
 /// Pieces that were read and are not written.
 const PIECES_AHEAD: usize = 4;
 
@@ -58,7 +46,7 @@ pub(super) fn restore(asked: &Restore) -> anyhow::Result<String> {
     let transplant = backup.snapshot.with_meta(SnapshotSeq(1), &meta);
     let interrupted = watch_for_interrupts()?;
     let draft = Draft::create(&asked.data_dir)?;
-    let path = draft.snapshots.join(&transplant.file_name);
+    let path = draft.snapshots().join(&transplant.file_name);
     let bar = bytes_bar("restoring", backup.content_bytes());
     copy(
         &backup,
@@ -74,38 +62,8 @@ pub(super) fn restore(asked: &Restore) -> anyhow::Result<String> {
     Ok(summary(asked, &meta, backup.snapshot.live_count()))
 }
 
-/// A directory that exists must be empty, as etcdutl demands; what mkfs leaves at the root of a disk does not count.
-fn check_vacant(data_dir: &Path) -> anyhow::Result<()> {
-    let is_vacant = match std::fs::read_dir(data_dir) {
-        Ok(mut entries) => {
-            entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOST_AND_FOUND))
-        }
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-    };
-    if is_vacant {
-        return Ok(());
-    }
-    bail!(
-        "data-dir {:?} not empty or could not be read: a backup is restored into a new or empty directory only",
-        data_dir.display().to_string()
-    );
-}
-
 fn new_meta(asked: &Restore, backup: &BackupFile) -> anyhow::Result<Meta> {
-    let peer_urls: Vec<String> = asked.peer_urls.iter().map(HttpUrl::to_string).collect();
-    let member = bootstrap::member_id(&peer_urls, &asked.cluster_token);
-    let me = Member {
-        id: member.0,
-        name: asked.name.clone(),
-        peer_urls,
-        // The member says where clients reach it when it starts.
-        client_urls: Vec::new(),
-        is_learner: false,
-    };
-    let cluster = Cluster {
-        cluster_id: bootstrap::cluster_id(&[member]),
-        members: BTreeMap::from([(MemberId(me.id), me)]),
-    };
+    let cluster = asked.founding.cluster();
     let old = backup.snapshot.meta();
     let meta = old.for_new_cluster(cluster, asked.revision_bump);
     meta.with_context(|| {
@@ -114,15 +72,6 @@ fn new_meta(asked: &Restore, backup: &BackupFile) -> anyhow::Result<Meta> {
             asked.revision_bump, old.revision
         )
     })
-}
-
-/// Set when somebody wants the tool to end: it then ends with an error, and takes back what it has done.
-fn watch_for_interrupts() -> anyhow::Result<Arc<AtomicBool>> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
-    }
-    Ok(interrupted)
 }
 
 /// Makes the new file, durably. Reading with its checksums and writing run side by side.
@@ -212,84 +161,4 @@ fn summary(asked: &Restore, meta: &Meta, keys: u64) -> String {
         );
     }
     text
-}
-
-/// The directory until it is complete; removed unless it gets there. For a new directory it stands beside it and gets
-/// its name by a rename. One that exists may be the root of a disk, so there it stands inside.
-struct Draft {
-    path: PathBuf,
-    is_inside: bool,
-    /// Held for its lock.
-    dir: Option<DataDir>,
-    snapshots: PathBuf,
-}
-
-impl Draft {
-    fn create(data_dir: &Path) -> anyhow::Result<Self> {
-        let is_inside = data_dir.exists();
-        let path = if is_inside {
-            data_dir.join(DRAFT_SUFFIX)
-        } else {
-            let name = data_dir.file_name().with_context(|| {
-                format!("{} cannot be a new data directory", data_dir.display())
-            })?;
-            let mut draft_name = name.to_owned();
-            draft_name.push(DRAFT_SUFFIX);
-            data_dir.with_file_name(draft_name)
-        };
-        if path.exists() {
-            bail!(
-                "{} is there: another restore runs, or one was killed; in that case remove it",
-                path.display()
-            );
-        }
-        let mut draft = Self {
-            path,
-            is_inside,
-            dir: None,
-            snapshots: PathBuf::new(),
-        };
-        // From here on an error removes it.
-        let dir = DataDir::open(&draft.path)?;
-        draft.snapshots = dir.snapshots_path(ShardId(0))?;
-        draft.dir = Some(dir);
-        Ok(draft)
-    }
-
-    /// Gives it its name, for good.
-    fn complete(mut self, data_dir: &Path) -> anyhow::Result<()> {
-        sync(&self.snapshots)?;
-        if self.is_inside {
-            // A directory is a member's by its format file. So a crash before that leaves one that is refused.
-            for name in ["member", "FORMAT"] {
-                sync(data_dir)?;
-                rename(&self.path.join(name), &data_dir.join(name))?;
-            }
-            return sync(data_dir);
-        }
-        rename(&self.path, data_dir)?;
-        self.path = PathBuf::new();
-        match data_dir.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => sync(parent),
-            _ => sync(Path::new(".")),
-        }
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() {
-            // One that cannot be removed is named by the next restore.
-            let _ = std::fs::remove_dir_all(&self.path);
-        }
-    }
-}
-
-fn rename(from: &Path, to: &Path) -> anyhow::Result<()> {
-    std::fs::rename(from, to).with_context(|| format!("cannot rename to {}", to.display()))
-}
-
-fn sync(directory: &Path) -> anyhow::Result<()> {
-    let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    synced.with_context(|| format!("cannot sync {}", directory.display()))
 }

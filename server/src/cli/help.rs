@@ -30,6 +30,11 @@ Usage:
     Take a backup of a running member, look at one, make the data directory of a new cluster of one.
     keelson snapshot restore --help shows all flags.
 
+  keelson snapshot import SOURCE --data-dir DIR [--without-auth] [--skip-hash-check] [...]
+  keelson snapshot export FILE --from BACKUP|--data-dir DIR
+    Take over what an etcd held, from its snapshot or stopped data directory; make a snapshot of
+    etcd's for etcdutl.
+
   keelson inspect verify|dump-wal|dump-snapshot|hash --data-dir DIR [-w simple|json]
     Look into the data directory of a stopped member, and change nothing there.
 

@@ -15,6 +15,8 @@
 //! keelson snapshot save FILE         take a backup of a running member
 //! keelson snapshot status FILE       verify a backup and say what is in it
 //! keelson snapshot restore FILE      make a data directory of it
+//! keelson snapshot import SOURCE     make a data directory of what an etcd held
+//! keelson snapshot export FILE       make a snapshot of etcd's
 //! keelson inspect WORD               look into the data directory of a stopped member
 //! keelson version                    print versions, as does --version
 //! keelson help                       print the flags, as does --help
@@ -22,6 +24,7 @@
 
 mod arguments;
 mod help;
+mod migrate;
 mod parse;
 mod process;
 mod snapshot;

@@ -9,9 +9,10 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::migrate::{ExportArguments, FoundingArguments, ImportArguments};
 use super::parse::{CliError, Invocation};
 use crate::backup::{Restore, Save, SnapshotCommand, Status, StatusOutput};
-use crate::config::{HttpUrl, check_cluster, parse_cluster, parse_duration};
+use crate::config::{HttpUrl, parse_duration};
 use crate::inspect::{DumpOutput, Inspect, Task};
 
 /// Reads what follows `snapshot`.
@@ -29,6 +30,8 @@ pub(super) fn parse_snapshot(arguments: &[String]) -> Result<Invocation, CliErro
                 },
             }),
             SnapshotWord::Restore(restore) => SnapshotCommand::Restore(restore.check()?),
+            SnapshotWord::Import(import) => SnapshotCommand::Import(import.check()?),
+            SnapshotWord::Export(export) => SnapshotCommand::Export(export.check()?),
         }))),
     }
 }
@@ -79,6 +82,10 @@ enum SnapshotWord {
     Status(StatusArguments),
     /// Make the data directory of a new cluster's member from a backup.
     Restore(RestoreArguments),
+    /// Make the data directory of a new cluster's member from what an etcd held.
+    Import(ImportArguments),
+    /// Make a snapshot of etcd's, for `etcdutl snapshot restore`.
+    Export(ExportArguments),
 }
 
 #[derive(Debug, Args)]
@@ -174,18 +181,8 @@ struct RestoreArguments {
     /// The data directory to make. It must not exist, or be empty.
     #[arg(long)]
     data_dir: PathBuf,
-    /// Name of the member.
-    #[arg(long, default_value = "default")]
-    name: String,
-    /// The new cluster, as name=URL; by default this member alone.
-    #[arg(long)]
-    initial_cluster: Option<String>,
-    /// Goes into the ids of cluster and member.
-    #[arg(long, default_value = "etcd-cluster")]
-    initial_cluster_token: String,
-    /// The member's peer URLs, which go into the ids too.
-    #[arg(long, default_value = "http://localhost:2380")]
-    initial_advertise_peer_urls: String,
+    #[command(flatten)]
+    founding: FoundingArguments,
     /// How far to move the revision on, so that clients never see one go back. Needs --mark-compacted.
     #[arg(long, default_value_t = 0)]
     bump_revision: u64,
@@ -216,26 +213,10 @@ impl RestoreArguments {
                     .to_owned(),
             ));
         }
-        let peer_urls = HttpUrl::parse_list(&self.initial_advertise_peer_urls)
-            .and_then(|urls| match urls.is_empty() {
-                true => Err("the member's id is made from them".to_owned()),
-                false => Ok(urls),
-            })
-            .map_err(|why| {
-                let value = &self.initial_advertise_peer_urls;
-                bad_value("--initial-advertise-peer-urls", value, &why)
-            })?;
-        if let Some(cluster) = &self.initial_cluster {
-            let members = parse_cluster(cluster)
-                .map_err(|why| bad_value("--initial-cluster", cluster, &why))?;
-            check_cluster(&members, &self.name, &peer_urls)?;
-        }
         Ok(Restore {
             file: self.file,
             data_dir: self.data_dir,
-            name: self.name,
-            cluster_token: self.initial_cluster_token,
-            peer_urls,
+            founding: self.founding.check()?,
             revision_bump: self.bump_revision,
             skip_hash_check: self.skip_hash_check,
         })
@@ -319,7 +300,7 @@ fn read<P: Parser>(arguments: &[String]) -> Result<Result<P, String>, CliError> 
     }
 }
 
-fn bad_value(setting: &str, value: &str, why: &str) -> CliError {
+pub(super) fn bad_value(setting: &str, value: &str, why: &str) -> CliError {
     CliError::BadValue {
         setting: setting.to_owned(),
         value: value.to_owned(),

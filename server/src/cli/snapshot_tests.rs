@@ -1,6 +1,7 @@
 //! The words and flags of `keelson snapshot` and `keelson inspect`.
 
 use super::*;
+use crate::backup::Founding;
 
 fn invoke(arguments: &str) -> Result<Invocation, CliError> {
     let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
@@ -56,9 +57,11 @@ fn restore_has_etcdutls_flags_and_defaults() {
     let least = Restore {
         file: "a.db".into(),
         data_dir: "d".into(),
-        name: "default".to_owned(),
-        cluster_token: "etcd-cluster".to_owned(),
-        peer_urls: vec![url("http://localhost:2380")],
+        founding: Founding {
+            name: "default".to_owned(),
+            cluster_token: "etcd-cluster".to_owned(),
+            peer_urls: vec![url("http://localhost:2380")],
+        },
         revision_bump: 0,
         skip_hash_check: false,
     };
@@ -70,9 +73,11 @@ fn restore_has_etcdutls_flags_and_defaults() {
                --initial-cluster-token t --initial-advertise-peer-urls http://a:1,http://b:2 --bump-revision 1000000 \
                --mark-compacted --skip-hash-check=true";
     let wanted = Restore {
-        name: "m1".to_owned(),
-        cluster_token: "t".to_owned(),
-        peer_urls: vec![url("http://a:1"), url("http://b:2")],
+        founding: Founding {
+            name: "m1".to_owned(),
+            cluster_token: "t".to_owned(),
+            peer_urls: vec![url("http://a:1"), url("http://b:2")],
+        },
         revision_bump: 1_000_000,
         skip_hash_check: true,
         ..least

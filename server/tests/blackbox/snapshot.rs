@@ -1,6 +1,5 @@
-//! Backups: `etcdctl snapshot save`, `keelson snapshot save|status|restore`, and `keelson inspect`.
+//! Backups: `etcdctl snapshot save`, and `keelson snapshot save|status|restore`.
 
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -14,20 +13,20 @@ use crate::harness::{
 };
 
 /// Runs the program under test with these arguments and waits for its end.
-fn run(arguments: &[&str]) -> Output {
+pub(super) fn run(arguments: &[&str]) -> Output {
     Command::new(ServerKind::under_test().program())
         .args(arguments)
         .output()
         .expect("the program runs")
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().expect("paths of tests are text")
 }
 
 /// What a run that must succeed printed.
 #[track_caller]
-fn ok(arguments: &[&str]) -> String {
+pub(super) fn ok(arguments: &[&str]) -> String {
     let output = run(arguments);
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).expect("text")
@@ -35,13 +34,13 @@ fn ok(arguments: &[&str]) -> String {
 
 /// What a run that must fail said.
 #[track_caller]
-fn fails(arguments: &[&str]) -> String {
+pub(super) fn fails(arguments: &[&str]) -> String {
     let output = run(arguments);
     assert!(!output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stderr).expect("text")
 }
 
-fn save(server: &Server, name: &str) -> PathBuf {
+pub(super) fn save(server: &Server, name: &str) -> PathBuf {
     let file = server.folder().join(name);
     let address = server.address();
     let said = ok(&["snapshot", "save", text(&file), "--endpoints", &address]);
@@ -59,7 +58,7 @@ async fn start_in(data_dir: &Path, name: &str) -> Server {
     ServerOptions::new(name).data_dir(data_dir).start().await
 }
 
-async fn hash(clients: &Clients) -> pb::HashKvResponse {
+pub(super) async fn hash(clients: &Clients) -> pb::HashKvResponse {
     let request = pb::HashKvRequest { revision: 0 };
     accepted(clients.maintenance.clone().hash_kv(request).await)
 }
@@ -96,7 +95,7 @@ async fn stream(clients: &Clients) -> Result<Streaming<pb::SnapshotResponse>, St
 }
 
 /// A whole backup; how many bytes came.
-async fn receive(clients: &Clients) -> Result<usize, Status> {
+pub(super) async fn receive(clients: &Clients) -> Result<usize, Status> {
     let mut stream = stream(clients).await?;
     let mut bytes = 0;
     while let Some(message) = stream.message().await? {
@@ -108,7 +107,7 @@ async fn receive(clients: &Clients) -> Result<usize, Status> {
 const LEASE: i64 = 0x77;
 
 /// Keys of all sorts: large and small, changed, deleted, empty, on a lease, compacted.
-async fn fill(clients: &Clients) -> i64 {
+pub(super) async fn fill(clients: &Clients) -> i64 {
     clients.grant(LEASE, 1000).await;
     for number in 0..60 {
         let value = vec![number; usize::from(number) * 100];
@@ -296,141 +295,101 @@ async fn g_d_7_a_backup_under_writes_is_one_moment() {
     writing.abort();
 }
 
+/// Files made of a good backup, each with the reason for which it is refused.
+fn unsound(good: &[u8]) -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let end = good.len() - 32;
+    let flip = |at: usize| {
+        let mut bytes = good.to_vec();
+        bytes[at] ^= 0x20;
+        bytes
+    };
+    let cut = |bytes: usize| good[..bytes].to_vec();
+    let longer = [good, b"more"].concat();
+    let no_hash = "snapshot missing hash but --skip-hash-check=false";
+    let values = "block of values does not match its checksum. It holds values of the keys from \"";
+    let table = "the page table does not match its checksum";
+    let head = "byte 0: the first block is not a superblock";
+    vec![
+        ("cut", cut(good.len() / 2), "was cut short: it has"),
+        ("without-hash", cut(end), no_hash),
+        ("half-hash", cut(end + 7), "7 bytes behind its end"),
+        ("longer", longer, "36 bytes behind its end"),
+        ("head", flip(30), head),
+        ("values", flip(9000), values),
+        ("table", flip(end - 4096), table),
+        ("hash", flip(end + 5), "expected sha256"),
+        ("text", b"{}".to_vec(), "is not a backup of Keelson"),
+        ("empty", Vec::new(), "is empty"),
+        ("unfinished", vec![0; 8192], "never finished"),
+    ]
+}
+
+fn refused_restore(backup: &Path, data_dir: &Path, more: &[&str]) -> String {
+    let (backup, data_dir) = (text(backup), text(data_dir));
+    let arguments = ["snapshot", "restore", backup, "--data-dir", data_dir];
+    fails(&[&arguments[..], more].concat())
+}
+
 #[tokio::test]
 async fn g_d_7_files_that_are_no_sound_backup_are_refused_with_the_reason() {
     ours_only!("the tools are Keelson's");
     let server = Server::start("backup-damage").await;
+    fill(&server.clients().await).await;
+    let good = std::fs::read(save(&server, "own.db")).unwrap();
+    let target = server.folder().join("target");
+    let file = |name: &str| server.folder().join(name);
+    for (name, bytes, reason) in unsound(&good) {
+        std::fs::write(file(name), bytes).unwrap();
+        let said = refused_restore(&file(name), &target, &[]);
+        let is_said = said.contains(reason) && said.contains(name);
+        assert!(is_said, "{name}: {said}");
+        for left in ["target", "target.restoring"] {
+            assert!(!file(left).exists(), "{name}: {left}");
+        }
+        // The status of a file is not told without looking at all of it; a missing hash is no damage.
+        let status = run(&["snapshot", "status", text(&file(name))]);
+        let is_told = status.status.success();
+        assert_eq!(is_told, name == "without-hash", "{name}: {status:?}");
+    }
+    let said = refused_restore(&file("gone"), &target, &[]);
+    assert!(said.contains("No such file"), "{said}");
+    // What may be skipped, and what may not.
+    for name in ["without-hash", "hash"] {
+        let target = file(&format!("skip-{name}"));
+        restore(&file(name), &target, &["--skip-hash-check"]);
+        ok(&["inspect", "verify", "--data-dir", text(&target)]);
+    }
+    let said = refused_restore(&file("values"), &target, &["--skip-hash-check"]);
+    assert!(said.contains("block of values does not match"), "{said}");
+    assert!(!target.exists());
+}
+
+#[tokio::test]
+async fn g_d_7_a_backup_is_restored_into_a_new_or_empty_directory_only() {
+    ours_only!("the tools are Keelson's");
+    let server = Server::start("backup-target").await;
     let clients = server.clients().await;
     fill(&clients).await;
     let backup = save(&server, "own.db");
-    let good = std::fs::read(&backup).unwrap();
-    let end = good.len() - 32;
-    let flip = |at: usize| {
-        let mut bytes = good.clone();
-        bytes[at] ^= 0x20;
-        bytes
-    };
-    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
-        (
-            "cut",
-            good[..good.len() / 2].to_vec(),
-            "was cut short: it has",
-        ),
-        (
-            "without-hash",
-            good[..end].to_vec(),
-            "snapshot missing hash but --skip-hash-check=false",
-        ),
-        (
-            "half-hash",
-            good[..end + 7].to_vec(),
-            "7 bytes behind its end",
-        ),
-        (
-            "longer",
-            [&good[..], b"more"].concat(),
-            "36 bytes behind its end",
-        ),
-        (
-            "head",
-            flip(30),
-            "byte 0: the first block is not a superblock",
-        ),
-        (
-            "values",
-            flip(9000),
-            "the block of values does not match its checksum. It holds values of the keys from \"",
-        ),
-        (
-            "table",
-            flip(end - 4096),
-            "the page table does not match its checksum",
-        ),
-        ("hash", flip(end + 5), "expected sha256"),
-        (
-            "text",
-            b"{\"not\": \"a backup\"}".to_vec(),
-            "is not a backup of Keelson",
-        ),
-        ("empty", Vec::new(), "is empty"),
-        ("unfinished", vec![0; 8192], "never finished"),
-    ];
     let target = server.folder().join("target");
-    for (name, bytes, reason) in cases {
-        let file = server.folder().join(name);
-        std::fs::write(&file, bytes).unwrap();
-        let said = fails(&[
-            "snapshot",
-            "restore",
-            text(&file),
-            "--data-dir",
-            text(&target),
-        ]);
-        assert!(
-            said.contains(reason) && said.contains(name),
-            "{name}: {said}"
-        );
-        assert!(!target.exists(), "{name}");
-        assert!(
-            !target.with_file_name("target.restoring").exists(),
-            "{name}"
-        );
-        // The status of a file is not told without looking at all of it; a missing hash is no damage.
-        let status = run(&["snapshot", "status", text(&file)]);
-        assert_eq!(
-            status.status.success(),
-            name == "without-hash",
-            "{name}: {status:?}"
-        );
-    }
-    let gone = server.folder().join("gone");
-    let said = fails(&[
-        "snapshot",
-        "restore",
-        text(&gone),
-        "--data-dir",
-        text(&target),
-    ]);
-    assert!(said.contains("No such file"), "{said}");
-
-    // What may be skipped, and what may not.
-    for name in ["without-hash", "hash"] {
-        let file = server.folder().join(name);
-        let target = server.folder().join(format!("skip-{name}"));
-        restore(&file, &target, &["--skip-hash-check"]);
-        ok(&["inspect", "verify", "--data-dir", text(&target)]);
-    }
-    let values = server.folder().join("values");
-    let arguments = [
-        "snapshot",
-        "restore",
-        text(&values),
-        "--data-dir",
-        text(&target),
-    ];
-    let said = fails(&[&arguments[..], &["--skip-hash-check"]].concat());
-    assert!(
-        said.contains("the block of values does not match"),
-        "{said}"
-    );
-
-    // A directory that holds something is left alone; an empty one is taken.
     std::fs::create_dir(&target).unwrap();
     std::fs::write(target.join("notes"), b"mine").unwrap();
-    let said = fails(&[
-        "snapshot",
-        "restore",
-        text(&backup),
-        "--data-dir",
-        text(&target),
-    ]);
-    assert!(said.contains("not empty or could not be read"), "{said}");
+    for taken in [&target, &server.data_dir()] {
+        let said = refused_restore(&backup, taken, &[]);
+        assert!(said.contains("not empty or could not be read"), "{said}");
+    }
+    assert_eq!(std::fs::read(target.join("notes")).unwrap(), b"mine");
     std::fs::remove_file(target.join("notes")).unwrap();
+    // What a restore that was killed has left is not touched.
+    let left = target.with_file_name("other.restoring");
+    std::fs::create_dir(&left).unwrap();
+    let said = refused_restore(&backup, &target.with_file_name("other"), &[]);
+    assert!(said.contains("other.restoring is there"), "{said}");
+    assert!(left.exists());
+
     restore(&backup, &target, &[]);
-    let mut names: Vec<_> = std::fs::read_dir(&target)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
+    let names = std::fs::read_dir(&target).unwrap();
+    let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["FORMAT", "member"]);
     let restored = start_in(&target, "backup-empty-dir").await;
@@ -523,161 +482,6 @@ async fn g_d_7_clients_that_go_away_leave_nothing_held() {
     let (x, y) = tokio::join!(ctl.ok(&saves[0]), ctl.ok(&saves[1]));
     assert!(x.contains("saved") && y.contains("saved"));
     assert!(std::fs::read(&paths[0]).unwrap() == std::fs::read(&paths[1]).unwrap());
-}
-
-/// Changes a byte of a file in place.
-fn damage(path: &Path, at: u64) {
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
-    file.sync_all().unwrap();
-}
-
-fn newest_snapshot(data_dir: &Path) -> PathBuf {
-    let files = std::fs::read_dir(data_dir.join("member/snap-0000")).unwrap();
-    let newest = files.map(|entry| entry.unwrap().path()).max();
-    newest.expect("there is a snapshot")
-}
-
-#[tokio::test]
-async fn g_d_7_a_damaged_snapshot_is_never_passed_off_as_a_backup() {
-    ours_only!("the files are Keelson's");
-    let mut server = Server::start("backup-rot").await;
-    let clients = server.clients().await;
-    fill(&clients).await;
-    save(&server, "good.db");
-    let snapshot = newest_snapshot(&server.data_dir());
-    // Two blocks of values.
-    damage(&snapshot, 4096 + 10);
-    damage(&snapshot, 900_000);
-    let ended = receive(&clients).await.unwrap_err();
-    assert_eq!(ended.code(), Code::DataLoss, "{ended:?}");
-    assert!(ended.message().contains("byte 4096"), "{ended:?}");
-    let file = server.folder().join("bad.db");
-    let address = server.address();
-    let said = fails(&["snapshot", "save", text(&file), "--endpoints", &address]);
-    assert!(
-        said.contains("is damaged") && said.contains("DataLoss"),
-        "{said}"
-    );
-    assert!(!file.exists() && !file.with_file_name("bad.db.part").exists());
-    let ctl = Etcdctl::new(server.address());
-    ctl.fails(&["snapshot", "save", text(&file)]).await;
-    assert!(!file.exists());
-
-    let data_dir = server.data_dir();
-    let verify = ["inspect", "verify", "--data-dir", text(&data_dir)];
-    let said = fails(&verify);
-    assert!(said.contains("in use by another process"), "{said}");
-    assert!(
-        said.contains(&format!("(process {})", server.pid())),
-        "{said}"
-    );
-    assert!(server.stop().await.success());
-    let output = run(&[&verify[..], &["-w", "json"]].concat());
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let lines = json_lines(&output.stdout);
-    let damages: Vec<&Value> = lines
-        .iter()
-        .filter(|line| line["what"] == "damage")
-        .collect();
-    assert_eq!(damages.len(), 2, "{lines:#?}");
-    for (damage, place) in damages.iter().zip(["byte 4096:", "byte "]) {
-        let says = damage["says"].as_str().expect("text");
-        assert!(says.contains(place), "{says}");
-        assert!(says.contains("values of the keys from"), "{says}");
-    }
-    assert_eq!(lines.last().expect("an end")["damages"], 2);
-}
-
-fn json_lines(output: &[u8]) -> Vec<Value> {
-    let text = String::from_utf8(output.to_vec()).expect("text");
-    let lines = text.lines();
-    lines
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
-        .collect()
-}
-
-#[tokio::test]
-async fn inspect_shows_what_a_stopped_member_holds() {
-    ours_only!("the tools are Keelson's");
-    let mut server = Server::start("inspect").await;
-    let clients = server.clients().await;
-    fill(&clients).await;
-    // A part of it in the snapshot, a part in the log only.
-    Etcdctl::new(server.address()).ok(&["defrag"]).await;
-    clients.put_key("behind", "the snapshot").await;
-    clients.put_key("r/01", "again and again").await;
-    let wanted = hash(&clients).await;
-    let revision = clients.revision().await;
-    let older = pb::HashKvRequest {
-        revision: revision - 1,
-    };
-    let older = accepted(clients.maintenance.clone().hash_kv(older).await);
-    assert!(server.stop().await.success());
-    let data_dir = server.data_dir();
-    let inspect = |arguments: &[&str]| {
-        let place = ["--data-dir", text(&data_dir)];
-        ok(&[&["inspect"], arguments, &place[..]].concat())
-    };
-    let listing = |folder: &str| {
-        let files = std::fs::read_dir(data_dir.join(folder)).unwrap();
-        let mut files: Vec<_> = files.map(|entry| entry.unwrap().file_name()).collect();
-        files.sort();
-        files
-    };
-    let before = (listing("member/wal-0000"), listing("member/snap-0000"));
-    let verified = inspect(&["verify"]);
-    assert!(verified.contains("end damages=0"), "{verified}");
-    assert_eq!(
-        inspect(&["hash"]),
-        format!(
-            "{}, {revision}, {}, {revision}\n",
-            wanted.hash, wanted.compact_revision
-        )
-    );
-    let json: Value = serde_json::from_str(&inspect(&["hash", "-w", "json"])).expect("JSON");
-    assert_eq!(json["hash"], wanted.hash);
-    assert_eq!(json["revision"], revision);
-    let rev = format!("--rev={}", revision - 1);
-    let at = inspect(&["hash", &rev]);
-    assert!(
-        at.starts_with(&format!("{}, {}, ", older.hash, revision - 1)),
-        "{at}"
-    );
-
-    let log = json_lines(inspect(&["dump-wal", "-w", "json"]).as_bytes());
-    let puts = log
-        .iter()
-        .filter_map(|record| record["commands"].as_array());
-    let last_put = puts.flatten().rfind(|command| command["what"] == "put");
-    assert_eq!(last_put.expect("a put")["key"], "r/01");
-    let dump = json_lines(inspect(&["dump-snapshot", "--values", "-w", "json"]).as_bytes());
-    assert_eq!(dump[0]["what"], "snapshot");
-    assert_eq!(dump[0]["revision"], revision - 2);
-    let key = |name: &str| dump.iter().find(|line| line["key"] == name);
-    assert!(key("behind").is_none());
-    let versions = key("r/12").expect("a deleted key")["versions"].clone();
-    assert_eq!(versions[1]["what"], "delete");
-    assert_eq!(key("held").expect("a key")["versions"][0]["lease"], "77");
-    assert_eq!(key("empty").expect("a key")["versions"][0]["value"], "");
-    let lease = dump.iter().find(|line| line["what"] == "lease");
-    assert_eq!(lease.expect("a lease")["granted_ttl_seconds"], 1000);
-    let simple = inspect(&["dump-snapshot"]);
-    assert!(simple.contains("key key=\"r/12\"\n"), "{simple}");
-
-    // Nothing was changed, and the member starts as if nobody had looked.
-    assert_eq!(
-        before,
-        (listing("member/wal-0000"), listing("member/snap-0000"))
-    );
-    server.restart().await;
-    assert_eq!(hash(&server.clients().await).await.hash, wanted.hash);
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@
 
 mod audit;
 mod builder;
+mod bulk;
 mod cache;
 mod changes;
 mod check;
@@ -63,6 +64,7 @@ mod written;
 
 pub use audit::{Audit, Flaw};
 pub use builder::{Builder, BuilderConfig};
+pub use bulk::BulkFile;
 pub use error::{Affected, SnapshotDamage, SnapshotError, SnapshotPart};
 pub use finish::Finish;
 pub use format::FORMAT_VERSION;

@@ -126,6 +126,8 @@ pub struct State {
     keyspace: Keyspace,
     alarms: Alarms,
     cluster: Cluster,
+    /// Users and roles as a snapshot had them; nothing looks at them yet.
+    auth: Vec<u8>,
     /// The last entry, and in `lease_time` the highest lease time seen.
     applied: Position,
 }
@@ -144,6 +146,7 @@ impl State {
             keyspace: Keyspace::new(),
             alarms: Alarms::default(),
             cluster: Cluster::default(),
+            auth: Vec::new(),
             applied: Position::default(),
         }
     }
@@ -165,6 +168,7 @@ impl State {
         Self {
             alarms: Alarms::restore(&meta.alarms),
             cluster: meta.cluster.clone(),
+            auth: meta.auth.clone(),
             applied: meta.applied,
             keyspace: Keyspace {
                 leases,
@@ -195,7 +199,7 @@ impl State {
             leases: leases.collect(),
             alarms: self.alarms.to_meta(),
             cluster: self.cluster.clone(),
-            auth: Vec::new(),
+            auth: self.auth.clone(),
         }
     }
 
@@ -431,6 +435,12 @@ impl State {
         &self.cluster
     }
 
+    /// Users and roles, in the form of [`Meta::auth`].
+    #[must_use]
+    pub fn auth(&self) -> &[u8] {
+        &self.auth
+    }
+
     /// What Status reports as `dbSize`: the versions in memory, and the snapshot file.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
@@ -502,6 +512,7 @@ impl State {
         for member in self.cluster.members.values() {
             digest.bytes(&prost::Message::encode_to_vec(member));
         }
+        digest.bytes(&self.auth);
         digest.finish()
     }
 
@@ -585,7 +596,8 @@ impl State {
         })
     }
 
-    fn store(&self) -> &Store {
+    /// The keys.
+    pub(crate) fn store(&self) -> &Store {
         &self.keyspace.store
     }
 }
