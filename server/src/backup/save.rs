@@ -6,9 +6,8 @@
 //!
 //! The hash of everything that came is compared with what came last, and only then the file gets its name.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -18,7 +17,8 @@ use bytes::Bytes;
 use indicatif::ProgressBar;
 use keelson_proto::etcdserverpb::SnapshotRequest;
 use keelson_proto::etcdserverpb::maintenance_client::MaintenanceClient;
-use rustix::fs::{Advice, fadvise};
+use keelson_storage::io::{AlignedBuf, DirectWriter, DiskError};
+use keelson_storage::limits::SNAPSHOT_BLOCK_BYTES;
 use sha2::{Digest, Sha256};
 use tonic::transport::Endpoint;
 
@@ -34,19 +34,18 @@ const HASH_BYTES: usize = size_of::<Hash>();
 const SECTOR_BYTES: u64 = 512;
 /// What a member may send ahead of what is taken, in bytes.
 const WINDOW_BYTES: u32 = 8 << 20;
-/// What is written before the system is told to bring it to the disk and to forget it.
-const FLUSH_BYTES: u64 = 64 << 20;
+/// What is written at once.
+const WRITE_BYTES: usize = 1 << 20;
 
 /// Takes a backup, and says so.
 pub(super) fn save(asked: &Save) -> anyhow::Result<()> {
     let part = Part::create(&asked.file)?;
     let (blobs, waiting) = sync_channel(BLOBS_AHEAD);
-    let file = part.file.try_clone()?;
-    let writing = thread::spawn(move || write(file, &waiting));
-    let received = receive(asked, blobs);
-    let written = writing
-        .join()
-        .map_err(|_| anyhow!("the writing thread panicked"))?;
+    let (received, written) = thread::scope(|scope| {
+        let writing = scope.spawn(|| write(&part.file, waiting));
+        (receive(asked, blobs), writing.join())
+    });
+    let written = written.map_err(|_| anyhow!("the writing thread panicked"))?;
     // A disk that is full is the reason why nobody took what came.
     let written = written.with_context(|| format!("cannot write {}", part.path.display()));
     let (bar, version) = match (received, written) {
@@ -115,13 +114,12 @@ struct Written {
 }
 
 /// Writes everything that comes and brings it to the disk.
-fn write(mut file: File, blobs: &Receiver<Bytes>) -> std::io::Result<Written> {
+fn write(file: &DirectWriter, blobs: Receiver<Bytes>) -> Result<Written, DiskError> {
     let mut hash = Sha256::new();
     let mut last = Vec::with_capacity(2 * HASH_BYTES);
-    let (mut bytes, mut flushed) = (0, 0);
+    let mut out = Blocks::new(file);
     for blob in blobs {
-        file.write_all(&blob)?;
-        bytes += blob.len() as u64;
+        out.append(&blob)?;
         // What may be the hash is held back.
         let (middle, end) = blob.split_at(blob.len() - blob.len().min(HASH_BYTES));
         last.extend_from_slice(end);
@@ -129,25 +127,57 @@ fn write(mut file: File, blobs: &Receiver<Bytes>) -> std::io::Result<Written> {
         hash.update(&last[..before]);
         last.drain(..before);
         hash.update(middle);
-        if bytes - flushed >= FLUSH_BYTES {
-            file.sync_data()?;
-            forget(&file);
-            flushed = bytes;
-        }
     }
-    file.sync_all()?;
-    forget(&file);
     Ok(Written {
-        bytes,
+        bytes: out.finish()?,
         hash: hash.finalize().into(),
         last,
     })
 }
 
-/// A backup is not read again soon: other files' pages stay in memory instead.
-fn forget(file: &File) {
-    // Advice that is not taken changes nothing.
-    let _ = fadvise(file, 0, None, Advice::DontNeed);
+/// Bytes of any number on their way into writes of whole blocks.
+struct Blocks<'a> {
+    file: &'a DirectWriter,
+    buf: AlignedBuf,
+    /// Where the bytes in `buf` belong.
+    offset: u64,
+}
+
+impl<'a> Blocks<'a> {
+    fn new(file: &'a DirectWriter) -> Self {
+        Self {
+            file,
+            buf: AlignedBuf::with_capacity(WRITE_BYTES),
+            offset: 0,
+        }
+    }
+
+    fn append(&mut self, mut bytes: &[u8]) -> Result<(), DiskError> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(WRITE_BYTES - self.buf.len()));
+            self.buf.extend_from_slice(now);
+            bytes = later;
+            if self.buf.len() == WRITE_BYTES {
+                self.file.write(self.offset, &self.buf)?;
+                self.offset += self.buf.len() as u64;
+                self.buf.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the rest, durably; how many bytes there were.
+    fn finish(mut self) -> Result<u64, DiskError> {
+        let bytes = self.offset + self.buf.len() as u64;
+        let filled = self.buf.len().next_multiple_of(SNAPSHOT_BLOCK_BYTES);
+        self.buf.resize(filled);
+        if filled > 0 {
+            self.file.write(self.offset, &self.buf)?;
+        }
+        self.file.truncate(bytes)?;
+        self.file.sync()?;
+        Ok(bytes)
+    }
 }
 
 impl Written {
@@ -172,7 +202,7 @@ impl Written {
 /// The file while it has not its name; removed unless it gets it.
 struct Part {
     path: PathBuf,
-    file: File,
+    file: DirectWriter,
 }
 
 impl Part {
@@ -180,10 +210,14 @@ impl Part {
         let mut path = target.as_os_str().to_owned();
         path.push(".part");
         let path = PathBuf::from(path);
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let file = options
-            .open(&path)
+        // What a save that was killed has left.
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot write {}", path.display()));
+            }
+            _ => {}
+        }
+        let file = DirectWriter::create(&path)
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self { path, file })
     }
@@ -219,14 +253,15 @@ mod tests {
     use super::*;
 
     fn written(blobs: &[&[u8]]) -> (Written, Vec<u8>) {
-        let file = tempfile::NamedTempFile::new().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("part");
         let (sender, receiver) = sync_channel(blobs.len());
         for blob in blobs {
             sender.send(Bytes::copy_from_slice(blob)).unwrap();
         }
         drop(sender);
-        let written = write(file.reopen().unwrap(), &receiver).unwrap();
-        (written, std::fs::read(file.path()).unwrap())
+        let written = write(&DirectWriter::create(&path).unwrap(), receiver).unwrap();
+        (written, std::fs::read(&path).unwrap())
     }
 
     /// However the bytes are cut into messages, the last 32 are the hash of the others.

@@ -116,6 +116,12 @@ impl DirectWriter {
         written.map_err(|error| DiskError::from_io("write", self.path.clone(), &error))
     }
 
+    /// Cuts the file to a length: what was written behind it filled up a block.
+    pub fn truncate(&self, bytes: u64) -> Result<(), DiskError> {
+        let cut = self.file.set_len(bytes);
+        cut.map_err(|error| DiskError::from_io("truncate", self.path.clone(), &error))
+    }
+
     /// Makes everything written durable, and the length of the file.
     pub fn sync(&self) -> Result<(), DiskError> {
         let synced = self.file.sync_all();
@@ -248,8 +254,10 @@ mod tests {
         assert_eq!(content.len(), 12_288);
         let sum: u64 = content.iter().map(|&byte| u64::from(byte)).sum();
         assert_eq!(sum, 7 * 8192);
+        writer.truncate(12_000).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), content[..12_000]);
         DirectWriter::create(&path).unwrap_err();
-        assert_eq!(std::fs::read(&path).unwrap(), content);
+        assert_eq!(std::fs::read(&path).unwrap().len(), 12_000);
     }
 
     #[test]

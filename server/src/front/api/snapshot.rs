@@ -18,12 +18,14 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use futures_lite::future::or;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::SnapshotResponse;
 use keelson_storage::io::{AlignedBuf, DirectFile, DiskError};
 use keelson_storage::snapshot::{Audit, Flaw, PinnedFile};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use sha2::{Digest, Sha256};
 use tonic::Status;
 
@@ -33,7 +35,7 @@ use crate::engine::message::{Answer, Ask};
 use crate::front::limits::{
     BACKUP_BLOB_BYTES, BACKUP_MESSAGES_AHEAD, BACKUP_READ_BYTES, BACKUPS_PER_CORE_MAX,
 };
-use crate::front::{Call, Closed, Replies, encode_message};
+use crate::front::{Call, Closed, PREFIX_BYTES, Replies};
 use crate::runtime::{self, Fed, Feed, Gone};
 
 /// What the helper thread sends.
@@ -217,14 +219,29 @@ fn send_file(file: PinnedFile, feed: &mut Feed<Piece>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// As in etcd: no header, and the storage version in every message.
+/// Tag of `SnapshotResponse.blob`.
+const BLOB_TAG: u32 = 3;
+
+/// As in etcd: no header, and the storage version in every message. Field order does not matter in protobuf, so the blob
+/// comes last and is copied once.
 fn message(remaining_bytes: u64, blob: &[u8]) -> Piece {
-    Piece::Message(encode_message(&SnapshotResponse {
+    let head = SnapshotResponse {
         header: None,
         remaining_bytes,
-        blob: Bytes::copy_from_slice(blob),
+        blob: Bytes::new(),
         version: version::STORAGE.to_owned(),
-    }))
+    };
+    let blob_bytes = blob.len() as u64;
+    let before = key_len(BLOB_TAG) + encoded_len_varint(blob_bytes);
+    let total = head.encoded_len() + before + blob.len();
+    let mut out = BytesMut::with_capacity(PREFIX_BYTES + total);
+    out.put_u8(0);
+    out.put_u32(u32::try_from(total).expect("a blob is much smaller than 4 GiB"));
+    head.encode(&mut out).expect("a BytesMut grows as needed");
+    encode_key(BLOB_TAG, WireType::LengthDelimited, &mut out);
+    encode_varint(blob_bytes, &mut out);
+    out.put_slice(blob);
+    Piece::Message(out.freeze())
 }
 
 fn damaged(path: &str, flaw: &Flaw) -> Stop {
@@ -244,5 +261,31 @@ impl From<DiskError> for Stop {
 impl From<Gone> for Stop {
     fn from(Gone: Gone) -> Self {
         Self::Gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_those_of_the_generated_type() {
+        let bytes = vec![7; BACKUP_BLOB_BYTES];
+        for (remaining_bytes, blob) in [(1 << 40, &bytes[..]), (0, &bytes[..32])] {
+            let Piece::Message(framed) = message(remaining_bytes, blob) else {
+                panic!("a message");
+            };
+            assert_eq!(framed[0], 0);
+            let total = u32::from_be_bytes(*framed[1..].first_chunk().expect("a length"));
+            assert_eq!(total as usize, framed.len() - PREFIX_BYTES);
+            let decoded = SnapshotResponse::decode(&framed[PREFIX_BYTES..]).expect("well formed");
+            let wanted = SnapshotResponse {
+                header: None,
+                remaining_bytes,
+                blob: Bytes::copy_from_slice(blob),
+                version: version::STORAGE.to_owned(),
+            };
+            assert_eq!(decoded, wanted);
+        }
     }
 }
