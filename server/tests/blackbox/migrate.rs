@@ -286,7 +286,7 @@ fn check_absent(target: &Path) {
 async fn g_d_7_what_cannot_be_imported_is_refused_with_the_reason() {
     ours_only!("the tools are Keelson's");
     let etcd = ServerOptions::new("migrate-not").kind(ServerKind::Etcd);
-    let mut etcd = etcd.start().await;
+    let etcd = etcd.start().await;
     let clients = etcd.clients().await;
     clients.put_key("a", vec![7; 100_000]).await;
     let folder = etcd.folder().to_path_buf();
@@ -328,18 +328,25 @@ async fn g_d_7_what_cannot_be_imported_is_refused_with_the_reason() {
     // What is ours already.
     let said = fails(&["import", text(&target), "--data-dir", "/nowhere/at/all"]);
     assert!(said.contains("start a member on it"), "{said}");
-    let mut ours = start(ServerKind::Keelson, &target, "migrate-not-ours").await;
+    let ours = start(ServerKind::Keelson, &target, "migrate-not-ours").await;
     let backup = save(&ours, "backup.snap").await;
     let said = fails(&["import", text(&backup), "--data-dir", "/nowhere/at/all"]);
     assert!(said.contains("keelson snapshot restore"), "{said}");
+}
 
+#[tokio::test]
+async fn g_d_7_users_that_etcd_checks_are_not_dropped_unasked() {
+    ours_only!("the tools are Keelson's");
+    let etcd = ServerOptions::new("migrate-auth").kind(ServerKind::Etcd);
+    let mut etcd = etcd.start().await;
     let ctl = Etcdctl::new(etcd.address());
     ctl.ok(&["user", "add", "root:secret"]).await;
     ctl.ok(&["user", "grant-role", "root", "root"]).await;
     ctl.ok(&["auth", "enable"]).await;
     // etcd ends by the signal itself.
     etcd.stop().await;
-    let with_auth = folder.join("with-auth");
+    let data_dir = etcd.data_dir();
+    let with_auth = etcd.folder().join("with-auth");
     let said = fails(&["import", text(&data_dir), "--data-dir", text(&with_auth)]);
     assert!(said.contains("--without-auth"), "{said}");
     check_absent(&with_auth);
@@ -348,8 +355,19 @@ async fn g_d_7_what_cannot_be_imported_is_refused_with_the_reason() {
         said.contains("Authentication was enabled, and is off"),
         "{said}"
     );
+}
 
-    // Exports.
+#[tokio::test]
+async fn g_d_7_what_cannot_be_exported_is_refused_with_the_reason() {
+    ours_only!("the tools are Keelson's");
+    let etcd = ServerOptions::new("migrate-export").kind(ServerKind::Etcd);
+    let etcd = etcd.start().await;
+    let folder = etcd.folder().to_path_buf();
+    let (data_dir, target) = (etcd.data_dir(), folder.join("target"));
+    let saved = save(&etcd, "saved.db").await;
+    std::fs::write(folder.join("text"), [b'x'; 9000]).unwrap();
+    import(&saved, &target, &[]);
+    let mut ours = start(ServerKind::Keelson, &target, "migrate-export-ours").await;
     let out = folder.join("out.db");
     for (arguments, reason) in [
         (["--data-dir", text(&target)], "in use by another process"),
