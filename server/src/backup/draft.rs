@@ -67,7 +67,7 @@ impl Draft {
         sync(&self.snapshots)?;
         if self.is_inside {
             // A directory is a member's by its format file. So a crash before that leaves one that is refused.
-            for name in ["member", "FORMAT"] {
+            for name in ["LOCK", "member", "FORMAT"] {
                 sync(data_dir)?;
                 rename(&self.path.join(name), &data_dir.join(name))?;
             }
@@ -115,4 +115,45 @@ pub(super) fn check_vacant(data_dir: &Path) -> anyhow::Result<()> {
         "data-dir {:?} not empty or could not be read: it must be new or an empty directory",
         data_dir.display().to_string()
     );
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let names = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> = names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn g_d_7_a_directory_appears_complete_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let (new, empty) = (folder.path().join("new"), folder.path().join("empty"));
+        std::fs::create_dir(&empty).unwrap();
+        std::fs::create_dir(empty.join(LOST_AND_FOUND)).unwrap();
+        for (data_dir, draft) in [(&new, "new.restoring"), (&empty, "empty/.restoring")] {
+            check_vacant(data_dir).unwrap();
+            let made = Draft::create(data_dir).unwrap();
+            assert!(folder.path().join(draft).join("FORMAT").exists());
+            assert!(Draft::create(data_dir).is_err(), "{draft} is there");
+            drop(made);
+            assert!(!folder.path().join(draft).exists(), "{draft}");
+            assert_eq!(names(folder.path()), ["empty"]);
+            assert_eq!(names(&empty), [LOST_AND_FOUND]);
+        }
+        for data_dir in [&new, &empty] {
+            Draft::create(data_dir).unwrap().complete(data_dir).unwrap();
+            assert!(!DataDir::open(data_dir).unwrap().is_new());
+            assert!(check_vacant(data_dir).is_err());
+        }
+        assert_eq!(names(&new), ["FORMAT", "LOCK", "member"]);
+        assert_eq!(names(&empty), ["FORMAT", "LOCK", LOST_AND_FOUND, "member"]);
+        assert_eq!(names(folder.path()), ["empty", "new"]);
+    }
 }

@@ -164,6 +164,12 @@ pub(super) const FAMILIES: &[Family] = {
             Histogram(|m| &m.disk.backend_commit),
         ),
         family(
+            "etcd_disk_backend_snapshot_duration_seconds",
+            H,
+            "Time to stream a backup to a client, from its first byte to its last.",
+            Histogram(|m| &m.disk.backend_snapshot),
+        ),
+        family(
             "etcd_disk_wal_fsync_duration_seconds",
             H,
             "Time until a group commit of the log is durable: one write and its flush.",

@@ -259,6 +259,32 @@ async fn g_d_7_revisions_never_go_back_if_they_are_bumped() {
     assert_eq!(restored.clients().await.revision().await, bumped + 1);
 }
 
+/// As with etcd: what raised an alarm is in the backup too.
+#[tokio::test]
+async fn g_d_7_alarms_come_back_and_can_be_disarmed() {
+    ours_only!("the tools are Keelson's");
+    let server = Server::start("backup-alarm").await;
+    let clients = server.clients().await;
+    clients.put_key("a", "1").await;
+    let raise = pb::AlarmRequest {
+        action: pb::alarm_request::AlarmAction::Activate.into(),
+        member_id: 7,
+        alarm: pb::AlarmType::Nospace.into(),
+    };
+    accepted(clients.maintenance.clone().alarm(raise).await);
+    let backup = save(&server, "own.db");
+    let data_dir = server.folder().join("restored");
+    restore(&backup, &data_dir, &[]);
+    let restored = start_in(&data_dir, "backup-alarmed").await;
+    let theirs = restored.clients().await;
+    let refused = theirs.kv.clone().put(shapes::put("a", "2")).await;
+    assert_eq!(refused.unwrap_err().code(), Code::ResourceExhausted);
+    let ctl = Etcdctl::new(restored.address());
+    let said = ctl.ok(&["alarm", "disarm"]).await;
+    assert!(said.contains("memberID:7 alarm:NOSPACE"), "{said}");
+    assert_eq!(theirs.put_key("a", "2").await, 3);
+}
+
 /// Every write that was acknowledged before the backup was asked for is in it, and none by half.
 #[tokio::test]
 async fn g_d_7_a_backup_under_writes_is_one_moment() {
@@ -391,7 +417,7 @@ async fn g_d_7_a_backup_is_restored_into_a_new_or_empty_directory_only() {
     let names = std::fs::read_dir(&target).unwrap();
     let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["FORMAT", "member"]);
+    assert_eq!(names, ["FORMAT", "LOCK", "member"]);
     let restored = start_in(&target, "backup-empty-dir").await;
     let theirs = restored.clients().await;
     assert!(all(&theirs, 0).await == all(&clients, 0).await);

@@ -100,7 +100,9 @@ pub(super) async fn serve(api: Rc<Api>, mut call: Call) {
         }
         Ok(fed) => {
             if pass_on(fed, reply).await {
-                let took_ms = began.elapsed().as_millis() as u64;
+                let took = began.elapsed();
+                api.metrics.disk.backend_snapshot.observe_duration(took);
+                let took_ms = took.as_millis() as u64;
                 tracing::info!(path, bytes, took_ms, "sent a backup to a client");
             }
         }
