@@ -2,23 +2,7 @@
 
 use super::*;
 use crate::backup::SnapshotCommand;
-use crate::cli::{Invocation, parse};
-
-fn invoke(arguments: &str) -> Result<Invocation, CliError> {
-    let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
-    parse(&arguments, &[], |_| Err("there is no file".to_owned()))
-}
-
-fn snapshot(arguments: &str) -> SnapshotCommand {
-    match invoke(arguments) {
-        Ok(Invocation::Snapshot(command)) => *command,
-        other => panic!("{arguments}: {other:?}"),
-    }
-}
-
-fn url(text: &str) -> HttpUrl {
-    HttpUrl::parse(text).expect("a URL")
-}
+use crate::cli::snapshot::tests::{invoke, snapshot, url};
 
 #[test]
 fn g_d_7_import_has_the_flags_of_a_restore() {

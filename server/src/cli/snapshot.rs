@@ -311,4 +311,4 @@ pub(super) fn bad_value(setting: &str, value: &str, why: &str) -> CliError {
 
 #[cfg(test)]
 #[path = "snapshot_tests.rs"]
-mod tests;
+pub(super) mod tests;

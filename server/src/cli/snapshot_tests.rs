@@ -3,19 +3,19 @@
 use super::*;
 use crate::backup::Founding;
 
-fn invoke(arguments: &str) -> Result<Invocation, CliError> {
+pub(in crate::cli) fn invoke(arguments: &str) -> Result<Invocation, CliError> {
     let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
     super::super::parse(&arguments, &[], |_| Err("there is no file".to_owned()))
 }
 
-fn snapshot(arguments: &str) -> SnapshotCommand {
+pub(in crate::cli) fn snapshot(arguments: &str) -> SnapshotCommand {
     match invoke(arguments) {
         Ok(Invocation::Snapshot(command)) => *command,
         other => panic!("{arguments}: {other:?}"),
     }
 }
 
-fn url(text: &str) -> HttpUrl {
+pub(in crate::cli) fn url(text: &str) -> HttpUrl {
     HttpUrl::parse(text).expect("a URL")
 }
 
