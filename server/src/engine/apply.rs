@@ -4,6 +4,7 @@ use std::iter::Peekable;
 use std::sync::Arc;
 
 use keelson_consensus::Entry;
+use keelson_consensus::durable::Replay;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::TxnResponse;
 use keelson_proto::etcdserverpb::response_op::Response as Done;
@@ -119,6 +120,7 @@ impl<D: Disk> Engine<D> {
     }
 
     fn on_applied(&mut self, index: RaftIndex) {
+        self.node.on_applied(index);
         while let Some((logged, lsn)) = self.logged.front().copied()
             && logged <= index
         {
@@ -202,8 +204,27 @@ impl<D: Disk> Engine<D> {
     }
 }
 
-/// Applies an entry of the log while the member starts. `load` reads the values of cold records.
-pub(super) fn replay_entry(
+/// Applies what a log that is being read has committed. `load` reads the values of cold records. Where one
+/// voter decides, everything that is on its disk is committed.
+pub(super) fn replay_committed(
+    replay: &mut Replay,
+    state: &mut State,
+    mut load: impl FnMut(Arc<Record>) -> Result<Arc<Record>, SnapshotError>,
+) -> Result<(), EngineError> {
+    loop {
+        while let Some(entry) = replay.take_committed() {
+            replay_entry(state, &entry, &mut load)?;
+        }
+        let members = &state.cluster().members;
+        let voters = members.values().filter(|member| !member.is_learner);
+        if voters.count() > 1 || !replay.commit_as_sole_voter() {
+            return Ok(());
+        }
+    }
+}
+
+/// Applies an entry of the log while the member starts.
+fn replay_entry(
     state: &mut State,
     entry: &Entry,
     mut load: impl FnMut(Arc<Record>) -> Result<Arc<Record>, SnapshotError>,

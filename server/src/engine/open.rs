@@ -3,12 +3,13 @@
 //! The state is that of the newest snapshot and of the entries of the log behind it. A crash during any
 //! of this leaves both as they were, or a log with more entries for the next start.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use keelson_consensus::Node;
 use keelson_consensus::durable::Replay;
-use keelson_consensus::node::HardState;
-use keelson_storage::ids::{LaneId, Lsn};
+use keelson_consensus::node::{Membership, NodeConfig, Restored};
+use keelson_storage::ids::{LaneId, Lsn, MemberId, RaftIndex};
 use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Record;
 use keelson_storage::recovery::RecoveryReport;
@@ -16,10 +17,11 @@ use keelson_storage::snapshot::{SnapshotError, SnapshotStore};
 use keelson_storage::state::{ClusterInit, Member, MemberPublish, Request, State};
 use keelson_storage::wal::{RecordKind, Wal, WalConfig, WalRecord};
 
-use super::apply::replay_entry;
+use super::apply::replay_committed;
 use super::auto_compact::AutoCompact;
 use super::checkpoint::Checkpoints;
 use super::lease_clock::LeaseClock;
+use super::offline;
 use super::shard::{Durations, Engine, EngineConfig, EngineError, EngineFacts, Port};
 use crate::runtime::Clock;
 
@@ -52,16 +54,27 @@ impl<D: Disk> Engine<D> {
             state,
             snapshots,
             applied_lsn,
+            logged,
             error,
         } = replayed;
         let config = config.with_identity_of(&state);
         if let Some(error) = error {
             return Err(error);
         }
-        let (hard_state, last) = replay.finish()?;
+        let log = replay.finish()?;
+        // The only member asks nobody, so nothing has to be told apart by the seed but its terms.
+        let node_config = NodeConfig::new(config.member, log.hard_state.term.0);
+        let restored = Restored {
+            hard_state: log.hard_state,
+            start: log.start,
+            entries: log.entries,
+            applied: log.applied,
+            membership: membership(&state, config.member),
+            snapshot: None,
+        };
         let now_us = clock.now_us();
         let mut engine = Self {
-            node: Node::restore(config.member, hard_state, last),
+            node: Node::restore(node_config, restored),
             lease_clock: LeaseClock::resume(state.applied().lease_time, now_us),
             keep_alives: Default::default(),
             auto_compact: AutoCompact::new(config.auto_compact, now_us),
@@ -73,7 +86,7 @@ impl<D: Disk> Engine<D> {
             wal,
             snapshots,
             checkpoints: Checkpoints::new(now_us),
-            logged: Default::default(),
+            logged,
             applying: None,
             held_reads: Default::default(),
             applied_lsn,
@@ -100,7 +113,7 @@ impl<D: Disk> Engine<D> {
 
     /// Campaigns and writes down who is who.
     fn take_office(&mut self, me: Member, clock: &impl Clock) -> Result<(), EngineError> {
-        self.node.campaign()?;
+        self.node.campaign();
         match self.state.cluster().members.get(&self.config.member) {
             None => self.queue_own(Request::ClusterInit(ClusterInit {
                 cluster_id: self.config.cluster.0,
@@ -140,8 +153,10 @@ struct Replayed<D: Disk> {
     replay: Replay,
     state: State,
     snapshots: SnapshotStore<D>,
-    /// The last record of an entry.
+    /// The record of the last entry that was applied.
     applied_lsn: Lsn,
+    /// Entries that are not known to be committed, each with its record's number.
+    logged: VecDeque<(RaftIndex, Lsn)>,
     /// The first record that made no sense; nothing after it is applied.
     error: Option<EngineError>,
 }
@@ -150,23 +165,17 @@ impl<D: Disk> Replayed<D> {
     fn new(snapshots: SnapshotStore<D>) -> Self {
         let (replay, state) = match snapshots.current() {
             None => (Replay::default(), State::new()),
-            Some(snapshot) => {
-                let meta = snapshot.meta();
-                let hard_state = HardState {
-                    term: meta.hard_state.term,
-                    vote: meta.hard_state.vote,
-                };
-                (
-                    Replay::after_snapshot(hard_state, meta.applied.index),
-                    State::from_snapshot(Arc::clone(snapshot)),
-                )
-            }
+            Some(snapshot) => (
+                offline::replay_behind(Some(snapshot)),
+                State::from_snapshot(Arc::clone(snapshot)),
+            ),
         };
         Self {
             replay,
             state,
             snapshots,
             applied_lsn: Lsn(0),
+            logged: VecDeque::new(),
             error: None,
         }
     }
@@ -178,20 +187,40 @@ impl<D: Disk> Replayed<D> {
     }
 
     fn apply(&mut self, lsn: Lsn, record: WalRecord) -> Result<(), EngineError> {
-        match record.kind {
-            RecordKind::HardState => self.replay.on_hard_state(record.payload)?,
-            RecordKind::Entry => {
-                let entry = self
-                    .replay
-                    .on_entry(record.term, record.index, record.payload)?;
-                self.applied_lsn = lsn;
-                if let Some(entry) = entry {
-                    let snapshots = &mut self.snapshots;
-                    replay_entry(&mut self.state, &entry, |record| load(snapshots, record))?;
-                }
-            }
+        if matches!(record.kind, RecordKind::Entry | RecordKind::Membership) {
+            self.logged.push_back((record.index, lsn));
+        }
+        self.replay.on_record(record)?;
+        let snapshots = &mut self.snapshots;
+        replay_committed(&mut self.replay, &mut self.state, |record| {
+            load(snapshots, record)
+        })?;
+        let applied = self.state.applied().index;
+        while let Some((index, lsn)) = self.logged.front().copied()
+            && index <= applied
+        {
+            self.applied_lsn = lsn;
+            self.logged.pop_front();
         }
         Ok(())
+    }
+}
+
+/// Who belongs to the group. Before the entry that founds the cluster, it is this member.
+fn membership(state: &State, me: MemberId) -> Membership {
+    let members = &state.cluster().members;
+    if members.is_empty() {
+        return Membership::of_voters([me]);
+    }
+    let ids = |learners| {
+        let chosen = members
+            .iter()
+            .filter(move |(_, m)| m.is_learner == learners);
+        chosen.map(|(id, _)| *id).collect()
+    };
+    Membership {
+        voters: ids(false),
+        learners: ids(true),
     }
 }
 

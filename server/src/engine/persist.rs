@@ -1,7 +1,7 @@
 //! From the queue to the lane: sealing entries, appending records, counting what is durable.
 
 use bytes::{Bytes, BytesMut};
-use keelson_consensus::durable::encode_hard_state;
+use keelson_consensus::durable::{ReadyNumber, encode_hard_state, record_kind};
 use keelson_storage::ids::{Lsn, RaftIndex, Term};
 use keelson_storage::io::Disk;
 use keelson_storage::state::{Command, ENTRY_HEADER_BYTES, encode_entry};
@@ -13,8 +13,9 @@ use super::shard::{Engine, EngineError, Proposed};
 /// What a record on its way to the disk stands for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Persisting {
-    HardState(Term),
     Entry(RaftIndex),
+    /// The last record of a ready.
+    Ready(ReadyNumber),
 }
 
 impl<D: Disk> Engine<D> {
@@ -57,29 +58,34 @@ impl<D: Disk> Engine<D> {
             }
             self.persisting.pop_front();
             match what {
-                Persisting::HardState(term) => self.node.on_hard_state_persisted(term),
-                Persisting::Entry(index) => {
-                    self.logged.push_back((index, lsn));
-                    self.node.on_persisted(index);
-                }
+                Persisting::Entry(index) => self.logged.push_back((index, lsn)),
+                Persisting::Ready(number) => self.node.on_persisted(number),
             }
         }
     }
 
     /// Hands new entries and hard states of the raft group to the lane.
     fn append_ready(&mut self) -> Result<(), EngineError> {
-        let ready = self.node.take_ready();
+        let Some(ready) = self.node.take_ready() else {
+            return Ok(());
+        };
+        assert!(
+            ready.snapshot.is_none(),
+            "nobody sends the only member a snapshot"
+        );
+        let mut last = Lsn(0);
         if let Some(state) = ready.hard_state {
             let payload = encode_hard_state(state);
-            let lsn = self.append(RecordKind::HardState, state.term, RaftIndex(0), &payload)?;
-            self.persisting
-                .push_back((lsn, Persisting::HardState(state.term)));
+            last = self.append(RecordKind::HardState, state.term, RaftIndex(0), &payload)?;
         }
         for entry in ready.entries {
-            let lsn = self.append(RecordKind::Entry, entry.term, entry.index, &entry.payload)?;
+            let kind = record_kind(entry.kind);
+            last = self.append(kind, entry.term, entry.index, &entry.payload)?;
             self.persisting
-                .push_back((lsn, Persisting::Entry(entry.index)));
+                .push_back((last, Persisting::Entry(entry.index)));
         }
+        self.persisting
+            .push_back((last, Persisting::Ready(ready.number)));
         Ok(())
     }
 

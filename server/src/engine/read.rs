@@ -1,7 +1,7 @@
 //! Reads of the applied state: at once when small, a slice a turn when large.
 //!
 //! A linearizable read must see every write acknowledged before it arrived. The raft group tells the
-//! index it has to reach ([`Node::read_index`](keelson_consensus::Node::read_index)); all entries
+//! index it has to reach ([`Node::read_index_alone`](keelson_consensus::Node::read_index_alone)); all entries
 //! committed so far are applied before a turn looks at new reads, so with one voter that index has
 //! always been reached.
 
@@ -84,7 +84,7 @@ impl<D: Disk> Engine<D> {
     }
 
     pub(super) fn linearizable(&self) -> Result<(), ApiError> {
-        let must_reach = self.node.read_index().ok_or(ApiError::NoLeader)?;
+        let must_reach = self.node.read_index_alone().ok_or(ApiError::NoLeader)?;
         let applied = self.state.applied().index;
         assert!(
             applied >= must_reach,

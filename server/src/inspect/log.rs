@@ -60,17 +60,27 @@ fn line_of(lsn: Lsn, record: &WalRecord) -> Line {
             let line = line
                 .with("shard", record.shard.0)
                 .with("term", record.term.0);
-            match record
-                .payload
-                .get(8..16)
-                .and_then(|vote| vote.first_chunk())
-            {
-                Some(vote) => line.with("vote", hex(u64::from_le_bytes(*vote))),
-                None => line.with("error", "too short"),
+            let number = |at: usize| {
+                let bytes = record.payload.get(at..at + 8)?.first_chunk()?;
+                Some(u64::from_le_bytes(*bytes))
+            };
+            match (number(8), number(16)) {
+                (Some(vote), Some(commit)) => line.with("vote", hex(vote)).with("commit", commit),
+                (Some(vote), None) => line.with("vote", hex(vote)),
+                (None, _) => line.with("error", "too short"),
             }
         }
-        RecordKind::Entry => {
-            let line = Line::new("entry")
+        RecordKind::LogStart => Line::new("log_start")
+            .with("lsn", lsn.0)
+            .with("shard", record.shard.0)
+            .with("term", record.term.0)
+            .with("index", record.index.0),
+        RecordKind::Entry | RecordKind::Membership => {
+            let name = match record.kind {
+                RecordKind::Membership => "membership",
+                _ => "entry",
+            };
+            let line = Line::new(name)
                 .with("lsn", lsn.0)
                 .with("shard", record.shard.0)
                 .with("term", record.term.0)
