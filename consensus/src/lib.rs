@@ -12,5 +12,6 @@ pub mod bootstrap;
 pub mod durable;
 pub mod limits;
 pub mod node;
+pub mod replicate;
 
 pub use node::{Entry, HardState, Node, Ready};

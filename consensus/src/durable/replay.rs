@@ -87,12 +87,12 @@ impl Default for Replay {
 
 impl Replay {
     /// A log that continues a snapshot, which stands for everything up to `snapshot`, and in which
-    /// `hard_state` was the newest.
+    /// `hard_state` was the newest. Its commit index is of no interest: it knows nothing of this lane.
     #[must_use]
     pub fn after_snapshot(hard_state: HardState, snapshot: Mark) -> Self {
         Self {
             hard_state: HardState {
-                commit: hard_state.commit.max(snapshot.index),
+                commit: snapshot.index,
                 ..hard_state
             },
             lane_term: Term(0),

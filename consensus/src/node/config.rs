@@ -29,6 +29,8 @@ pub struct NodeConfig {
     pub appends_in_flight_max: usize,
     /// What stays in memory behind the applied entry.
     pub keep: LogKeep,
+    /// A leader answers reads without asking while its lease lasts. The same for all members.
+    pub lease_reads: bool,
 }
 
 impl NodeConfig {
@@ -46,6 +48,7 @@ impl NodeConfig {
                 entries: LOG_BEHIND_ENTRIES_MAX,
                 bytes: LOG_BEHIND_BYTES_MAX,
             },
+            lease_reads: false,
         }
     }
 

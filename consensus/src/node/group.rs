@@ -16,9 +16,11 @@ use super::convert;
 use super::entry::{Entry, EntryKind, HardState};
 use super::error::NodeError;
 use super::inbound;
+use super::lease::Lease;
 use super::log::{Log, LogKeep, SnapshotMark};
 use super::membership::{Membership, MembershipChange, MembershipError};
 use super::message::{Body, Message};
+use super::outbox;
 use super::pump::READ_CONTEXT_BYTES;
 use super::ready::{ReadId, ReadState, Ready, Unsent};
 use super::timeout;
@@ -59,6 +61,9 @@ pub struct Node {
     pub(super) read_states: VecDeque<ReadState>,
     reads: u64,
     timeouts: u64,
+    pub(super) lease: Option<Lease>,
+    /// The state is damaged.
+    pub(super) wants_snapshot: bool,
 }
 
 impl Node {
@@ -93,6 +98,9 @@ impl Node {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&raft_config, log, &logger)
             .expect("the configuration and the log were checked above");
+        let lease = config
+            .lease_reads
+            .then(|| Lease::new(config.election_ticks as u64));
         let mut node = Self {
             raw,
             config,
@@ -110,6 +118,8 @@ impl Node {
             read_states: VecDeque::new(),
             reads: 0,
             timeouts: 0,
+            lease,
+            wants_snapshot: false,
         };
         node.set_timeout();
         node
@@ -117,6 +127,9 @@ impl Node {
 
     /// Time passes.
     pub fn tick(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            lease.on_tick();
+        }
         let raft = &self.raw.raft;
         let is_due = raft.election_elapsed + 1 >= raft.randomized_election_timeout();
         if raft.state != StateRole::Leader && is_due && !self.may_campaign() {
@@ -127,6 +140,7 @@ impl Node {
             self.timeouts += 1;
         }
         self.set_timeout();
+        self.renew_lease();
     }
 
     /// Stands for election now. The only voter wins at once; it may propose, and reads, and whatever it
@@ -183,14 +197,19 @@ impl Node {
     /// Takes a message of another member. A snapshot is handed in only when its file has arrived.
     pub fn on_message(&mut self, from: MemberId, mut message: Message) -> Result<(), NodeError> {
         inbound::check(from, self.config.member, &message)?;
-        let is_call = matches!(message.body, Body::TimeoutNow);
-        if is_call && !self.may_campaign() {
+        let is_dropped = match message.body {
+            Body::TimeoutNow => !self.may_campaign(),
+            Body::RequestVote { transfer, .. } => !transfer && !self.may_vote(),
+            _ => false,
+        };
+        if is_dropped {
             return Ok(());
         }
         if !inbound::admit(&mut self.raw, from, &mut message)? {
             return Ok(());
         }
         self.keep_up_with(&message);
+        self.accept_nothing_new(&mut message);
         let is_snapshot = matches!(message.body, Body::Snapshot { .. });
         let message = convert::message_to_raft(from, self.config.member, message);
         match self.raw.step(message) {
@@ -210,6 +229,7 @@ impl Node {
     #[must_use]
     pub fn take_ready(&mut self) -> Option<Ready> {
         self.pump();
+        self.commit_due &= self.committed() > self.recorded.commit;
         let is_due = self.gate.written() > self.issued || self.commit_due;
         if !is_due || self.installing.is_some() {
             return None;
@@ -258,7 +278,7 @@ impl Node {
     #[must_use]
     pub fn take_messages(&mut self) -> Vec<Outgoing> {
         self.pump();
-        self.gate.take_leaving()
+        outbox::thin_out(self.gate.take_leaving())
     }
 
     /// The next committed entry, in index order. It need not be durable here: enough others have it.
@@ -348,10 +368,7 @@ impl Node {
         if raft.pending_read_count() >= READS_PENDING_MAX {
             return Err(NodeError::TooManyReads);
         }
-        self.reads += 1;
-        let id = ReadId(self.reads);
-        self.raw.read_index(self.read_context(id).to_vec());
-        Ok(id)
+        Ok(self.ask_read())
     }
 
     /// Answers to [`Node::read_index`]; an answer to one read is good for all that were asked before it.
@@ -361,12 +378,15 @@ impl Node {
         self.read_states.pop_front()
     }
 
-    /// Like [`Node::read_index`] where nobody needs to be asked: this member alone decides, and leads.
+    /// Like [`Node::read_index`] where nobody needs to be asked: this member leads, and alone decides or has a
+    /// lease. With leases, all ticks that are due must have been given.
     #[must_use]
     pub fn read_index_alone(&self) -> Option<RaftIndex> {
         let raft = &self.raw.raft;
-        let answers =
-            self.is_leader() && raft.prs().is_singleton() && raft.commit_to_current_term();
+        let lease = self.lease.as_ref();
+        let is_alone =
+            raft.prs().is_singleton() || lease.is_some_and(|lease| lease.is_valid(self.term()));
+        let answers = is_alone && self.is_leader() && raft.commit_to_current_term();
         answers.then(|| self.committed())
     }
 
@@ -379,6 +399,7 @@ impl Node {
         if !self.membership().voters.contains(&to) {
             return Err(MembershipError::Unknown(to).into());
         }
+        self.forfeit_lease();
         self.raw.transfer_leader(to.0);
         Ok(())
     }
@@ -409,12 +430,6 @@ impl Node {
         self.log().wants_snapshot_file()
     }
 
-    /// Asks the leader for a snapshot, although the log is there: the state is damaged. False if it cannot
-    /// be asked now.
-    pub fn request_snapshot(&mut self) -> bool {
-        self.raw.request_snapshot().is_ok()
-    }
-
     pub(super) fn log(&self) -> &Log {
         self.raw.store()
     }
@@ -443,6 +458,39 @@ impl Node {
         is_whole && (is_quiet || !self.raw.raft.prs().is_singleton())
     }
 
+    fn ask_read(&mut self) -> ReadId {
+        self.reads += 1;
+        let id = ReadId(self.reads);
+        self.raw.read_index(self.read_context(id).to_vec());
+        id
+    }
+
+    /// A leader asks at every tick whether it is followed.
+    fn renew_lease(&mut self) {
+        let raft = &self.raw.raft;
+        let leads = raft.state == StateRole::Leader && raft.commit_to_current_term();
+        if self.lease.is_none() || !leads || raft.prs().is_singleton() {
+            return;
+        }
+        let id = self.ask_read();
+        let term = self.term();
+        if let Some(lease) = &mut self.lease {
+            lease.on_round(id, term);
+        }
+    }
+
+    fn forfeit_lease(&mut self) {
+        let term = self.term();
+        if let Some(lease) = &mut self.lease {
+            lease.forfeit(term);
+        }
+    }
+
+    /// A member that has just started may have promised a leader not to vote.
+    fn may_vote(&self) -> bool {
+        self.lease.as_ref().is_none_or(Lease::may_vote)
+    }
+
     /// Who was removed cannot be elected, but those who stay may not know yet that it was and need its vote. It
     /// may have to refuse, for its log may be longer. Its refusal tells them what is committed, its removal
     /// among it; but they listen only if it is of their term, and a question ahead of an election does not
@@ -466,6 +514,7 @@ impl Node {
             .filter(|peer| !peer.is_learner && peer.is_active)
             .max_by_key(|peer| (peer.matched, std::cmp::Reverse(peer.member)));
         if let Some(peer) = successor {
+            self.forfeit_lease();
             self.raw.raft.send_timeout_now(peer.member.0);
         }
     }

@@ -125,7 +125,11 @@ pub(super) fn admit(
         } if is_current && *wants_snapshot == RaftIndex(0) => {
             Ok(keep_above_match(raw, from, index.0, hint))
         }
-        Body::ReadIndex { .. } => Ok(raw.raft.pending_read_count() < READS_PENDING_MAX),
+        // A follower would hand it on in its own name.
+        Body::ReadIndex { .. } => {
+            let leads = raw.raft.state == StateRole::Leader;
+            Ok(leads && raw.raft.pending_read_count() < READS_PENDING_MAX)
+        }
         _ => Ok(true),
     }
 }

@@ -18,6 +18,12 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use super::convert;
 use super::entry::{Entry, HardState, Mark};
 use super::membership::Membership;
+use crate::limits::{APPEND_BYTES_MAX, APPEND_ENTRIES_MAX};
+
+/// What an entry takes in a message beside its payload.
+const ENTRY_OVERHEAD_BYTES: u64 = 16;
+
+const _: () = assert!(APPEND_BYTES_MAX / ENTRY_OVERHEAD_BYTES <= APPEND_ENTRIES_MAX as u64);
 
 /// The log in memory.
 #[derive(Debug)]
@@ -230,7 +236,7 @@ impl Storage for Log {
             let Some(entry) = self.get(RaftIndex(index)) else {
                 return Err(StorageError::Unavailable.into());
             };
-            bytes += entry.payload.len() as u64;
+            bytes += entry.payload.len() as u64 + ENTRY_OVERHEAD_BYTES;
             if bytes > bytes_max && !entries.is_empty() {
                 break;
             }

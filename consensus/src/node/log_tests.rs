@@ -71,7 +71,7 @@ fn raft_gets_at_least_one_entry_and_not_many_bytes() {
         entries.map(|entries| entries.len())
     };
     assert_eq!(read(2, 8, 0), Ok(1));
-    assert_eq!(read(2, 8, 35), Ok(3));
+    assert_eq!(read(2, 8, 80), Ok(3));
     assert_eq!(read(2, 8, 1000), Ok(6));
     assert_eq!(read(0, 3, 1000), Err(StorageError::Compacted.into()));
     assert_eq!(read(2, 12, 1000), Err(StorageError::Unavailable.into()));

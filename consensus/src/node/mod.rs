@@ -28,11 +28,14 @@ mod error;
 mod facts;
 mod group;
 mod inbound;
+mod lease;
 mod log;
 mod membership;
 mod message;
+mod outbox;
 mod pump;
 mod ready;
+mod repair;
 mod timeout;
 
 #[cfg(test)]

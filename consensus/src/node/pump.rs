@@ -14,6 +14,14 @@ use crate::durable::ReadyNumber;
 pub(super) const READ_CONTEXT_BYTES: usize = 24;
 
 impl Node {
+    /// Makes the lease last too long: a bug that the cluster tests must find.
+    #[cfg(test)]
+    pub(super) fn stretch_lease(&mut self, factor: u64) {
+        if let Some(lease) = &mut self.lease {
+            lease.stretch(factor);
+        }
+    }
+
     /// Whether messages leave before the disk is done: the bug that the cluster tests must find.
     #[cfg(test)]
     pub(super) fn break_gate(&mut self, is_broken: bool) {
@@ -25,7 +33,10 @@ impl Node {
         loop {
             self.settle();
             if !self.raw.has_ready() {
-                return;
+                self.ask_for_snapshot();
+                if !self.raw.has_ready() {
+                    return;
+                }
             }
             self.take_raft_ready();
         }
@@ -77,7 +88,12 @@ impl Node {
             unsent.extend(entries);
         }
         for state in ready.take_read_states() {
-            if let Some(id) = self.id_of_read(&state.request_ctx) {
+            let Some(id) = self.id_of_read(&state.request_ctx) else {
+                continue;
+            };
+            let term = self.term();
+            let lease = self.lease.as_mut();
+            if !lease.is_some_and(|lease| lease.on_answered(id, term)) {
                 let index = RaftIndex(state.index);
                 self.read_states.push_back(ReadState { id, index });
             }
@@ -99,6 +115,7 @@ impl Node {
         let mark = SnapshotMark { at, membership };
         self.unsent.snapshot = Some((ReadyNumber(number), mark));
         self.unsent.entries.clear();
+        self.wants_snapshot = false;
         self.handed = at.index;
         self.applied = at.index;
     }

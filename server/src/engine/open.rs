@@ -61,20 +61,10 @@ impl<D: Disk> Engine<D> {
         if let Some(error) = error {
             return Err(error);
         }
-        let log = replay.finish()?;
-        // The only member asks nobody, so nothing has to be told apart by the seed but its terms.
-        let node_config = NodeConfig::new(config.member, log.hard_state.term.0);
-        let restored = Restored {
-            hard_state: log.hard_state,
-            start: log.start,
-            entries: log.entries,
-            applied: log.applied,
-            membership: membership(&state, config.member),
-            snapshot: None,
-        };
+        let node = restore_node(replay, &state, config.member)?;
         let now_us = clock.now_us();
         let mut engine = Self {
-            node: Node::restore(node_config, restored),
+            node,
             lease_clock: LeaseClock::resume(state.applied().lease_time, now_us),
             keep_alives: Default::default(),
             auto_compact: AutoCompact::new(config.auto_compact, now_us),
@@ -206,22 +196,28 @@ impl<D: Disk> Replayed<D> {
     }
 }
 
+/// The member's part in its group.
+fn restore_node(replay: Replay, state: &State, member: MemberId) -> Result<Node, EngineError> {
+    let log = replay.finish()?;
+    // The only member asks nobody, so nothing has to be told apart by the seed but its terms.
+    let config = NodeConfig::new(member, log.hard_state.term.0);
+    let restored = Restored {
+        hard_state: log.hard_state,
+        start: log.start,
+        entries: log.entries,
+        applied: log.applied,
+        membership: membership(state, member),
+        snapshot: None,
+    };
+    Ok(Node::restore(config, restored))
+}
+
 /// Who belongs to the group. Before the entry that founds the cluster, it is this member.
 fn membership(state: &State, me: MemberId) -> Membership {
-    let members = &state.cluster().members;
-    if members.is_empty() {
+    if state.cluster().members.is_empty() {
         return Membership::of_voters([me]);
     }
-    let ids = |learners| {
-        let chosen = members
-            .iter()
-            .filter(move |(_, m)| m.is_learner == learners);
-        chosen.map(|(id, _)| *id).collect()
-    };
-    Membership {
-        voters: ids(false),
-        learners: ids(true),
-    }
+    Membership::from(state.cluster())
 }
 
 /// The whole of a cold record. Blocks.

@@ -118,9 +118,13 @@ fn op_of(kind: CommandKind) -> ApplyOp {
         CommandKind::LeaseRevoke | CommandKind::LeaseExpire => ApplyOp::LeaseRevoke,
         CommandKind::LeaseRenew | CommandKind::LeaseRenewMany => ApplyOp::LeaseRenew,
         CommandKind::Alarm => ApplyOp::Alarm,
-        CommandKind::Tick | CommandKind::ClusterInit | CommandKind::MemberPublish => {
-            ApplyOp::Cluster
-        }
+        CommandKind::Tick
+        | CommandKind::ClusterInit
+        | CommandKind::MemberPublish
+        | CommandKind::MemberAdd
+        | CommandKind::MemberPromote
+        | CommandKind::MemberRemove
+        | CommandKind::MemberUpdate => ApplyOp::Cluster,
     }
 }
 

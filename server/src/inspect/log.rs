@@ -135,6 +135,19 @@ fn describe(request: &Request) -> Line {
         Request::MemberPublish(publish) => Line::new("member_publish")
             .with("member", hex(publish.member_id))
             .with_bytes("name", publish.name.as_bytes()),
+        Request::MemberAdd(member) => Line::new("member_add")
+            .with("member", hex(member.id))
+            .with("peer_urls", member.peer_urls.join(","))
+            .with("learner", member.is_learner),
+        Request::MemberPromote(promote) => {
+            Line::new("member_promote").with("member", hex(promote.member_id))
+        }
+        Request::MemberRemove(remove) => {
+            Line::new("member_remove").with("member", hex(remove.member_id))
+        }
+        Request::MemberUpdate(update) => Line::new("member_update")
+            .with("member", hex(update.member_id))
+            .with("peer_urls", update.peer_urls.join(",")),
         Request::LeaseRenewMany(renew) => {
             let ids: Vec<String> = renew.ids.iter().map(|&id| lease(id)).collect();
             Line::new("lease_renew_many")

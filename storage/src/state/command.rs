@@ -17,7 +17,9 @@ use prost::Message;
 
 use crate::ids::LeaseTime;
 use crate::state::leases::LeaseRenewMany;
-use crate::state::members::{ClusterInit, MemberPublish};
+use crate::state::members::{
+    ClusterInit, Member, MemberPromote, MemberPublish, MemberRemove, MemberUpdate,
+};
 
 /// Bytes before the commands of an entry.
 pub const ENTRY_HEADER_BYTES: usize = 8 + 4;
@@ -51,11 +53,19 @@ pub enum CommandKind {
     MemberPublish = 12,
     /// [`LeaseRenewMany`].
     LeaseRenewMany = 13,
+    /// [`Member`], which is added. Alone in its entry.
+    MemberAdd = 14,
+    /// [`MemberPromote`]. Alone in its entry.
+    MemberPromote = 15,
+    /// [`MemberRemove`]. Alone in its entry.
+    MemberRemove = 16,
+    /// [`MemberUpdate`].
+    MemberUpdate = 17,
 }
 
 impl CommandKind {
     /// All kinds, in the order of their numbers from 1.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Put,
         Self::DeleteRange,
         Self::Txn,
@@ -69,6 +79,10 @@ impl CommandKind {
         Self::ClusterInit,
         Self::MemberPublish,
         Self::LeaseRenewMany,
+        Self::MemberAdd,
+        Self::MemberPromote,
+        Self::MemberRemove,
+        Self::MemberUpdate,
     ];
 
     /// The kind with this number.
@@ -81,6 +95,15 @@ impl CommandKind {
             .get(index)
             .copied()
             .ok_or(CommandError::UnknownKind(number))
+    }
+
+    /// Whether the raft group changes with it. Such a command has an entry of its own, of another kind.
+    #[must_use]
+    pub fn changes_membership(self) -> bool {
+        matches!(
+            self,
+            Self::MemberAdd | Self::MemberPromote | Self::MemberRemove
+        )
     }
 }
 
@@ -101,6 +124,10 @@ pub enum Request {
     ClusterInit(ClusterInit),
     MemberPublish(MemberPublish),
     LeaseRenewMany(LeaseRenewMany),
+    MemberAdd(Member),
+    MemberPromote(MemberPromote),
+    MemberRemove(MemberRemove),
+    MemberUpdate(MemberUpdate),
 }
 
 impl Request {
@@ -121,6 +148,10 @@ impl Request {
             Self::ClusterInit(_) => CommandKind::ClusterInit,
             Self::MemberPublish(_) => CommandKind::MemberPublish,
             Self::LeaseRenewMany(_) => CommandKind::LeaseRenewMany,
+            Self::MemberAdd(_) => CommandKind::MemberAdd,
+            Self::MemberPromote(_) => CommandKind::MemberPromote,
+            Self::MemberRemove(_) => CommandKind::MemberRemove,
+            Self::MemberUpdate(_) => CommandKind::MemberUpdate,
         }
     }
 
@@ -146,6 +177,10 @@ impl Request {
             CommandKind::ClusterInit => Self::ClusterInit(message(body)?),
             CommandKind::MemberPublish => Self::MemberPublish(message(body)?),
             CommandKind::LeaseRenewMany => Self::LeaseRenewMany(message(body)?),
+            CommandKind::MemberAdd => Self::MemberAdd(message(body)?),
+            CommandKind::MemberPromote => Self::MemberPromote(message(body)?),
+            CommandKind::MemberRemove => Self::MemberRemove(message(body)?),
+            CommandKind::MemberUpdate => Self::MemberUpdate(message(body)?),
         })
     }
 
@@ -165,6 +200,10 @@ impl Request {
             Self::ClusterInit(message) => message.encode_to_vec(),
             Self::MemberPublish(message) => message.encode_to_vec(),
             Self::LeaseRenewMany(message) => message.encode_to_vec(),
+            Self::MemberAdd(message) => message.encode_to_vec(),
+            Self::MemberPromote(message) => message.encode_to_vec(),
+            Self::MemberRemove(message) => message.encode_to_vec(),
+            Self::MemberUpdate(message) => message.encode_to_vec(),
         })
     }
 }

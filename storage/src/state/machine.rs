@@ -32,7 +32,7 @@ use crate::state::command::Request;
 use crate::state::fill;
 use crate::state::kv::Keyspace;
 use crate::state::leases::{Lease, LeaseRenewMany, Leases, Renewal};
-use crate::state::members::Cluster;
+use crate::state::members::{Cluster, Member};
 use crate::state::txn;
 
 /// Where in the log a command stands, and what the lease clock says there.
@@ -61,6 +61,8 @@ pub enum Response {
     Alarm(AlarmResponse),
     /// In the order of the command; it becomes a response for each.
     LeaseRenewMany(Vec<Renewal>),
+    /// All members after a change of theirs.
+    Members(Vec<Member>),
     /// To commands no client waits for.
     Empty,
 }
@@ -115,7 +117,7 @@ impl Response {
             Self::LeaseRevoke(response) => response.header.as_mut(),
             Self::LeaseKeepAlive(response) => response.header.as_mut(),
             Self::Alarm(response) => response.header.as_mut(),
-            Self::LeaseRenewMany(_) | Self::Empty => None,
+            Self::LeaseRenewMany(_) | Self::Members(_) | Self::Empty => None,
         }
     }
 }
@@ -301,6 +303,13 @@ impl State {
             Request::MemberPublish(publish) => {
                 self.cluster.publish(publish);
                 Response::Empty
+            }
+            Request::MemberAdd(_)
+            | Request::MemberPromote(_)
+            | Request::MemberRemove(_)
+            | Request::MemberUpdate(_) => {
+                self.cluster.change(request)?;
+                Response::Members(self.cluster.members.values().cloned().collect())
             }
         })
     }

@@ -33,10 +33,20 @@ pub(super) struct Member {
     pub(super) arrived: BTreeMap<Mark, File>,
     pub(super) reads: BTreeMap<ReadId, RaftIndex>,
     starts: u64,
-    pub(super) is_broken: bool,
+    pub(super) bugs: Bugs,
+    pub(super) has_leases: bool,
     /// It was removed, and everybody knows.
     pub(super) is_stopped: bool,
     pub(super) counts: Counts,
+}
+
+/// What is wrong with a member on purpose.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bugs {
+    /// Its messages do not wait for its disk.
+    pub(super) speaks_early: bool,
+    /// It believes itself leader for too long.
+    pub(super) long_lease: bool,
 }
 
 /// Rare events.
@@ -85,7 +95,8 @@ impl Member {
             arrived: BTreeMap::new(),
             reads: BTreeMap::new(),
             starts: 0,
-            is_broken: false,
+            bugs: Bugs::default(),
+            has_leases: false,
             is_stopped: false,
             counts: Counts::default(),
         }
@@ -134,6 +145,7 @@ impl Member {
             append_bytes_max: 60,
             appends_in_flight_max: 4,
             keep: KEEP,
+            lease_reads: self.has_leases,
             ..NodeConfig::new(self.id, seed ^ (self.starts << 32))
         };
         let mut node = Node::restore(
@@ -147,7 +159,10 @@ impl Member {
                 snapshot: self.disk.file.as_ref().map(snapshot_mark),
             },
         );
-        node.break_gate(self.is_broken);
+        node.break_gate(self.bugs.speaks_early);
+        if self.bugs.long_lease {
+            node.stretch_lease(8);
+        }
         if self.membership().is_sole_voter(self.id) {
             node.campaign();
         }

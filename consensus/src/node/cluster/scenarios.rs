@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Rng;
+use super::member::Bugs;
 use super::world::{Options, Summary, World};
 
 const SEEDS: u64 = 300;
@@ -51,6 +52,8 @@ fn g_r_1_g_r_2_groups_are_safe_and_move_again() {
         sum.install_crashes += summary.install_crashes;
         sum.unpersisted += summary.unpersisted;
         sum.reads += summary.reads;
+        sum.lease_reads += summary.lease_reads;
+        sum.repairs += summary.repairs;
     }
     println!("{sum:?}");
     for (what, count) in [
@@ -64,6 +67,8 @@ fn g_r_1_g_r_2_groups_are_safe_and_move_again() {
         ("crashes meanwhile", sum.install_crashes),
         ("entries applied before they were durable", sum.unpersisted),
         ("reads", sum.reads),
+        ("reads under a lease", sum.lease_reads),
+        ("snapshots asked for", sum.repairs),
     ] {
         assert!(
             count > 0 || seeds != (0..SEEDS),
@@ -80,31 +85,71 @@ fn the_same_seed_gives_the_same_run() {
     }
 }
 
-/// The gate lets everything through. How many seeds until somebody notices.
-fn seeds_to_find_broken_gate(checks_messages: bool) -> u64 {
+/// How many seeds until a bug is found, in worlds that bring it out and are sound without it.
+fn seeds_to_find(bugs: Bugs, options: impl Fn(u64) -> Options) -> u64 {
     for seed in 0..SEEDS {
-        let options = Options {
-            is_broken: true,
-            checks_messages,
-            members: 3,
-            crash: 8,
-            slow_disk: 100,
-            ..swarm(seed)
+        let run = |bugs| {
+            let world = World::new(
+                seed,
+                Options {
+                    bugs,
+                    ..options(seed)
+                },
+            );
+            catch_unwind(AssertUnwindSafe(|| world.run()))
         };
-        let run = catch_unwind(AssertUnwindSafe(|| World::new(seed, options).run()));
-        if !matches!(run, Ok(Ok(_))) {
+        let sound = run(Bugs::default());
+        assert!(matches!(sound, Ok(Ok(_))), "seed {seed}: {sound:?}");
+        if !matches!(run(bugs), Ok(Ok(_))) {
             return seed + 1;
         }
     }
     SEEDS + 1
 }
 
+const SPEAKS_EARLY: Bugs = Bugs {
+    speaks_early: true,
+    long_lease: false,
+};
+
+const LONG_LEASE: Bugs = Bugs {
+    speaks_early: false,
+    long_lease: true,
+};
+
+fn slow_disks(seed: u64) -> Options {
+    Options {
+        members: 3,
+        crash: 8,
+        slow_disk: 100,
+        ..swarm(seed)
+    }
+}
+
 #[test]
 fn speaking_before_persisting_is_noticed_at_once() {
-    assert_eq!(seeds_to_find_broken_gate(true), 1);
+    assert_eq!(seeds_to_find(SPEAKS_EARLY, slow_disks), 1);
 }
 
 #[test]
 fn speaking_before_persisting_breaks_what_a_group_promises() {
-    assert!(seeds_to_find_broken_gate(false) <= 10);
+    let by_its_effects = |seed| Options {
+        checks_messages: false,
+        ..slow_disks(seed)
+    };
+    assert!(seeds_to_find(SPEAKS_EARLY, by_its_effects) <= 10);
+}
+
+#[test]
+fn a_lease_that_lasts_too_long_is_noticed() {
+    let lonely_leaders = |seed| Options {
+        leases: true,
+        members: 3,
+        cut: 20,
+        loss: 0,
+        delay_max: 1,
+        slow_disk: 900,
+        ..swarm(seed)
+    };
+    assert!(seeds_to_find(LONG_LEASE, lonely_leaders) <= 20);
 }

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keelson_storage::ids::{MemberId, RaftIndex};
+use keelson_storage::ids::{ClusterId, MemberId, RaftIndex, ShardId};
 
 use super::Rng;
 use super::machine::{Command, File};
-use super::member::{Counts, Member};
+use super::member::{Bugs, Counts, Member};
 use super::truth::Truth;
 use crate::durable::Outgoing;
 use crate::node::{Body, Feed, Membership, MembershipChange, Message, Role};
+use crate::replicate::{Frame, FrameBuilder, FrameHeader, Item, VERSION_MAX};
 
 /// Steps of the world between two ticks of a member.
 const STEPS_PER_TICK: u64 = 4;
@@ -31,7 +32,10 @@ pub(super) struct Options {
     pub(super) transfer: u64,
     pub(super) checkpoint: u64,
     pub(super) slow_disk: u64,
-    pub(super) is_broken: bool,
+    /// A member asks for a snapshot although its log is there.
+    pub(super) repair: u64,
+    pub(super) leases: bool,
+    pub(super) bugs: Bugs,
     pub(super) checks_messages: bool,
     /// Prints what happens.
     pub(super) traces: bool,
@@ -52,7 +56,9 @@ impl Options {
             transfer: pick(&[0, 0, 5]),
             checkpoint: pick(&[0, 5, 40]),
             slow_disk: pick(&[900, 500, 100]),
-            is_broken: false,
+            repair: pick(&[0, 0, 4]),
+            leases: pick(&[0, 0, 1]) == 1,
+            bugs: Bugs::default(),
             checks_messages: true,
             traces: false,
         }
@@ -73,6 +79,8 @@ pub(super) struct Summary {
     pub(super) install_crashes: u64,
     pub(super) unpersisted: u64,
     pub(super) reads: u64,
+    pub(super) lease_reads: u64,
+    pub(super) repairs: u64,
 }
 
 #[derive(Debug)]
@@ -109,7 +117,8 @@ impl World {
             .map(MemberId)
             .map(|id| {
                 let mut member = Member::new(id, founders.clone());
-                member.is_broken = options.is_broken;
+                member.bugs = options.bugs;
+                member.has_leases = options.leases;
                 (id, member)
             })
             .collect();
@@ -179,6 +188,7 @@ impl World {
             cut,
             change,
             transfer,
+            repair,
             ..
         } = self.options;
         if self.rng.chance(crash) {
@@ -201,6 +211,13 @@ impl World {
         if self.rng.chance(change) {
             self.change_membership()?;
         }
+        if self.rng.chance(repair) {
+            let id = self.any_member();
+            if let Some(node) = &mut self.member(id).node {
+                node.request_snapshot();
+                self.summary.repairs += 1;
+            }
+        }
         if self.rng.chance(transfer)
             && let Some(leader) = self.any_leader()
         {
@@ -215,7 +232,9 @@ impl World {
     fn step(&mut self) -> Result<(), String> {
         self.now += 1;
         for id in self.ids() {
-            let ticks = (self.now + id.0).is_multiple_of(STEPS_PER_TICK) && !self.rng.chance(50);
+            // Leases rest on clocks that run at about the same rate.
+            let skips = self.rng.chance(50) && !self.options.leases;
+            let ticks = (self.now + id.0).is_multiple_of(STEPS_PER_TICK) && !skips;
             if ticks && let Some(node) = &mut self.member(id).node {
                 node.tick();
             }
@@ -223,6 +242,7 @@ impl World {
         self.deliver();
         self.propose();
         self.read();
+        self.read_alone()?;
         for id in self.ids() {
             self.disk_turn(id);
             let sent = {
@@ -309,6 +329,28 @@ impl World {
         }
     }
 
+    /// Whoever believes that it need not ask knows everything that was acknowledged.
+    fn read_alone(&mut self) -> Result<(), String> {
+        let acknowledged = self.applied();
+        for member in self.members.values() {
+            let index = member
+                .node
+                .as_ref()
+                .and_then(|node| node.read_index_alone());
+            let Some(index) = index else {
+                continue;
+            };
+            if index < acknowledged {
+                return Err(format!(
+                    "{} reads at {index} without asking, but {acknowledged} was acknowledged",
+                    member.id
+                ));
+            }
+            self.summary.lease_reads += u64::from(member.membership().voters.len() > 1);
+        }
+        Ok(())
+    }
+
     fn change_membership(&mut self) -> Result<(), String> {
         let Some(leader) = self.any_leader() else {
             return Ok(());
@@ -343,7 +385,8 @@ impl World {
             if change == MembershipChange::AddLearner(new) {
                 self.next_member += 1;
                 let mut member = Member::new(new, Membership::default());
-                member.is_broken = self.options.is_broken;
+                member.bugs = self.options.bugs;
+                member.has_leases = self.options.leases;
                 member.start(self.seed, &mut self.truth)?;
                 self.members.insert(new, member);
             }
@@ -403,6 +446,7 @@ impl World {
             }
             let patience = if file.is_some() { 10 } else { 1 };
             let delay = 1 + self.rng.below(self.options.delay_max * patience);
+            through_bytes(from, to, &message);
             let parcel = Parcel::Message {
                 from,
                 message: Box::new(message.clone()),
@@ -537,4 +581,21 @@ impl World {
         let drawn = self.rng.below(leaders.len() as u64) as usize;
         leaders.get(drawn).copied()
     }
+}
+
+/// A message is the same when it has been through a frame.
+fn through_bytes(from: MemberId, to: MemberId, message: &Message) {
+    let header = FrameHeader {
+        version: VERSION_MAX,
+        cluster: ClusterId(1),
+        from,
+        to,
+        sequence: 1,
+        taken: 0,
+    };
+    let item = (ShardId(0), Item::Raft(message.clone()));
+    let mut builder = FrameBuilder::new();
+    builder.push(item.0, &item.1);
+    let frame = Frame::decode(builder.finish(&header)).expect("it was just made");
+    assert_eq!(frame.items, [item]);
 }
