@@ -348,7 +348,7 @@ impl Member {
             // The start of the log and all behind it stay.
             self.covered = self.covered.max(write.end - 2);
             node.on_snapshot_file(snapshot_mark(&file));
-            self.arrived.retain(|at, _| at.index > file.at().index);
+            self.arrived.retain(|at, _| at.index >= file.at().index);
             self.machine = file.machine;
         }
         self.logged.extend(write.entries);

@@ -213,7 +213,9 @@ impl World {
         }
         if self.rng.chance(repair) {
             let id = self.any_member();
-            if let Some(node) = &mut self.member(id).node {
+            let member = self.member(id);
+            let is_founded = member.machine.membership.is_some();
+            if is_founded && let Some(node) = &mut member.node {
                 node.request_snapshot();
                 self.summary.repairs += 1;
             }
