@@ -475,6 +475,10 @@ mod tests {
         assert!(parse("keelson-bench compare --rounds 0").is_err());
         assert!(parse("keelson-bench run").is_err(), "a job must be named");
         assert!(parse("keelson-bench idle --against etcd").is_ok());
+        assert!(parse("keelson-bench maintain --at-once --rate=5k --iodepth=10k").is_ok());
+        assert!(parse("keelson-bench backup --data-bytes 64m --value_bytes=1k").is_ok());
+        assert!(parse("keelson-bench backup --data-bytes 1k").is_err());
+        assert!(parse("keelson-bench memory --value-bytes 2m").is_err());
     }
 
     #[test]

@@ -62,6 +62,7 @@ pub async fn run(options: &ReplayOptions) -> Result<()> {
     .job()?;
     let mut servers = Vec::new();
     for launch in options.servers.start.launches(options.servers.against)? {
+        let launch = launch.without_quota();
         servers.push(measure(&launch, &Home::create(&parent)?, &job, options.puts).await?);
     }
     let report = Report {

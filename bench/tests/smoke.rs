@@ -263,6 +263,8 @@ fn replay_checks_what_it_finds() {
         (&replay["key_count"], &replay["revision"]),
         (&300.into(), &1001.into())
     );
+    let memory = |name: &str| replay[name].as_u64().unwrap();
+    assert!(0 < memory("rss_bytes_idle") && memory("rss_bytes_idle") <= memory("rss_bytes_peak"));
     assert!(
         replay["data_bytes"].as_u64().unwrap() >= 256 * 1000,
         "{replay}"

@@ -27,8 +27,35 @@ const PUTS: [&str; 4] = [
     "--key_count=200",
 ];
 
+/// What the command printed, which has every field that the README shows.
 fn with_json(command: &mut Command) -> Value {
-    json(&command.arg("--output-format=json").output().unwrap())
+    let document = json(&command.arg("--output-format=json").output().unwrap());
+    let examples = include_str!("../README.md").split("```json\n").skip(1);
+    let examples = examples.filter_map(|rest| rest.split_once("```"));
+    let name = document["command"].as_str().unwrap();
+    for (example, _) in examples {
+        let example: Value = serde_json::from_str(example).unwrap();
+        if let Some(example) = example.get(name) {
+            has_fields_of(&document[name], example, name);
+        }
+    }
+    document
+}
+
+/// The first element of an array stands for all of them; null stands for anything.
+fn has_fields_of(real: &Value, example: &Value, place: &str) {
+    match example {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let found = real.get(name);
+                let place = format!("{place}.{name}");
+                has_fields_of(found.unwrap_or_else(|| panic!("no {place}")), field, &place);
+            }
+        }
+        Value::Array(elements) => has_fields_of(&real[0], &elements[0], place),
+        Value::Null => {}
+        example => assert_eq!(example.is_number(), real.is_number(), "{place}: {real}"),
+    }
 }
 
 fn is_empty(dir: &Path) -> bool {

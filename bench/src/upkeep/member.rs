@@ -22,7 +22,6 @@ use crate::settle::settled;
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// What the log takes at most, with its spare segments.
 const LOG_BYTES: u64 = 3 << 29;
-const QUOTA_FLAG: &str = "--quota-backend-bytes";
 
 /// A running member that nobody else uses.
 pub struct Member {
@@ -34,20 +33,16 @@ pub struct Member {
 }
 
 impl Member {
-    /// Starts a member with room for all that is written; flags of the user come before that.
+    /// Starts a member with room for all that is written.
     pub async fn start(launch: &Launch, parent: &Path) -> Result<Self> {
-        let mut launch = launch.clone();
-        if !launch.flags.iter().any(|flag| flag.starts_with(QUOTA_FLAG)) {
-            launch.flags.push(format!("{QUOTA_FLAG}=-1"));
-        }
         let home = Home::create(parent)?;
-        let mut server = launch.start(&home)?;
+        let mut server = launch.without_quota().start(&home)?;
         server.ready(READY_TIMEOUT).await?;
         let version = scrape::version(server.address()).await?;
         Ok(Self {
             server,
             home,
-            name: launch.name,
+            name: launch.name.clone(),
             version,
         })
     }

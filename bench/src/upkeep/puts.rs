@@ -156,3 +156,47 @@ impl Stretch {
         })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn tally(operations: u64, latency_ns: u64, measured_ns: u64) -> Tally {
+        let mut tally = Tally::new(&[]);
+        tally.set_window(0..u64::MAX);
+        for _ in 0..operations {
+            tally.record(0, 0, latency_ns);
+        }
+        tally.measured_ns = measured_ns;
+        tally
+    }
+
+    #[test]
+    fn pieces_of_work_follow_each_other() {
+        let (one, other) = (
+            tally(300, 1_000_000, 1_000_000_000),
+            tally(100, 9_000_000, 3_000_000_000),
+        );
+        let stretch = Stretch::new("defrag", [(1.5, &one), (2.5, &other)]).unwrap();
+        assert_eq!((stretch.operations, stretch.work_seconds), (400, 4.0));
+        assert_eq!(stretch.operations_per_second, 100.0, "over both times");
+        assert!((stretch.latency_us.p50 / 1_000.0 - 1.0).abs() < 0.01);
+        assert!((stretch.latency_us.p99 / 9_000.0 - 1.0).abs() < 0.01);
+        assert!(Stretch::new("nothing", []).is_err());
+    }
+
+    #[test]
+    fn puts_that_end_by_themselves_are_refused() {
+        let with = |word: &str, value: &str| {
+            Puts::new(&[Setting {
+                word: word.to_owned(),
+                value: value.to_owned(),
+                line: None,
+            }])
+        };
+        assert!(with("rate", "5k").is_ok());
+        assert!(with("size", "10").is_err());
+        assert!(with("endpoints", "h:1").is_err());
+    }
+}
