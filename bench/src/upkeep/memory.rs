@@ -102,6 +102,31 @@ pub async fn run(options: &MemoryOptions, interrupt: &Interrupt) -> Result<Endin
     deliver(document, &options.output, outcome, interrupt)
 }
 
+/// Reads of single keys, and one list of all.
+fn jobs(options: &MemoryOptions, key_count: u64) -> Result<[JobSpec; 2]> {
+    let all = |settings: &[(&str, u64)]| {
+        let keys = [
+            ("key_count", key_count),
+            ("value_bytes", options.value_bytes),
+        ];
+        let settings = keys.iter().chain(settings);
+        let settings = settings.map(|(word, value)| set(word, *value));
+        settings.collect::<Vec<_>>()
+    };
+    let reads = JobSpec {
+        runtime_ms: u64::try_from(options.runtime.as_millis()).unwrap_or(u64::MAX),
+        ..shipped("range-point", &all(&[("iodepth", options.clients)]))?
+    };
+    let list = all(&[
+        ("size", 1),
+        ("runtime", 0),
+        ("ramp_time", 0),
+        ("iodepth", 1),
+        ("page_limit", options.page_limit),
+    ]);
+    Ok([reads, shipped("range-list:range-list", &list)?])
+}
+
 async fn measure(
     options: &MemoryOptions,
     launch: &Launch,
@@ -109,31 +134,7 @@ async fn measure(
     result: &mut MemoryResult,
 ) -> Result<()> {
     let key_count = result.key_count;
-    let keyed = |name: &str, more: &[(&str, u64)]| {
-        let settings = [
-            ("key_count", key_count),
-            ("value_bytes", options.value_bytes),
-        ];
-        let settings: Vec<_> = settings
-            .iter()
-            .chain(more)
-            .map(|(word, value)| set(word, *value))
-            .collect();
-        shipped(name, &settings)
-    };
-    let reads = JobSpec {
-        runtime_ms: u64::try_from(options.runtime.as_millis()).unwrap_or(u64::MAX),
-        ..keyed("range-point", &[("iodepth", options.clients)])?
-    };
-    let list = [
-        ("size", 1),
-        ("runtime", 0),
-        ("ramp_time", 0),
-        ("iodepth", 1),
-        ("page_limit", options.page_limit),
-    ];
-    let list = keyed("range-list:range-list", &list)?;
-
+    let [reads, list] = jobs(options, key_count)?;
     let mut member = Member::start(launch, parent).await?;
     member.version().clone_into(&mut result.version);
     let address = member.address();
