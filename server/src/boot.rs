@@ -210,7 +210,6 @@ fn checkpoint_config(config: &Config) -> CheckpointConfig {
         log_bytes: (tuning.log_bytes_min, tuning.log_bytes_max),
         interval_us: (tuning.interval_seconds > 0).then(|| tuning.interval_seconds * 1_000_000),
         bytes_per_second: tuning.bytes_per_second,
-        versions_per_turn: tuning.versions_per_turn as usize,
         builder: BuilderConfig {
             page_bytes: tuning.page_bytes as usize,
             ..BuilderConfig::default()

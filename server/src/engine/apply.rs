@@ -13,6 +13,7 @@ use keelson_storage::mvcc::Record;
 use keelson_storage::snapshot::SnapshotError;
 use keelson_storage::state::{Position, Request, Response, State, decode_entry};
 
+use super::limits::{SCRUB_PER_TURN, SCRUB_PER_TURN_IDLE};
 use super::message::Answer;
 use super::shard::{Engine, EngineError, EngineFacts, Origin};
 use crate::runtime::Clock;
@@ -185,7 +186,12 @@ impl<D: Disk> Engine<D> {
             return;
         }
         let unpublished = self.unpublished();
-        let more_now = self.state.scrub(super::limits::SCRUB_PER_TURN, unpublished);
+        let budget = if self.is_serving() {
+            SCRUB_PER_TURN
+        } else {
+            SCRUB_PER_TURN_IDLE
+        };
+        let more_now = self.state.scrub(budget, unpublished);
         let through = self.state.scrubbed_revision();
         self.scrub_pending = more_now || through < self.state.compact_revision();
         if self.awaiting_scrub.is_empty() || self.awaiting_scrub[0].0 > through {

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use keelson_storage::mvcc::Layer;
 use super::limits::INBOUND_PER_TURN_MAX;
 use super::message::{EventBatch, Inbound, Outbound};
 use super::shard::{Activity, Engine, EngineError};
-use crate::runtime::{self, Clock, Inbox, LocalEvent, Outbox, Watch};
+use crate::runtime::{self, Bell, Clock, Inbox, LocalEvent, Outbox, Watch};
 
 /// One front core's rings, at the engine's end.
 pub struct PortRings {
@@ -36,6 +37,11 @@ pub async fn run<D: Disk, C: Clock>(
     mut observe: impl FnMut(&mut Engine<D>),
 ) -> Result<(), EngineError> {
     let disk_event = watch_disks(&engine)?;
+    let bell = Arc::new(Bell::new().map_err(EngineError::DiskEvents)?);
+    let rung = disk_event.clone();
+    bell.watch(move || rung.notify())
+        .map_err(EngineError::DiskEvents)?;
+    engine.build_beside(bell);
     loop {
         if stopping.is_set() {
             engine.stop();
@@ -58,15 +64,12 @@ pub async fn run<D: Disk, C: Clock>(
     }
 }
 
-/// Drops layers that nobody needs, on a thread of their own: there may be millions of records in them.
-fn discard(layers: Vec<Layer>) {
+/// Drops layers that nobody needs, on a thread beside the cores: there may be millions of records in them.
+fn discard(layers: Vec<Arc<Layer>>) {
     if layers.is_empty() {
         return;
     }
-    let dropped = std::thread::Builder::new()
-        .name("keelson-discard".into())
-        .spawn(move || drop(layers));
-    if let Err(error) = dropped {
+    if let Err(error) = runtime::spawn_helper(move || drop(layers)) {
         tracing::warn!(%error, "no thread to free memory: done here");
     }
 }
@@ -113,7 +116,7 @@ fn put_outbound<D: Disk>(
 ) -> Result<bool, EngineError> {
     let mut more = false;
     // Cores that stand at the same revision share one batch.
-    let mut shared: Option<std::sync::Arc<EventBatch>> = None;
+    let mut shared: Option<Arc<EventBatch>> = None;
     for (index, port) in ports.iter_mut().enumerate() {
         while let Some(reply) = engine.take_reply(index) {
             if let Err(reply) = port.outbox.push(reply) {

@@ -40,7 +40,6 @@ fn config() -> EngineConfig {
             log_bytes: (1, 1 << 20),
             interval_us: None,
             bytes_per_second: 1 << 30,
-            versions_per_turn: 3,
             builder: BuilderConfig {
                 page_bytes: 4096,
                 values_run_bytes_max: 1,

@@ -51,8 +51,10 @@ pub const CATCH_UPS_PER_TURN_MAX: usize = 8;
 /// Changes published to a core in one batch.
 pub const PUBLISH_CHANGES_MAX: usize = if cfg!(test) { 4 } else { 4096 };
 
-/// Versions looked at in one slice of physical compaction.
-pub const SCRUB_PER_TURN: usize = if cfg!(test) { 3 } else { 512 };
+/// Versions looked at in a turn by physical compaction while commands come,
+pub const SCRUB_PER_TURN: usize = if cfg!(test) { 3 } else { 64 };
+/// and while none comes.
+pub const SCRUB_PER_TURN_IDLE: usize = if cfg!(test) { 5 } else { 4096 };
 
 /// Records gathered for a hash in one turn.
 pub const HASH_RECORDS_PER_TURN: usize = if cfg!(test) { 3 } else { 4096 };
@@ -67,16 +69,23 @@ pub const CACHE_BYTES_STEP: u64 = if cfg!(test) { 1 } else { 1 << 20 };
 /// Versions that no snapshot holds may always take this much memory, whatever the budget.
 pub const MEMORY_VERSIONS_BYTES_MIN: u64 = 16 << 20;
 
-/// How long after the last command a checkpoint need not be considerate any more (microseconds).
-pub const CHECKPOINT_IDLE_AFTER_US: u64 = 10_000;
-/// Versions that a checkpoint goes through in a turn while no command comes, or memory is short.
-pub const CHECKPOINT_VERSIONS_PER_TURN_IDLE: usize = if cfg!(test) { 7 } else { 4096 };
-/// Versions that it goes through between two looks for something to write.
+/// How long after the last command work in the background need not be considerate any more (microseconds).
+pub const IDLE_AFTER_US: u64 = 10_000;
+/// Versions that a checkpoint which is built in the engine's turns goes through in one of them.
+pub const CHECKPOINT_VERSIONS_PER_TURN: usize = if cfg!(test) { 3 } else { 256 };
+/// Versions that a checkpoint goes through between two looks for something to write.
 pub const CHECKPOINT_SLICE_VERSIONS: usize = 256;
-/// Runs of values read ahead of a checkpoint.
-pub const CHECKPOINT_RUNS_AHEAD_MAX: u32 = 8;
+/// Runs of values handed to a checkpoint ahead of its need.
+pub const CHECKPOINT_RUNS_AHEAD_MAX: usize = 8;
+/// Writes of a checkpoint taken ahead of the disk, and buffers for them.
+pub const CHECKPOINT_WRITES_AHEAD_MAX: usize = 2;
 /// What a checkpoint may write at once after a pause, whatever its rate.
 pub const CHECKPOINT_BURST_BYTES: i64 = 4 << 20;
+/// A checkpoint hurries when commands have filled a part of the memory left to them that is this much
+/// larger than the part of it that is done,
+pub const CHECKPOINT_LAG_UNHURRIED: f64 = 0.25;
+/// and commands wait when it is this much larger.
+pub const CHECKPOINT_LAG_MAX: f64 = 0.5;
 /// How long after a failure a checkpoint is tried again (microseconds).
 pub const CHECKPOINT_RETRY_US: u64 = 10_000_000;
 /// How long a checkpoint that has used its rate up pauses (microseconds).

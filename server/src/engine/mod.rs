@@ -20,6 +20,7 @@
 mod admit;
 mod apply;
 mod auto_compact;
+mod build;
 mod checkpoint;
 pub mod client;
 pub mod driver;

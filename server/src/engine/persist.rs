@@ -20,7 +20,8 @@ pub(super) enum Persisting {
 impl<D: Disk> Engine<D> {
     /// Whether the waiting commands become an entry now. While the lane has all its groups in flight
     /// they gather instead, and before that while they are few beside those in flight: a flush costs
-    /// the same for one command as for many, and one that waits for company has others to wait with.
+    /// the same for one command as for many, and one that waits for company has others to wait with. And
+    /// they wait while a checkpoint lags behind.
     pub(super) fn may_seal(&self) -> bool {
         let committed = self.node.committed();
         let in_flight: usize = self
@@ -34,6 +35,7 @@ impl<D: Disk> Engine<D> {
             && self.node.has_room()
             && self.wal.in_flight() < self.config.wal_depth
             && self.wal.pending_bytes() <= PENDING_BYTES_MAX
+            && !self.is_held_back()
     }
 
     /// Makes entries of the queue and hands them to the lane.

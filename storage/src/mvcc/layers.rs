@@ -34,10 +34,29 @@ pub struct Layer {
     pub(crate) size_bytes: u64,
 }
 
+/// What the layers take of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryBytes {
+    /// Versions since the last freeze.
+    pub top: u64,
+    /// Versions of which a snapshot is being made.
+    pub frozen: u64,
+    /// The index of the newest snapshot.
+    pub index: u64,
+}
+
+impl MemoryBytes {
+    /// Versions that no snapshot holds.
+    #[must_use]
+    pub fn versions(&self) -> u64 {
+        self.top + self.frozen
+    }
+}
+
 /// The layers below the one that is written to.
 #[derive(Debug, Default)]
 pub(crate) struct Below {
-    pub(crate) frozen: Option<Layer>,
+    pub(crate) frozen: Option<Arc<Layer>>,
     pub(crate) stored: Option<Arc<Snapshot>>,
 }
 

@@ -143,6 +143,12 @@ impl Scrub {
 /// Takes the oldest change, `record`, off the log of the top layer and frees what it replaced there.
 fn scrub_top(store: &mut Store, record: &Arc<Record>, horizon: Revision, budget: usize) -> Pruned {
     let mut pruned = Pruned::default();
+    // Only the log and the caller hold it: its history lost it, and all before it, to an earlier change.
+    if Arc::strong_count(record) == 2 {
+        store.top.changes.pop_first();
+        store.top.size_bytes -= record.footprint_bytes();
+        return pruned;
+    }
     let mut is_retained = false;
     let below_horizon = Revision(horizon.0 - 1);
     let Store { top, below, .. } = store;

@@ -21,7 +21,7 @@ use crate::ids::{LeaseId, Revision};
 use crate::mvcc::changes::Change;
 use crate::mvcc::digest::Digest;
 use crate::mvcc::history::History;
-use crate::mvcc::layers::{Below, Found, Layer, LayerWalk, Versions};
+use crate::mvcc::layers::{Below, Found, Layer, LayerWalk, MemoryBytes, Versions};
 use crate::mvcc::record::Record;
 use crate::mvcc::scrub::{Pin, Scrub};
 use crate::mvcc::select::{Select, Selection, Span};
@@ -90,12 +90,12 @@ impl Store {
         assert!(self.below.frozen.is_none(), "one checkpoint runs at a time");
         let next = Layer::new(self.top.changes.next_ordinal());
         let frozen = std::mem::replace(&mut self.top, next);
-        self.below.frozen = Some(frozen);
+        self.below.frozen = Some(Arc::new(frozen));
         Scrub::advance_horizon(self, unpublished)
     }
 
     /// Puts a snapshot in the place of what it was made of; returns the layer that is no longer needed.
-    pub(crate) fn replace_below(&mut self, snapshot: Arc<Snapshot>) -> Option<Layer> {
+    pub(crate) fn replace_below(&mut self, snapshot: Arc<Snapshot>) -> Option<Arc<Layer>> {
         let meta = snapshot.meta();
         assert_eq!(
             meta.changes_taken + snapshot.change_count(),
@@ -108,7 +108,7 @@ impl Store {
     }
 
     /// The layer of which a snapshot is made.
-    pub(crate) fn frozen(&self) -> Option<&Layer> {
+    pub(crate) fn frozen(&self) -> Option<&Arc<Layer>> {
         self.below.frozen.as_ref()
     }
 
@@ -200,12 +200,14 @@ impl Store {
         self.top.size_bytes + self.below.size_bytes()
     }
 
-    /// What the layers take of memory, roughly: versions above the snapshot, and the snapshot's index.
-    pub(crate) fn memory_bytes(&self) -> (u64, u64) {
+    /// What the layers take of memory, roughly.
+    pub(crate) fn memory_bytes(&self) -> MemoryBytes {
         let Below { frozen, stored } = &self.below;
-        let frozen_bytes = frozen.as_ref().map_or(0, |frozen| frozen.size_bytes);
-        let index_bytes = stored.as_ref().map_or(0, |stored| stored.index_bytes());
-        (self.top.size_bytes + frozen_bytes, index_bytes)
+        MemoryBytes {
+            top: self.top.size_bytes,
+            frozen: frozen.as_ref().map_or(0, |frozen| frozen.size_bytes),
+            index: stored.as_ref().map_or(0, |stored| stored.index_bytes()),
+        }
     }
 
     /// The same without what the next snapshot will leave out, as far as it is known.

@@ -117,6 +117,12 @@ impl Finish {
         Some(PageWrite { offset, buf })
     }
 
+    /// Whether a buffer would be of use to [`reuse`](Self::reuse).
+    #[must_use]
+    pub fn wants_buf(&self) -> bool {
+        self.builder.values.wants_buf()
+    }
+
     /// Takes back the buffer of a write that is done, for the next one.
     pub fn reuse(&mut self, buf: AlignedBuf) {
         self.builder.values.reuse(buf);

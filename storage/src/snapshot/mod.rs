@@ -33,6 +33,7 @@ mod format_tests;
 mod inner;
 mod keys;
 mod leaf;
+mod lent;
 mod load;
 mod meta;
 mod page;

@@ -91,6 +91,7 @@ pub struct SnapshotStore<D: Disk> {
     operations: BTreeMap<u64, Operation>,
     next_token: u64,
     completions: Vec<Completion>,
+    /// Buffers for writes.
     spare: Vec<AlignedBuf>,
     poison: Option<SnapshotError>,
     counters: StoreCounters,
@@ -213,12 +214,19 @@ impl<D: Disk> SnapshotStore<D> {
         self.share_cache();
     }
 
-    /// Half of the cache at most holds what was written last; blocks that were read have the rest.
+    /// Half of the cache at most holds what was written last, and buffers for the next writes; blocks that
+    /// were read have the rest.
     fn share_cache(&mut self) {
         let half = self.config.cache_bytes_max / 2;
-        self.writing.shrink(half);
-        self.written.shrink(half - self.writing.bytes());
-        let held = self.written.bytes() + self.writing.bytes();
+        self.writing.shrink(half, &mut self.spare);
+        self.written
+            .shrink(half - self.writing.bytes(), &mut self.spare);
+        let mut held = self.written.bytes() + self.writing.bytes();
+        self.spare.retain(|buf| {
+            let is_kept = held + buf.capacity() as u64 <= half;
+            held += u64::from(is_kept) * buf.capacity() as u64;
+            is_kept
+        });
         self.values
             .set_cache_bytes_max(self.config.cache_bytes_max - held);
     }
@@ -258,9 +266,14 @@ impl<D: Disk> SnapshotStore<D> {
         }
     }
 
-    /// A buffer of a write that is done, for [`Builder::reuse`](super::Builder::reuse).
+    /// A buffer of a write that is done, for a builder that [wants one](super::Builder::wants_buf).
     pub fn take_buf(&mut self) -> Option<AlignedBuf> {
         self.spare.pop()
+    }
+
+    /// Puts back a buffer for which there was no use.
+    pub fn untake_buf(&mut self, buf: AlignedBuf) {
+        self.spare.push(buf);
     }
 
     /// Whether the builder should ask for another run: not too much is read ahead.
@@ -308,8 +321,8 @@ impl<D: Disk> SnapshotStore<D> {
     /// Gives up the file being built, if there is one, and removes it.
     pub fn abort(&mut self) {
         self.runs.forget();
-        self.spare.clear();
-        self.writing = Written::default();
+        self.writing.shrink(0, &mut self.spare);
+        self.share_cache();
         self.discarded.extend(self.draft.take());
     }
 
@@ -500,7 +513,8 @@ impl<D: Disk> SnapshotStore<D> {
         };
         let (file, snapshot) = done.into_file();
         self.writing.sequence = snapshot.sequence();
-        self.writing.keep_values_of(&snapshot);
+        self.writing.keep_values_of(&snapshot, &mut self.spare);
+        self.written.shrink(0, &mut self.spare);
         self.written = std::mem::take(&mut self.writing);
         self.share_cache();
         let snapshot = Arc::new(snapshot);
@@ -508,7 +522,6 @@ impl<D: Disk> SnapshotStore<D> {
         self.committed = Some(Arc::clone(&snapshot));
         self.files.push(CountedFile { file, snapshot });
         self.runs.forget();
-        self.spare.clear();
         self.counters.files_written += 1;
     }
 
@@ -567,7 +580,7 @@ impl<D: Disk> SnapshotStore<D> {
                 .expect("runs are those of the current file");
             let (file, snapshot) = (current.file, current.snapshot.sequence());
             let token = self.token(Operation::Run { snapshot, piece });
-            let buf = AlignedBuf::with_capacity(piece.bytes);
+            let buf = self.runs.buffer(&piece);
             self.disk
                 .submit_read(file, piece.offset, piece.bytes, buf, token);
         }

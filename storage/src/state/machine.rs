@@ -25,7 +25,9 @@ use keelson_proto::etcdserverpb::{
 };
 
 use crate::ids::{LeaseId, LeaseTime, RaftIndex, Revision, Term};
-use crate::mvcc::{Change, Digest, Found, HashScan, Layer, Record, Select, Selection, Store};
+use crate::mvcc::{
+    Change, Digest, Found, HashScan, Layer, MemoryBytes, Record, Select, Selection, Store,
+};
 use crate::snapshot::{HardState, LeaseMeta, Meta, Snapshot};
 use crate::state::alarms::Alarms;
 use crate::state::command::Request;
@@ -205,13 +207,13 @@ impl State {
 
     /// Puts the snapshot that was made of it in the place of what was frozen. The layer that is returned
     /// is not needed any more; dropping it takes time.
-    pub fn replace_frozen(&mut self, snapshot: Arc<Snapshot>) -> Option<Layer> {
+    pub fn replace_frozen(&mut self, snapshot: Arc<Snapshot>) -> Option<Arc<Layer>> {
         self.keyspace.store.replace_below(snapshot)
     }
 
     /// The layer of which a checkpoint makes a snapshot.
     #[must_use]
-    pub fn frozen(&self) -> Option<&Layer> {
+    pub fn frozen(&self) -> Option<&Arc<Layer>> {
         self.store().frozen()
     }
 
@@ -454,9 +456,9 @@ impl State {
         self.store().live_bytes()
     }
 
-    /// What is taken of memory, roughly: by versions that no snapshot holds, and by the snapshot's index.
+    /// What keys and versions take of memory, roughly.
     #[must_use]
-    pub fn memory_bytes(&self) -> (u64, u64) {
+    pub fn memory_bytes(&self) -> MemoryBytes {
         self.store().memory_bytes()
     }
 
