@@ -24,9 +24,10 @@ use keelson_storage::snapshot::{BuilderConfig, HardState, Meta, Snapshot, Snapsh
 
 use super::build::{Build, Turn};
 use super::limits::{
-    CACHE_BYTES_MIN, CACHE_BYTES_STEP, CHECKPOINT_BURST_BYTES, CHECKPOINT_LAG_MAX,
-    CHECKPOINT_LAG_UNHURRIED, CHECKPOINT_PAUSE_US, CHECKPOINT_RETRY_US, CHECKPOINT_SLICE_VERSIONS,
-    CHECKPOINT_VERSIONS_PER_TURN, IDLE_AFTER_US, MEMORY_VERSIONS_BYTES_MIN,
+    BATCH_BYTES_MAX, CACHE_BYTES_MIN, CACHE_BYTES_STEP, CHECKPOINT_BURST_BYTES,
+    CHECKPOINT_HOLDS_BACK_FROM, CHECKPOINT_HURRIES_FROM, CHECKPOINT_PAUSE_US, CHECKPOINT_RETRY_US,
+    CHECKPOINT_SLICE_VERSIONS, CHECKPOINT_VERSIONS_PER_TURN, IDLE_AFTER_US,
+    MEMORY_VERSIONS_BYTES_MIN,
 };
 use super::message::Answer;
 use super::shard::{Engine, EngineError, Origin};
@@ -159,6 +160,7 @@ impl<D: Disk> Engine<D> {
         self.checkpoints.discarded.extend(discarded);
         let segments_freed = self.wal.trim(covered);
         self.checkpoints.completed += 1;
+        self.checkpoints.progress = 0.0;
         self.scrub_pending = true;
         let took_ms = (self.now_us - running.began_us) / 1000;
         tracing::info!(
@@ -253,23 +255,24 @@ impl<D: Disk> Engine<D> {
             && versions > MEMORY_VERSIONS_BYTES_MIN
     }
 
-    /// How far commands are ahead of the checkpoint that runs: the part of the memory left that they have
-    /// filled, less the part of the checkpoint that is done.
-    fn lag(&self) -> f64 {
-        if self.checkpoints.frozen.is_none() {
-            return 0.0;
-        }
+    /// Whether commands have filled more of the memory left to them than `start` and, of the rest, the part
+    /// of the running checkpoint that is done. All of it is theirs only when the checkpoint is; and when none
+    /// runs, one is about to begin.
+    fn are_commands_ahead(&self, start: f64) -> bool {
         let memory = self.state.memory_bytes();
-        let taken = memory.frozen + 2 * memory.index + CACHE_BYTES_MIN;
+        // The index is there twice when the checkpoint is done, and one more entry may be let through.
+        let taken = memory.frozen + 2 * memory.index + CACHE_BYTES_MIN + 2 * BATCH_BYTES_MAX as u64;
         let room = self.config.memory_budget_bytes.saturating_sub(taken);
-        let filled = memory.top as f64 / room.max(MEMORY_VERSIONS_BYTES_MIN) as f64;
-        filled - self.checkpoints.progress
+        let proposed = self.proposed.iter().map(|entry| entry.payload_bytes as u64);
+        let top = memory.top + proposed.sum::<u64>();
+        let filled = top as f64 / room.max(MEMORY_VERSIONS_BYTES_MIN) as f64;
+        filled > start + (1.0 - start) * self.checkpoints.progress
     }
 
     /// Whether commands wait for the checkpoint: they come faster than the disk takes it, and memory is
     /// bounded.
     pub(super) fn is_held_back(&self) -> bool {
-        self.lag() > CHECKPOINT_LAG_MAX
+        self.are_commands_ahead(CHECKPOINT_HOLDS_BACK_FROM)
     }
 
     /// Gives the cache of values what the index and the versions in memory leave of the budget.
@@ -341,7 +344,7 @@ impl<D: Disk> Engine<D> {
 
     /// Takes what was built and hands over what is needed. True if it could go on at once.
     fn advance_build(&mut self, running: &mut Running) -> Result<bool, SnapshotError> {
-        let is_unhurried = self.is_serving() && self.lag() <= CHECKPOINT_LAG_UNHURRIED;
+        let is_unhurried = self.is_serving() && !self.are_commands_ahead(CHECKPOINT_HURRIES_FROM);
         self.top_up(is_unhurried);
         let mut left = CHECKPOINT_VERSIONS_PER_TURN;
         loop {

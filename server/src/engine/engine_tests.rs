@@ -20,6 +20,7 @@ use keelson_storage::wal::WalConfig;
 use proptest::prelude::*;
 use prost::Message;
 
+use super::limits::MEMORY_VERSIONS_BYTES_MIN;
 use super::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, StreamKey, Token, key_in_range};
 use super::{CheckpointConfig, Disks, Engine, EngineConfig};
 use crate::config::AutoCompaction;
@@ -74,16 +75,25 @@ pub(super) fn crash(engine: Engine<SimDisk>) -> Disks<SimDisk> {
 }
 
 pub(super) fn open(disks: Disks<SimDisk>, clock: &ManualClock) -> Engine<SimDisk> {
+    open_with(disks, config(), 256 << 10, clock)
+}
+
+fn open_with(
+    disks: Disks<SimDisk>,
+    config: EngineConfig,
+    segment_bytes: u64,
+    clock: &ManualClock,
+) -> Engine<SimDisk> {
     let member = Member {
         id: 11,
         name: "m".to_owned(),
         ..Member::default()
     };
     let wal = WalConfig {
-        segment_bytes: 256 << 10,
+        segment_bytes,
         ..WalConfig::default()
     };
-    Engine::open(disks, wal, config(), member, clock)
+    Engine::open(disks, wal, config, member, clock)
         .expect("a sound disk opens")
         .0
 }
@@ -629,4 +639,53 @@ fn a_data_directory_keeps_its_identity() {
     assert_eq!(engine.identity(), (MemberId(11), ClusterId(22)));
     let members = &engine.state().cluster().members;
     assert_eq!(members[&MemberId(11)].name, "renamed");
+}
+
+#[test]
+fn commands_that_come_faster_than_checkpoints_wait_and_memory_stays_bounded() {
+    const BUDGET_BYTES: u64 = 24 << 20;
+    const VALUE_BYTES: usize = 16 << 10;
+    let clock = ManualClock::default();
+    let config = EngineConfig {
+        checkpoint: CheckpointConfig {
+            commands: u64::MAX,
+            // Far less than what comes in.
+            bytes_per_second: 1 << 20,
+            builder: BuilderConfig::default(),
+            ..config().checkpoint
+        },
+        memory_budget_bytes: BUDGET_BYTES,
+        ..config()
+    };
+    let mut engine = open_with(disks(5), config, 4 << 20, &clock);
+    let (mut asked, mut answered, mut held_back) = (0, 0, 0);
+    while answered < 4000 {
+        for _ in 0..20.min(4000 - asked) {
+            asked += 1;
+            let request = Request::Put(PutRequest {
+                key: Bytes::from(format!("k{asked}")),
+                value: Bytes::from(vec![asked as u8; VALUE_BYTES]),
+                ..PutRequest::default()
+            });
+            let body = request.encode_body();
+            let ask = Ask::Write { request, body };
+            let token = Token(asked);
+            engine.on_inbound(0, Inbound { token, ask });
+        }
+        clock.advance_us(100);
+        engine.step(&clock).expect("the disk works");
+        held_back += u64::from(engine.is_held_back());
+        let memory = engine.state().memory_bytes();
+        let bound = BUDGET_BYTES + MEMORY_VERSIONS_BYTES_MIN;
+        assert!(memory.versions() <= bound, "{memory:?}");
+        while let Some(reply) = engine.take_reply(0) {
+            let Outbound::Reply { result, .. } = reply else {
+                panic!("nobody watches");
+            };
+            result.expect("nothing is refused");
+            answered += 1;
+        }
+    }
+    assert!(held_back > 0, "the writer was never faster than the disk");
+    assert!(engine.checkpoints_completed() >= 3);
 }

@@ -81,11 +81,10 @@ pub const CHECKPOINT_RUNS_AHEAD_MAX: usize = 8;
 pub const CHECKPOINT_WRITES_AHEAD_MAX: usize = 2;
 /// What a checkpoint may write at once after a pause, whatever its rate.
 pub const CHECKPOINT_BURST_BYTES: i64 = 4 << 20;
-/// A checkpoint hurries when commands have filled a part of the memory left to them that is this much
-/// larger than the part of it that is done,
-pub const CHECKPOINT_LAG_UNHURRIED: f64 = 0.25;
-/// and commands wait when it is this much larger.
-pub const CHECKPOINT_LAG_MAX: f64 = 0.5;
+/// The part of the memory left to commands from which on, at its beginning, a checkpoint hurries,
+pub const CHECKPOINT_HURRIES_FROM: f64 = 0.25;
+/// and from which on they wait for it. Both grow to all of it as the checkpoint gets done.
+pub const CHECKPOINT_HOLDS_BACK_FROM: f64 = 0.5;
 /// How long after a failure a checkpoint is tried again (microseconds).
 pub const CHECKPOINT_RETRY_US: u64 = 10_000_000;
 /// How long a checkpoint that has used its rate up pauses (microseconds).

@@ -32,8 +32,13 @@ impl<D: Disk> Engine<D> {
             .map(|proposed| proposed.commands.len())
             .sum();
         self.queue.len() * COMPANY_SHARE >= in_flight
-            && self.node.has_room()
             && self.wal.in_flight() < self.config.wal_depth
+            && self.has_room()
+    }
+
+    /// Whether the raft group, the lane and memory take another entry.
+    fn has_room(&self) -> bool {
+        self.node.has_room()
             && self.wal.pending_bytes() <= PENDING_BYTES_MAX
             && !self.is_held_back()
     }
@@ -46,7 +51,7 @@ impl<D: Disk> Engine<D> {
         while sealing && !self.queue.is_empty() {
             self.seal_one()?;
             self.append_ready()?;
-            sealing = self.node.has_room() && self.wal.pending_bytes() <= PENDING_BYTES_MAX;
+            sealing = self.has_room();
         }
         Ok(())
     }
@@ -130,6 +135,7 @@ impl<D: Disk> Engine<D> {
         self.proposed.push_back(Proposed {
             index,
             lease_time,
+            payload_bytes,
             commands: waiting,
         });
         self.lease_clock.on_written(lease_time);

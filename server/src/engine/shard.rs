@@ -135,6 +135,7 @@ pub(super) struct Queued {
 pub(super) struct Proposed {
     pub(super) index: RaftIndex,
     pub(super) lease_time: keelson_storage::ids::LeaseTime,
+    pub(super) payload_bytes: usize,
     pub(super) commands: Vec<(Origin, Request)>,
 }
 
