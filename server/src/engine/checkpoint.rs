@@ -251,7 +251,7 @@ impl<D: Disk> Engine<D> {
     fn is_memory_short(&self) -> bool {
         let memory = self.state.memory_bytes();
         let versions = memory.versions();
-        versions > self.config.memory_budget_bytes.saturating_sub(memory.index) / 4
+        versions > self.counted_budget_bytes().saturating_sub(memory.index) / 4
             && versions > MEMORY_VERSIONS_BYTES_MIN
     }
 
@@ -262,7 +262,7 @@ impl<D: Disk> Engine<D> {
         let memory = self.state.memory_bytes();
         // The index is there twice when the checkpoint is done, and one more entry may be let through.
         let taken = memory.frozen + 2 * memory.index + CACHE_BYTES_MIN + 2 * BATCH_BYTES_MAX as u64;
-        let room = self.config.memory_budget_bytes.saturating_sub(taken);
+        let room = self.counted_budget_bytes().saturating_sub(taken);
         let proposed = self.proposed.iter().map(|entry| entry.payload_bytes as u64);
         let top = memory.top + proposed.sum::<u64>();
         let filled = top as f64 / room.max(MEMORY_VERSIONS_BYTES_MIN) as f64;
@@ -275,13 +275,20 @@ impl<D: Disk> Engine<D> {
         self.are_commands_ahead(CHECKPOINT_HOLDS_BACK_FROM)
     }
 
-    /// Gives the cache of values what the index and the versions in memory leave of the budget.
+    /// What of the memory budget is shared out. The rest is for what is not counted: what an allocator keeps,
+    /// a layer that is being dropped, buffers of the log and of connections.
+    fn counted_budget_bytes(&self) -> u64 {
+        let budget = self.config.memory_budget_bytes;
+        budget - budget / 8
+    }
+
+    /// Gives the cache of values what the versions in memory and the index leave of the budget. While a
+    /// checkpoint runs, and one always may, there are two of the latter.
     fn share_memory(&mut self) {
         let memory = self.state.memory_bytes();
         let left = self
-            .config
-            .memory_budget_bytes
-            .saturating_sub(memory.versions() + memory.index)
+            .counted_budget_bytes()
+            .saturating_sub(memory.versions() + 2 * memory.index)
             .max(CACHE_BYTES_MIN);
         if left.abs_diff(self.checkpoints.cache_bytes) >= CACHE_BYTES_STEP {
             self.checkpoints.cache_bytes = left;

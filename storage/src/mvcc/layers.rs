@@ -25,6 +25,9 @@ use crate::mvcc::select::Span;
 use crate::mvcc::tree::{Tree, Walk};
 use crate::snapshot::{Cursor, KeyRef, Snapshot, VersionRef};
 
+/// What a version takes of memory beyond its size in the database.
+const VERSION_MEMORY_BYTES: u64 = 128;
+
 /// One layer in memory.
 #[derive(Debug)]
 pub struct Layer {
@@ -94,6 +97,11 @@ impl Layer {
             changes: ChangeLog::after(changes_below),
             size_bytes: 0,
         }
+    }
+
+    /// What it takes of memory, roughly: an allocator rounds up, and index, log and record have their part.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.size_bytes + self.size_bytes / 8 + self.changes.length() * VERSION_MEMORY_BYTES
     }
 
     /// All versions of a key; see [`Below::versions`].

@@ -204,8 +204,8 @@ impl Store {
     pub(crate) fn memory_bytes(&self) -> MemoryBytes {
         let Below { frozen, stored } = &self.below;
         MemoryBytes {
-            top: self.top.size_bytes,
-            frozen: frozen.as_ref().map_or(0, |frozen| frozen.size_bytes),
+            top: self.top.memory_bytes(),
+            frozen: frozen.as_ref().map_or(0, |frozen| frozen.memory_bytes()),
             index: stored.as_ref().map_or(0, |stored| stored.index_bytes()),
         }
     }
