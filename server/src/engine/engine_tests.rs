@@ -13,7 +13,7 @@ use keelson_proto::etcdserverpb::{
     WatchResponse,
 };
 use keelson_storage::ids::{ClusterId, MemberId, Revision, ShardId};
-use keelson_storage::io::SimDisk;
+use keelson_storage::io::{Disk, SimDisk};
 use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
 use keelson_storage::state::{Member, Request, Response};
 use keelson_storage::wal::WalConfig;
@@ -21,7 +21,7 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, StreamKey, Token, key_in_range};
-use super::{CheckpointConfig, Disks, Engine, EngineConfig};
+use super::{CheckpointConfig, Disks, Engine, EngineConfig, EngineError};
 use crate::config::AutoCompaction;
 use crate::fanout::{FanOut, OpenedAt, WatchSpec};
 use crate::runtime::ManualClock;
@@ -75,6 +75,13 @@ pub(super) fn crash(engine: Engine<SimDisk>) -> Disks<SimDisk> {
 }
 
 pub(super) fn open(disks: Disks<SimDisk>, clock: &ManualClock) -> Engine<SimDisk> {
+    try_open(disks, clock).expect("a sound disk opens")
+}
+
+pub(super) fn try_open<D: Disk>(
+    disks: Disks<D>,
+    clock: &ManualClock,
+) -> Result<Engine<D>, EngineError> {
     let member = Member {
         id: 11,
         name: "m".to_owned(),
@@ -84,9 +91,7 @@ pub(super) fn open(disks: Disks<SimDisk>, clock: &ManualClock) -> Engine<SimDisk
         segment_bytes: 256 << 10,
         ..WalConfig::default()
     };
-    Engine::open(disks, wal, config(), member, clock)
-        .expect("a sound disk opens")
-        .0
+    Ok(Engine::open(disks, wal, config(), member, clock)?.0)
 }
 
 /// One event as a client sees it.
