@@ -84,16 +84,20 @@ impl Replay {
         index: RaftIndex,
         payload: Bytes,
     ) -> Result<Option<Entry>, ReplayError> {
-        let follows = match self.last_index {
-            Some(last) => index == last.next(),
-            None => index <= self.snapshot_index.next() && index > RaftIndex(0),
-        };
-        if !follows {
-            let last = self.last_index.unwrap_or(self.snapshot_index);
-            return Err(ReplayError::Gap {
-                expected: last.next(),
-                found: index,
-            });
+        match self.last_index {
+            Some(last) if index != last.next() => {
+                return Err(ReplayError::Gap {
+                    expected: last.next(),
+                    found: index,
+                });
+            }
+            None if index > self.snapshot_index.next() || index == RaftIndex(0) => {
+                return Err(ReplayError::Begin {
+                    snapshot: self.snapshot_index,
+                    first: index,
+                });
+            }
+            Some(_) | None => {}
         }
         if term < self.last_term || term > self.hard_state.term {
             return Err(ReplayError::EntryTerm {
@@ -130,6 +134,18 @@ impl Replay {
         Ok((self.hard_state, last))
     }
 
+    /// The last entry that the snapshot stands for.
+    #[must_use]
+    pub fn snapshot_index(&self) -> RaftIndex {
+        self.snapshot_index
+    }
+
+    /// Whether any entry was read.
+    #[must_use]
+    pub fn has_entries(&self) -> bool {
+        self.last_index.is_some()
+    }
+
     fn is_before_snapshot(&self) -> bool {
         self.last_index.unwrap_or_default() < self.snapshot_index
     }
@@ -145,6 +161,14 @@ pub enum ReplayError {
         expected: RaftIndex,
         /// Index found.
         found: RaftIndex,
+    },
+    /// The log does not go back to where the snapshot ends.
+    #[error("the log begins at entry {first}, and the snapshot ends at entry {snapshot}")]
+    Begin {
+        /// The last entry the snapshot stands for; 0 without one.
+        snapshot: RaftIndex,
+        /// The first entry read.
+        first: RaftIndex,
     },
     /// A hard state of an older term follows a newer one.
     #[error("raft term goes back from {from} to {to}; the data directory mixes logs")]
@@ -226,7 +250,12 @@ mod tests {
         assert!(covered.on_hard_state(hard(3)).is_err());
         assert_eq!(covered.finish().unwrap(), (state, RaftIndex(8)));
         // What lies between is missing.
-        assert!(entry(&mut replay(), 4, 9).is_err());
+        let late = ReplayError::Begin {
+            snapshot: RaftIndex(7),
+            first: RaftIndex(9),
+        };
+        assert_eq!(entry(&mut replay(), 4, 9), Err(late));
+        assert!(!replay().has_entries());
         let mut short = replay();
         assert_eq!(entry(&mut short, 2, 5), Ok(None));
         assert!(short.finish().is_err());
@@ -242,6 +271,13 @@ mod tests {
         replay.on_hard_state(hard(2)).unwrap();
         assert!(matches!(
             replay.on_entry(Term(2), RaftIndex(2), Bytes::new()),
+            Err(ReplayError::Begin { .. })
+        ));
+        replay
+            .on_entry(Term(2), RaftIndex(1), Bytes::new())
+            .unwrap();
+        assert!(matches!(
+            replay.on_entry(Term(2), RaftIndex(3), Bytes::new()),
             Err(ReplayError::Gap { .. })
         ));
         assert!(matches!(

@@ -13,7 +13,7 @@ use keelson_proto::etcdserverpb::{
     WatchResponse,
 };
 use keelson_storage::ids::{ClusterId, MemberId, Revision, ShardId};
-use keelson_storage::io::SimDisk;
+use keelson_storage::io::{Disk, SimDisk};
 use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
 use keelson_storage::state::{Member, Request, Response};
 use keelson_storage::wal::WalConfig;
@@ -22,7 +22,7 @@ use prost::Message;
 
 use super::limits::MEMORY_VERSIONS_BYTES_MIN;
 use super::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, StreamKey, Token, key_in_range};
-use super::{CheckpointConfig, Disks, Engine, EngineConfig};
+use super::{CheckpointConfig, Disks, Engine, EngineConfig, EngineError};
 use crate::config::AutoCompaction;
 use crate::fanout::{FanOut, OpenedAt, WatchSpec};
 use crate::runtime::ManualClock;
@@ -75,15 +75,22 @@ pub(super) fn crash(engine: Engine<SimDisk>) -> Disks<SimDisk> {
 }
 
 pub(super) fn open(disks: Disks<SimDisk>, clock: &ManualClock) -> Engine<SimDisk> {
+    try_open(disks, clock).expect("a sound disk opens")
+}
+
+pub(super) fn try_open<D: Disk>(
+    disks: Disks<D>,
+    clock: &ManualClock,
+) -> Result<Engine<D>, EngineError> {
     open_with(disks, config(), 256 << 10, clock)
 }
 
-fn open_with(
-    disks: Disks<SimDisk>,
+fn open_with<D: Disk>(
+    disks: Disks<D>,
     config: EngineConfig,
     segment_bytes: u64,
     clock: &ManualClock,
-) -> Engine<SimDisk> {
+) -> Result<Engine<D>, EngineError> {
     let member = Member {
         id: 11,
         name: "m".to_owned(),
@@ -93,9 +100,7 @@ fn open_with(
         segment_bytes,
         ..WalConfig::default()
     };
-    Engine::open(disks, wal, config, member, clock)
-        .expect("a sound disk opens")
-        .0
+    Ok(Engine::open(disks, wal, config, member, clock)?.0)
 }
 
 /// One event as a client sees it.
@@ -657,7 +662,8 @@ fn commands_that_come_faster_than_checkpoints_wait_and_memory_stays_bounded() {
         memory_budget_bytes: BUDGET_BYTES,
         ..config()
     };
-    let mut engine = open_with(disks(5), config, 4 << 20, &clock);
+    let engine = open_with(disks(5), config, 4 << 20, &clock);
+    let mut engine = engine.expect("a sound disk opens");
     let (mut asked, mut answered, mut held_back) = (0, 0, 0);
     while answered < 4000 {
         for _ in 0..20.min(4000 - asked) {

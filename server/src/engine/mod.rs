@@ -28,6 +28,7 @@ mod history;
 mod keep_alive;
 mod lease_clock;
 pub mod limits;
+mod lost;
 pub mod message;
 pub(crate) mod offline;
 mod open;
@@ -41,7 +42,10 @@ mod values;
 mod engine_tests;
 #[cfg(test)]
 mod lease_tests;
+#[cfg(test)]
+mod lost_tests;
 
 pub use checkpoint::CheckpointConfig;
+pub use lost::LostState;
 pub use open::Disks;
 pub use shard::{Activity, Durations, Engine, EngineConfig, EngineError, EngineFacts};

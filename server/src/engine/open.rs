@@ -1,7 +1,8 @@
 //! From a data directory to a serving engine: replay, election, and the first entries.
 //!
 //! The state is that of the newest snapshot and of the entries of the log behind it. A crash during any
-//! of this leaves both as they were, or a log with more entries for the next start.
+//! of this leaves both as they were, or a log with more entries for the next start. Snapshot files that do
+//! not count go when the replay has succeeded: until then one of them may be all there is ([`LostState`]).
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use super::apply::replay_entry;
 use super::auto_compact::AutoCompact;
 use super::checkpoint::Checkpoints;
 use super::lease_clock::LeaseClock;
+use super::lost::LostState;
 use super::shard::{Durations, Engine, EngineConfig, EngineError, EngineFacts, Port};
 use crate::runtime::Clock;
 
@@ -50,15 +52,18 @@ impl<D: Disk> Engine<D> {
         let Replayed {
             replay,
             state,
-            snapshots,
+            mut snapshots,
             applied_lsn,
             error,
         } = replayed;
         let config = config.with_identity_of(&state);
+        let unfinished = snapshots.unfinished();
         if let Some(error) = error {
-            return Err(error);
+            return Err(LostState::explain(error, unfinished));
         }
+        LostState::check_empty(&replay, report.first_lsn, unfinished)?;
         let (hard_state, last) = replay.finish()?;
+        snapshots.remove_leftovers();
         let now_us = clock.now_us();
         let mut engine = Self {
             node: Node::restore(config.member, hard_state, last),

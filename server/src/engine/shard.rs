@@ -20,6 +20,7 @@ use super::auto_compact::AutoCompact;
 use super::checkpoint::{CheckpointConfig, Checkpoints};
 use super::keep_alive::KeepAlives;
 use super::lease_clock::LeaseClock;
+use super::lost::LostState;
 use super::message::{Answer, Ask, CatchUp, CaughtUp, EventBatch, Inbound, Outbound, Token};
 use super::persist::Persisting;
 use super::read::{RunningHash, RunningSelect};
@@ -196,6 +197,9 @@ pub enum EngineError {
     /// The lane's records are no log.
     #[error("raft log: {0}")]
     Replay(#[from] ReplayError),
+    /// What the log stands on is not there.
+    #[error(transparent)]
+    LostState(#[from] LostState),
     /// The lane's completions cannot be waited for.
     #[error("waiting for the disk: {0}")]
     DiskEvents(#[source] std::io::Error),

@@ -73,6 +73,7 @@ pub use meta::{AlarmMeta, HardState, LeaseMeta, Meta};
 pub use reader::ValueReader;
 pub use restore::{FileKind, Transplant};
 pub use snapshot::{Cursor, Snapshot};
+pub use startup::Listed;
 pub use store::{PinnedFile, SnapshotStore, StoreConfig, StoreCounters};
 pub use stream::PageWrite;
 pub use survey::Survey;

@@ -15,9 +15,10 @@
 //! 1. A file counts from the moment its superblock is durable, and everything else of it was durable before
 //!    (`super::draft`).
 //! 2. A file is removed only when a newer one counts and nobody else holds its snapshot, or when it never counted.
+//! 3. A file that was found at the start is removed only when the owner has a whole state without it.
 //!
 //! What a crash leaves: the current file; perhaps older ones, which are no longer needed; perhaps one that never counted.
-//! The next start removes all but the newest that counts (`super::startup`).
+//! The next start removes all but the newest that counts (`super::startup`), when its log was replayed.
 //!
 //! What fails: a block of values that cannot be read, or is damaged, fails those who want it. A disk without room fails
 //! the file that is being built. Any other failed write, flush or creation stops the store for good.
@@ -79,6 +80,9 @@ pub struct SnapshotStore<D: Disk> {
     draft: Option<Draft>,
     /// Files given up, until the disk has no more work on them.
     discarded: Vec<Draft>,
+    /// Files found at the start that do not count, and the paths of those that look unfinished.
+    leftovers: Vec<FileId>,
+    unfinished: Vec<String>,
     committed: Option<Arc<Snapshot>>,
     build_failure: Option<SnapshotError>,
     values: Values,
@@ -98,10 +102,12 @@ pub struct SnapshotStore<D: Disk> {
 }
 
 impl<D: Disk> SnapshotStore<D> {
-    /// Loads the newest file that counts and removes all others. Blocks.
+    /// Loads the newest file that counts, and leaves all others where they are. Blocks.
     pub fn open(mut disk: D, config: StoreConfig) -> Result<Self, SnapshotError> {
         let Found {
             newest,
+            leftovers,
+            unfinished,
             sequence_max,
         } = startup::find(&mut disk)?;
         let mut values = Values::new(config.cache_bytes_max, config.reads_in_flight_max);
@@ -118,6 +124,8 @@ impl<D: Disk> SnapshotStore<D> {
             sequence_max,
             draft: None,
             discarded: Vec::new(),
+            leftovers,
+            unfinished,
             committed: None,
             build_failure: None,
             values,
@@ -138,6 +146,21 @@ impl<D: Disk> SnapshotStore<D> {
     #[must_use]
     pub fn current(&self) -> Option<&Arc<Snapshot>> {
         self.files.last().map(|file| &file.snapshot)
+    }
+
+    /// Paths of the files found at the start that are newer than the current one and look unfinished. If the log does
+    /// not go back to the current one, it was one of these that held what is missing.
+    #[must_use]
+    pub fn unfinished(&self) -> &[String] {
+        &self.unfinished
+    }
+
+    /// Has the files that were found at the start and do not count removed: the owner has a whole state.
+    pub fn remove_leftovers(&mut self) {
+        self.unfinished.clear();
+        for file in std::mem::take(&mut self.leftovers) {
+            self.remove(file);
+        }
     }
 
     /// Counts up when a pump is due.
