@@ -1,17 +1,17 @@
 //! Agreeing on order: which entries are in the log, at which index, and when they count.
 //!
 //! ```text
-//!   server: propose(payload) --> node --> take_ready() --> durable::record_of_* --> WAL lane
-//!   WAL lane: durable through lsn --> node.on_persisted() --> node.take_committed() --> apply
+//!   server: propose(payload) --> node --> take_ready() --> WAL lane --> node.on_persisted(number)
+//!           node.take_messages() --> peers --> node.on_message()
+//!           node.take_committed() --> apply --> node.on_applied()
 //! ```
 //!
-//! No sockets, no files, no clock: input goes in, actions come out. The group has one voting member
-//! so far, so an entry is committed as soon as it is durable here; what changes with more members is
-//! inside [`node`], behind the same calls.
+//! No sockets, no files, no clock: input goes in, actions come out.
 
 pub mod bootstrap;
 pub mod durable;
 pub mod limits;
 pub mod node;
+pub mod replicate;
 
 pub use node::{Entry, HardState, Node, Ready};

@@ -80,8 +80,6 @@ pub(super) struct Checkpoints {
     discarded: Vec<Arc<Layer>>,
     /// What a thread rings that builds; without it the engine builds in its own turns.
     bell: Option<Arc<Bell>>,
-    /// How many became durable since the start.
-    pub(super) completed: u64,
 }
 
 /// What a snapshot is to be made of.
@@ -159,10 +157,12 @@ impl<D: Disk> Engine<D> {
         let discarded = self.state.replace_frozen(snapshot);
         self.checkpoints.discarded.extend(discarded);
         let segments_freed = self.wal.trim(covered);
-        self.checkpoints.completed += 1;
+        self.facts.checkpoints += 1;
         self.checkpoints.progress = 0.0;
         self.scrub_pending = true;
-        let took_ms = (self.now_us - running.began_us) / 1000;
+        let took_us = self.now_us - running.began_us;
+        self.durations.checkpoints.push(took_us);
+        let took_ms = took_us / 1000;
         tracing::info!(
             sequence = running.sequence.0,
             bytes,
@@ -181,6 +181,7 @@ impl<D: Disk> Engine<D> {
     /// and in the log, and a snapshot of it is tried again.
     fn on_checkpoint_failed(&mut self, error: &SnapshotError) {
         tracing::error!(%error, "a checkpoint failed; it is tried again");
+        self.facts.checkpoints_failed += 1;
         self.checkpoints.retry_at_us = self.now_us + CHECKPOINT_RETRY_US;
         self.checkpoints.requested = true;
         let reply = match error {
@@ -205,7 +206,7 @@ impl<D: Disk> Engine<D> {
     /// Checkpoints that became durable since the start.
     #[must_use]
     pub fn checkpoints_completed(&self) -> u64 {
-        self.checkpoints.completed
+        self.facts.checkpoints
     }
 
     /// When a checkpoint has to be looked at again although nothing has happened.
@@ -243,7 +244,8 @@ impl<D: Disk> Engine<D> {
         let is_old = config
             .interval_us
             .is_some_and(|interval_us| self.now_us >= checkpoints.began_us + interval_us);
-        is_long || log_bytes >= max || self.is_memory_short() || (is_old && self.has_changed())
+        let is_needed = self.is_memory_short() || self.is_held_back();
+        is_long || log_bytes >= max || is_needed || (is_old && self.has_changed())
     }
 
     /// Whether the versions that no snapshot holds take more than a quarter of the memory that the index

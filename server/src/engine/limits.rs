@@ -18,6 +18,9 @@ pub const OUTBOUND_RING_SLOTS: usize = REQUESTS_PER_CORE_MAX * 2;
 /// Messages taken from one port in a turn, so that one busy core cannot starve the others.
 pub const INBOUND_PER_TURN_MAX: usize = 1024;
 
+/// Things taken from other members in a turn.
+pub const HEARD_PER_TURN_MAX: usize = 4096;
+
 /// Bytes of one entry's payload after which no further command joins it. A single larger command
 /// travels alone.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -32,6 +35,23 @@ pub const QUEUED_BYTES_MAX: usize = 256 << 20;
 /// Bytes of entries in the lane and not yet durable beyond which no further entry is sealed: with the
 /// largest entry on top, the lane still takes it.
 pub const PENDING_BYTES_MAX: u64 = WAL_PENDING_BYTES_MAX - 2 * WAL_RECORD_PAYLOAD_BYTES_MAX;
+
+/// Messages to other members between two turns of the driver. More are dropped: raft repeats what it needs.
+pub const PEER_ITEMS_MAX: usize = 16 << 10;
+
+/// How long a forwarded command is remembered whose fate nobody tells (microseconds): longer than any front
+/// waits for an answer.
+pub const FORWARDED_FORGOTTEN_AFTER_US: u64 = 120_000_000;
+
+/// How long a member waits before it tells the cluster about itself once more (microseconds).
+pub const PUBLISH_RETRY_US: u64 = 2_000_000;
+
+/// Bits of a request id that count; those above differ between members and between starts.
+pub const REQUEST_COUNTER_BITS: u32 = 32;
+
+/// How long the answer to a linearizable read's question may take before it is asked again
+/// (microseconds). etcd waits as long.
+pub const READ_INDEX_RETRY_US: u64 = 500_000;
 
 /// Keys looked at in one step of a large range read.
 pub const SELECT_KEYS_PER_STEP: usize = if cfg!(test) { 3 } else { 1000 };

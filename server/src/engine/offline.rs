@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use keelson_consensus::durable::Replay;
-use keelson_consensus::node::HardState;
+use keelson_consensus::node::{HardState, Mark};
 use keelson_storage::dir::StoppedDir;
 use keelson_storage::ids::{LaneId, Lsn, ShardId};
 use keelson_storage::io::ReadOnlyDisk;
@@ -11,9 +11,9 @@ use keelson_storage::mvcc::Record;
 use keelson_storage::recovery::read_lane;
 use keelson_storage::snapshot::{Listed, Snapshot, SnapshotError, ValueReader};
 use keelson_storage::state::State;
-use keelson_storage::wal::{RecordKind, WalRecord};
+use keelson_storage::wal::WalRecord;
 
-use super::apply::replay_entry;
+use super::apply::replay_committed;
 use super::lost::LostState;
 use super::shard::EngineError;
 
@@ -39,8 +39,13 @@ pub(crate) fn replay_behind(snapshot: Option<&Snapshot>) -> Replay {
         let hard_state = HardState {
             term: meta.hard_state.term,
             vote: meta.hard_state.vote,
+            commit: meta.applied.index,
         };
-        Replay::after_snapshot(hard_state, meta.applied.index)
+        let mark = Mark {
+            index: meta.applied.index,
+            term: meta.applied.term,
+        };
+        Replay::after_snapshot(hard_state, mark)
     })
 }
 
@@ -90,18 +95,11 @@ impl Replaying {
     }
 
     fn apply(&mut self, record: &WalRecord) -> Result<(), EngineError> {
-        let payload = record.payload.clone();
-        match record.kind {
-            RecordKind::HardState => self.replay.on_hard_state(payload)?,
-            RecordKind::Entry => {
-                let entry = self.replay.on_entry(record.term, record.index, payload)?;
-                if let Some(entry) = entry {
-                    let values = &mut self.values;
-                    replay_entry(&mut self.state, &entry, |record| load(values, record))?;
-                }
-            }
-        }
-        Ok(())
+        self.replay.on_record(record.clone())?;
+        let values = &mut self.values;
+        replay_committed(&mut self.replay, &mut self.state, |record| {
+            load(values, record)
+        })
     }
 }
 

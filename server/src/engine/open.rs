@@ -4,24 +4,27 @@
 //! of this leaves both as they were, or a log with more entries for the next start. Snapshot files that do
 //! not count go when the replay has succeeded: until then one of them may be all there is ([`LostState`]).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use keelson_consensus::Node;
-use keelson_consensus::durable::Replay;
-use keelson_consensus::node::HardState;
-use keelson_storage::ids::{LaneId, Lsn};
+use keelson_consensus::durable::{Replay, ReplayedLog};
+use keelson_consensus::node::{Membership, NodeConfig, Restored};
+use keelson_storage::ids::{ClusterId, LaneId, Lsn, MemberId, RaftIndex};
 use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Record;
 use keelson_storage::recovery::RecoveryReport;
 use keelson_storage::snapshot::{SnapshotError, SnapshotStore};
-use keelson_storage::state::{ClusterInit, Member, MemberPublish, Request, State};
+use keelson_storage::state::{Member, State};
 use keelson_storage::wal::{RecordKind, Wal, WalConfig, WalRecord};
 
-use super::apply::replay_entry;
+use super::apply::replay_committed;
 use super::auto_compact::AutoCompact;
 use super::checkpoint::Checkpoints;
+use super::group::Group;
 use super::lease_clock::LeaseClock;
 use super::lost::LostState;
+use super::offline;
 use super::shard::{Durations, Engine, EngineConfig, EngineError, EngineFacts, Port};
 use crate::runtime::Clock;
 
@@ -45,7 +48,7 @@ impl<D: Disk> Engine<D> {
         clock: &impl Clock,
     ) -> Result<(Self, RecoveryReport), EngineError> {
         let snapshots = SnapshotStore::open(disks.snapshots, config.snapshots)?;
-        let mut replayed = Replayed::new(snapshots);
+        let mut replayed = Replayed::new(snapshots, &config);
         let (wal, report) = Wal::open(disks.lane, LaneId(0), wal_config, |lsn, record| {
             replayed.on_record(lsn, record);
         })?;
@@ -54,6 +57,7 @@ impl<D: Disk> Engine<D> {
             state,
             mut snapshots,
             applied_lsn,
+            logged,
             error,
         } = replayed;
         let config = config.with_identity_of(&state);
@@ -62,23 +66,27 @@ impl<D: Disk> Engine<D> {
             return Err(LostState::explain(error, unfinished));
         }
         LostState::check_empty(&replay, report.first_lsn, unfinished)?;
-        let (hard_state, last) = replay.finish()?;
+        let log = replay.finish();
+        let log = log.map_err(|error| LostState::explain(error.into(), unfinished))?;
         snapshots.remove_leftovers();
         let now_us = clock.now_us();
         let mut engine = Self {
-            node: Node::restore(config.member, hard_state, last),
+            node: restore_node(&config, &state, log),
             lease_clock: LeaseClock::resume(state.applied().lease_time, now_us),
             keep_alives: Default::default(),
+            group: Group::new(member, config.group.tick_us, config.seed, now_us),
+            quorum_reads: Default::default(),
             auto_compact: AutoCompact::new(config.auto_compact, now_us),
             ports: (0..config.cores).map(|_| Port::default()).collect(),
             scrub_pending: state.compact_revision() > state.scrubbed_revision(),
+            compacting_since_us: None,
             now_us,
             config,
             state,
             wal,
             snapshots,
             checkpoints: Checkpoints::new(now_us),
-            logged: Default::default(),
+            logged,
             applying: None,
             held_reads: Default::default(),
             applied_lsn,
@@ -99,31 +107,38 @@ impl<D: Disk> Engine<D> {
             facts: EngineFacts::default(),
             durations: Durations::default(),
         };
-        engine.take_office(member, clock)?;
+        engine.start_alone(clock)?;
         Ok((engine, report))
     }
 
-    /// Campaigns and writes down who is who.
-    fn take_office(&mut self, me: Member, clock: &impl Clock) -> Result<(), EngineError> {
-        self.node.campaign()?;
-        match self.state.cluster().members.get(&self.config.member) {
-            None => self.queue_own(Request::ClusterInit(ClusterInit {
-                cluster_id: self.config.cluster.0,
-                members: vec![me],
-            })),
-            Some(known) if known.name != me.name || known.client_urls != me.client_urls => {
-                self.queue_own(Request::MemberPublish(MemberPublish {
-                    member_id: self.config.member.0,
-                    name: me.name,
-                    client_urls: me.client_urls,
-                }));
-            }
-            Some(_) => {}
+    /// Whether it must be told who belongs to its cluster: it joined one, and was stopped before it heard of the
+    /// foundation.
+    #[must_use]
+    pub fn knows_nobody(&self) -> bool {
+        self.known_members().is_empty()
+    }
+
+    /// Who belongs to the cluster that it joins, as one of them told.
+    pub fn learn_peers(&mut self, peers: Vec<Member>) {
+        self.config.group.peers = peers;
+    }
+
+    /// A member that alone decides is in office when it serves, and the log knows who is who.
+    fn start_alone(&mut self, clock: &impl Clock) -> Result<(), EngineError> {
+        self.review_membership();
+        if !self.is_alone() {
+            return Ok(());
         }
-        self.seal()?;
-        let through = self.wal.flush_blocking()?;
-        self.on_durable(through);
-        self.apply_committed(clock)
+        self.node.campaign();
+        // The entry that opens the term, then those that found the cluster or describe this member.
+        for _ in 0..2 {
+            self.advance_group();
+            self.seal()?;
+            let through = self.wal.flush_blocking()?;
+            self.on_durable(through);
+            self.apply_committed(clock)?;
+        }
+        Ok(())
     }
 }
 
@@ -132,9 +147,17 @@ impl EngineConfig {
     /// now; so does etcd.
     fn with_identity_of(mut self, state: &State) -> Self {
         let cluster = state.cluster();
-        if let Some(found) = cluster.members.keys().next() {
-            self.member = *found;
-            self.cluster = cluster.cluster_id;
+        if cluster.cluster_id == ClusterId(0) {
+            return self;
+        }
+        self.cluster = cluster.cluster_id;
+        let is_certain = self.group.is_identity_certain;
+        if let (false, 1, Some(only)) = (
+            is_certain,
+            cluster.members.len(),
+            cluster.members.keys().next(),
+        ) {
+            self.member = *only;
         }
         self
     }
@@ -145,33 +168,33 @@ struct Replayed<D: Disk> {
     replay: Replay,
     state: State,
     snapshots: SnapshotStore<D>,
-    /// The last record of an entry.
+    /// The record of the last entry that was applied.
     applied_lsn: Lsn,
+    /// Entries that are not known to be committed, each with its record's number.
+    logged: VecDeque<(RaftIndex, Lsn)>,
     /// The first record that made no sense; nothing after it is applied.
     error: Option<EngineError>,
 }
 
 impl<D: Disk> Replayed<D> {
-    fn new(snapshots: SnapshotStore<D>) -> Self {
-        let (replay, state) = match snapshots.current() {
+    fn new(snapshots: SnapshotStore<D>, config: &EngineConfig) -> Self {
+        let (mut replay, state) = match snapshots.current() {
             None => (Replay::default(), State::new()),
-            Some(snapshot) => {
-                let meta = snapshot.meta();
-                let hard_state = HardState {
-                    term: meta.hard_state.term,
-                    vote: meta.hard_state.vote,
-                };
-                (
-                    Replay::after_snapshot(hard_state, meta.applied.index),
-                    State::from_snapshot(Arc::clone(snapshot)),
-                )
-            }
+            Some(snapshot) => (
+                offline::replay_behind(Some(snapshot)),
+                State::from_snapshot(Arc::clone(snapshot)),
+            ),
         };
+        // Other members may need what this one has applied.
+        if config.group.founding.len() > 1 || state.cluster().members.len() > 1 {
+            replay = replay.keeping(NodeConfig::new(config.member, config.seed).keep);
+        }
         Self {
             replay,
             state,
             snapshots,
             applied_lsn: Lsn(0),
+            logged: VecDeque::new(),
             error: None,
         }
     }
@@ -183,20 +206,63 @@ impl<D: Disk> Replayed<D> {
     }
 
     fn apply(&mut self, lsn: Lsn, record: WalRecord) -> Result<(), EngineError> {
-        match record.kind {
-            RecordKind::HardState => self.replay.on_hard_state(record.payload)?,
-            RecordKind::Entry => {
-                let entry = self
-                    .replay
-                    .on_entry(record.term, record.index, record.payload)?;
-                self.applied_lsn = lsn;
-                if let Some(entry) = entry {
-                    let snapshots = &mut self.snapshots;
-                    replay_entry(&mut self.state, &entry, |record| load(snapshots, record))?;
-                }
-            }
+        if matches!(record.kind, RecordKind::Entry | RecordKind::Membership) {
+            self.logged.push_back((record.index, lsn));
+        }
+        self.replay.on_record(record)?;
+        let snapshots = &mut self.snapshots;
+        replay_committed(&mut self.replay, &mut self.state, |record| {
+            load(snapshots, record)
+        })?;
+        let applied = self.state.applied().index;
+        while let Some((index, lsn)) = self.logged.front().copied()
+            && index <= applied
+        {
+            self.applied_lsn = lsn;
+            self.logged.pop_front();
         }
         Ok(())
+    }
+}
+
+/// The group as the log left it.
+fn restore_node(config: &EngineConfig, state: &State, log: ReplayedLog) -> Node {
+    let mut node_config = NodeConfig::new(config.member, config.seed);
+    node_config.election_ticks = config.group.election_ticks;
+    let membership = if config.group.forces_new_cluster {
+        Membership::of_voters([config.member])
+    } else {
+        membership(state, &config.group.founding)
+    };
+    let restored = Restored {
+        hard_state: log.hard_state,
+        start: log.start,
+        entries: log.entries,
+        applied: log.applied,
+        membership,
+        snapshot: None,
+    };
+    Node::restore(node_config, restored)
+}
+
+/// Who belongs to the group: before the entry that founds the cluster, the founding members.
+fn membership(state: &State, founding: &[Member]) -> Membership {
+    let known = &state.cluster().members;
+    let of = |members: &mut dyn Iterator<Item = &Member>| {
+        let mut membership = Membership::default();
+        for member in members {
+            let ids = match member.is_learner {
+                true => &mut membership.learners,
+                false => &mut membership.voters,
+            };
+            ids.insert(MemberId(member.id));
+        }
+        membership
+    };
+    if known.is_empty() {
+        of(&mut founding.iter())
+    } else {
+        of(&mut known.values())
     }
 }
 

@@ -1,10 +1,12 @@
 //! From the queue to the lane: sealing entries, appending records, counting what is durable.
 
 use bytes::{Bytes, BytesMut};
-use keelson_consensus::durable::encode_hard_state;
+use keelson_consensus::durable::{ReadyNumber, encode_hard_state, record_kind};
+use keelson_consensus::node::{MembershipChange, NodeError};
+use keelson_proto::ApiError;
 use keelson_storage::ids::{Lsn, RaftIndex, Term};
 use keelson_storage::io::Disk;
-use keelson_storage::state::{Command, ENTRY_HEADER_BYTES, encode_entry};
+use keelson_storage::state::{Command, ENTRY_HEADER_BYTES, MemberChange, encode_entry};
 use keelson_storage::wal::{RecordKind, RecordMeta};
 
 use super::limits::{BATCH_BYTES_MAX, COMPANY_SHARE, PENDING_BYTES_MAX};
@@ -13,8 +15,9 @@ use super::shard::{Engine, EngineError, Proposed};
 /// What a record on its way to the disk stands for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Persisting {
-    HardState(Term),
     Entry(RaftIndex),
+    /// The last record of a ready.
+    Ready(ReadyNumber),
 }
 
 impl<D: Disk> Engine<D> {
@@ -31,7 +34,8 @@ impl<D: Disk> Engine<D> {
             .take_while(|proposed| proposed.index > committed)
             .map(|proposed| proposed.commands.len())
             .sum();
-        self.queue.len() * COMPANY_SHARE >= in_flight
+        self.is_in_office()
+            && self.queue.len() * COMPANY_SHARE >= in_flight
             && self.wal.in_flight() < self.config.wal_depth
             && self.has_room()
     }
@@ -46,10 +50,17 @@ impl<D: Disk> Engine<D> {
     /// Makes entries of the queue and hands them to the lane.
     pub(super) fn seal(&mut self) -> Result<(), EngineError> {
         self.append_ready()?;
+        if !self.is_in_office() {
+            self.forward();
+            return Ok(());
+        }
         // What one round makes of the queue is in flight as a whole: the depth is looked at once.
         let mut sealing = self.may_seal();
-        while sealing && !self.queue.is_empty() {
-            self.seal_one()?;
+        while sealing && let Some(next) = self.queue.front() {
+            match next.request.member_change() {
+                None => self.seal_one()?,
+                Some(change) => self.seal_membership(change)?,
+            }
             self.append_ready()?;
             sealing = self.has_room();
         }
@@ -64,29 +75,34 @@ impl<D: Disk> Engine<D> {
             }
             self.persisting.pop_front();
             match what {
-                Persisting::HardState(term) => self.node.on_hard_state_persisted(term),
-                Persisting::Entry(index) => {
-                    self.logged.push_back((index, lsn));
-                    self.node.on_persisted(index);
-                }
+                Persisting::Entry(index) => self.logged.push_back((index, lsn)),
+                Persisting::Ready(number) => self.node.on_persisted(number),
             }
         }
     }
 
     /// Hands new entries and hard states of the raft group to the lane.
     fn append_ready(&mut self) -> Result<(), EngineError> {
-        let ready = self.node.take_ready();
+        let Some(ready) = self.node.take_ready() else {
+            return Ok(());
+        };
+        assert!(
+            ready.snapshot.is_none(),
+            "nobody sends the only member a snapshot"
+        );
+        let mut last = Lsn(0);
         if let Some(state) = ready.hard_state {
             let payload = encode_hard_state(state);
-            let lsn = self.append(RecordKind::HardState, state.term, RaftIndex(0), &payload)?;
-            self.persisting
-                .push_back((lsn, Persisting::HardState(state.term)));
+            last = self.append(RecordKind::HardState, state.term, RaftIndex(0), &payload)?;
         }
         for entry in ready.entries {
-            let lsn = self.append(RecordKind::Entry, entry.term, entry.index, &entry.payload)?;
+            let kind = record_kind(entry.kind);
+            last = self.append(kind, entry.term, entry.index, &entry.payload)?;
             self.persisting
-                .push_back((lsn, Persisting::Entry(entry.index)));
+                .push_back((last, Persisting::Entry(entry.index)));
         }
+        self.persisting
+            .push_back((last, Persisting::Ready(ready.number)));
         Ok(())
     }
 
@@ -106,6 +122,43 @@ impl<D: Disk> Engine<D> {
         Ok(self.wal.append(&meta, &[payload])?)
     }
 
+    /// Makes an entry of a command that changes the membership, if the group takes it; else the state says
+    /// what is wrong with it.
+    fn seal_membership(&mut self, change: MemberChange) -> Result<(), EngineError> {
+        let queued = self
+            .queue
+            .pop_front()
+            .expect("the caller saw the front of the queue");
+        self.queued_bytes -= queued.body.len();
+        let lease_time = self.lease_clock.now();
+        let command = Command::new(queued.request.kind(), queued.request_id, queued.body);
+        let mut payload = BytesMut::new();
+        encode_entry(lease_time, &[command], &mut payload);
+        let payload = payload.freeze();
+        let payload_bytes = payload.len();
+        let proposed = self
+            .node
+            .propose_membership(payload.clone(), to_group(change));
+        let index = match proposed {
+            Ok(index) => index,
+            Err(NodeError::MembershipPending) => {
+                self.reply(queued.origin, Err(ApiError::TooManyRequests));
+                return Ok(());
+            }
+            Err(NodeError::Membership(_)) => self.node.propose(payload)?,
+            Err(error) => return Err(error.into()),
+        };
+        self.proposed.push_back(Proposed {
+            index,
+            term: self.node.term(),
+            lease_time,
+            payload_bytes,
+            commands: vec![(queued.origin, queued.request)],
+        });
+        self.lease_clock.on_written(lease_time);
+        Ok(())
+    }
+
     fn seal_one(&mut self) -> Result<(), EngineError> {
         let lease_time = self.lease_clock.now();
         let mut waiting = Vec::with_capacity(self.queue.len().min(1024));
@@ -116,7 +169,8 @@ impl<D: Disk> Engine<D> {
             let command_bytes = Command::HEADER_BYTES + queued.body.len();
             let full = payload_bytes + command_bytes > BATCH_BYTES_MAX
                 || commands.len() >= keelson_consensus::limits::ENTRY_COMMANDS_MAX;
-            if full && !commands.is_empty() {
+            let travels_alone = queued.request.member_change().is_some();
+            if (full && !commands.is_empty()) || travels_alone {
                 break;
             }
             let queued = self
@@ -125,7 +179,11 @@ impl<D: Disk> Engine<D> {
                 .expect("the front of the queue was just seen");
             body_bytes += queued.body.len();
             payload_bytes += command_bytes;
-            commands.push(Command::new(queued.request.kind(), 0, queued.body));
+            commands.push(Command::new(
+                queued.request.kind(),
+                queued.request_id,
+                queued.body,
+            ));
             waiting.push((queued.origin, queued.request));
         }
         self.queued_bytes -= body_bytes;
@@ -134,11 +192,21 @@ impl<D: Disk> Engine<D> {
         let index = self.node.propose(payload.freeze())?;
         self.proposed.push_back(Proposed {
             index,
+            term: self.node.term(),
             lease_time,
             payload_bytes,
             commands: waiting,
         });
         self.lease_clock.on_written(lease_time);
         Ok(())
+    }
+}
+
+/// A change in the group's words.
+pub(super) fn to_group(change: MemberChange) -> MembershipChange {
+    match change {
+        MemberChange::AddVoter(member) => MembershipChange::AddVoter(member),
+        MemberChange::AddLearner(member) => MembershipChange::AddLearner(member),
+        MemberChange::Remove(member) => MembershipChange::Remove(member),
     }
 }

@@ -60,17 +60,27 @@ fn line_of(lsn: Lsn, record: &WalRecord) -> Line {
             let line = line
                 .with("shard", record.shard.0)
                 .with("term", record.term.0);
-            match record
-                .payload
-                .get(8..16)
-                .and_then(|vote| vote.first_chunk())
-            {
-                Some(vote) => line.with("vote", hex(u64::from_le_bytes(*vote))),
-                None => line.with("error", "too short"),
+            let number = |at: usize| {
+                let bytes = record.payload.get(at..at + 8)?.first_chunk()?;
+                Some(u64::from_le_bytes(*bytes))
+            };
+            match (number(8), number(16)) {
+                (Some(vote), Some(commit)) => line.with("vote", hex(vote)).with("commit", commit),
+                (Some(vote), None) => line.with("vote", hex(vote)),
+                (None, _) => line.with("error", "too short"),
             }
         }
-        RecordKind::Entry => {
-            let line = Line::new("entry")
+        RecordKind::LogStart => Line::new("log_start")
+            .with("lsn", lsn.0)
+            .with("shard", record.shard.0)
+            .with("term", record.term.0)
+            .with("index", record.index.0),
+        RecordKind::Entry | RecordKind::Membership => {
+            let name = match record.kind {
+                RecordKind::Membership => "membership",
+                _ => "entry",
+            };
+            let line = Line::new(name)
                 .with("lsn", lsn.0)
                 .with("shard", record.shard.0)
                 .with("term", record.term.0)
@@ -125,6 +135,20 @@ fn describe(request: &Request) -> Line {
         Request::MemberPublish(publish) => Line::new("member_publish")
             .with("member", hex(publish.member_id))
             .with_bytes("name", publish.name.as_bytes()),
+        Request::MemberAdd(add) => {
+            let member = add.member.clone().unwrap_or_default();
+            Line::new("member_add")
+                .with("member", hex(member.id))
+                .with("peer_urls", member.peer_urls)
+                .with("learner", member.is_learner)
+        }
+        Request::MemberRemove(remove) => Line::new("member_remove").with("member", hex(remove.id)),
+        Request::MemberUpdate(update) => Line::new("member_update")
+            .with("member", hex(update.id))
+            .with("peer_urls", update.peer_ur_ls.clone()),
+        Request::MemberPromote(promote) => {
+            Line::new("member_promote").with("member", hex(promote.id))
+        }
         Request::LeaseRenewMany(renew) => {
             let ids: Vec<String> = renew.ids.iter().map(|&id| lease(id)).collect();
             Line::new("lease_renew_many")

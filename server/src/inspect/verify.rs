@@ -196,11 +196,11 @@ fn check_record(
     replay: &mut keelson_consensus::durable::Replay,
     record: &WalRecord,
 ) -> Result<(), EngineError> {
-    let payload = record.payload.clone();
+    replay.on_record(record.clone())?;
+    while replay.take_committed().is_some() {}
     match record.kind {
-        RecordKind::HardState => replay.on_hard_state(payload)?,
-        RecordKind::Entry => {
-            replay.on_entry(record.term, record.index, payload)?;
+        RecordKind::HardState | RecordKind::LogStart => {}
+        RecordKind::Entry | RecordKind::Membership => {
             if record.payload.is_empty() {
                 return Ok(());
             }

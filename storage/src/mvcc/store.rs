@@ -91,6 +91,7 @@ impl Store {
         let next = Layer::new(self.top.changes.next_ordinal());
         let frozen = std::mem::replace(&mut self.top, next);
         self.below.frozen = Some(Arc::new(frozen));
+        self.scrub.on_frozen();
         Scrub::advance_horizon(self, unpublished)
     }
 
@@ -210,7 +211,7 @@ impl Store {
         }
     }
 
-    /// The same without what the next snapshot will leave out, as far as it is known.
+    /// The same without what the next snapshot will leave out, as far as it was found.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.size_bytes() - self.scrub.garbage_bytes()
     }
@@ -285,7 +286,8 @@ impl Store {
                     old.map(|old| record_of(supplied, old))
                 }
             };
-            let record = Arc::new(next_version(key, value, lease, at, old.as_deref()));
+            let record = next_version(key, value, lease, at, old.as_deref());
+            let record = Arc::new(record.replacing_below(live_below));
             Upsert {
                 insert: append(history, &record),
                 live: true,
@@ -316,7 +318,7 @@ impl Store {
                     output: None,
                 };
             };
-            let record = Arc::new(Record::tombstone(key, at));
+            let record = Arc::new(Record::tombstone(key, at).replacing_below(is_below));
             Upsert {
                 insert: append(history, &record),
                 live: false,
@@ -423,6 +425,11 @@ impl Store {
     /// do right now.
     pub(crate) fn scrub(&mut self, budget: usize, unpublished: Option<Revision>) -> bool {
         Scrub::step(self, budget, unpublished)
+    }
+
+    /// Versions found unreachable so far.
+    pub(crate) fn scrubbed_versions(&self) -> u64 {
+        self.scrub.versions()
     }
 
     /// The revision up to which everything is scrubbed; see [`Store::scrub`].

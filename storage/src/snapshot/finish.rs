@@ -213,6 +213,7 @@ impl Finish {
         let table = self.add_last_page(&table);
         let table_offset = meta_offset + meta.padded_bytes() as u64;
         self.superblock = Superblock {
+            format_version: self.meta.format_version(),
             sequence: self.builder.sequence,
             file_bytes: table_offset + table.padded_bytes() as u64,
             table: PageReference {

@@ -30,6 +30,8 @@ mod fixture;
 mod format;
 #[cfg(test)]
 mod format_tests;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod inner;
 mod keys;
 mod leaf;

@@ -199,6 +199,7 @@ impl<D: Disk> SnapshotStore<D> {
         if place.snapshot == self.written.sequence
             && let Some(block) = self.written.block(&place.block)
         {
+            self.values.counters.hits += 1;
             let start = place.start as usize;
             return Some(block.slice(start..start + place.bytes as usize));
         }
@@ -327,6 +328,7 @@ impl<D: Disk> SnapshotStore<D> {
     /// nowhere if the file has failed.
     pub fn commit(&mut self, snapshot: Snapshot, superblock: AlignedBuf) {
         if let Some(draft) = &mut self.draft {
+            self.counters.bytes_written += superblock.len() as u64;
             draft.commit(snapshot, superblock);
         }
     }
@@ -371,7 +373,7 @@ impl<D: Disk> SnapshotStore<D> {
     pub fn counters(&self) -> StoreCounters {
         StoreCounters {
             values: self.values.counters,
-            cache_bytes: self.values.cache_bytes(),
+            cache_bytes: self.values.cache_bytes() + self.written.bytes() + self.writing.bytes(),
             ..self.counters
         }
     }

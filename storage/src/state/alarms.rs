@@ -129,6 +129,10 @@ fn changes_data(request: &Request) -> bool {
         | Request::Alarm(_)
         | Request::Tick
         | Request::ClusterInit(_)
-        | Request::MemberPublish(_) => false,
+        | Request::MemberPublish(_)
+        | Request::MemberAdd(_)
+        | Request::MemberRemove(_)
+        | Request::MemberUpdate(_)
+        | Request::MemberPromote(_) => false,
     }
 }

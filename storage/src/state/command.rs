@@ -11,13 +11,14 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use keelson_proto::etcdserverpb::{
     AlarmRequest, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest,
-    LeaseRevokeRequest, PutRequest, TxnRequest,
+    LeaseRevokeRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest, PutRequest,
+    TxnRequest,
 };
 use prost::Message;
 
 use crate::ids::LeaseTime;
 use crate::state::leases::LeaseRenewMany;
-use crate::state::members::{ClusterInit, MemberPublish};
+use crate::state::members::{ClusterInit, MemberAdd, MemberPublish};
 
 /// Bytes before the commands of an entry.
 pub const ENTRY_HEADER_BYTES: usize = 8 + 4;
@@ -51,11 +52,19 @@ pub enum CommandKind {
     MemberPublish = 12,
     /// [`LeaseRenewMany`].
     LeaseRenewMany = 13,
+    /// [`MemberAdd`].
+    MemberAdd = 14,
+    /// `MemberRemoveRequest`.
+    MemberRemove = 15,
+    /// `MemberUpdateRequest`.
+    MemberUpdate = 16,
+    /// `MemberPromoteRequest`.
+    MemberPromote = 17,
 }
 
 impl CommandKind {
     /// All kinds, in the order of their numbers from 1.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Put,
         Self::DeleteRange,
         Self::Txn,
@@ -69,6 +78,10 @@ impl CommandKind {
         Self::ClusterInit,
         Self::MemberPublish,
         Self::LeaseRenewMany,
+        Self::MemberAdd,
+        Self::MemberRemove,
+        Self::MemberUpdate,
+        Self::MemberPromote,
     ];
 
     /// The kind with this number.
@@ -101,6 +114,10 @@ pub enum Request {
     ClusterInit(ClusterInit),
     MemberPublish(MemberPublish),
     LeaseRenewMany(LeaseRenewMany),
+    MemberAdd(MemberAdd),
+    MemberRemove(MemberRemoveRequest),
+    MemberUpdate(MemberUpdateRequest),
+    MemberPromote(MemberPromoteRequest),
 }
 
 impl Request {
@@ -121,6 +138,10 @@ impl Request {
             Self::ClusterInit(_) => CommandKind::ClusterInit,
             Self::MemberPublish(_) => CommandKind::MemberPublish,
             Self::LeaseRenewMany(_) => CommandKind::LeaseRenewMany,
+            Self::MemberAdd(_) => CommandKind::MemberAdd,
+            Self::MemberRemove(_) => CommandKind::MemberRemove,
+            Self::MemberUpdate(_) => CommandKind::MemberUpdate,
+            Self::MemberPromote(_) => CommandKind::MemberPromote,
         }
     }
 
@@ -146,6 +167,10 @@ impl Request {
             CommandKind::ClusterInit => Self::ClusterInit(message(body)?),
             CommandKind::MemberPublish => Self::MemberPublish(message(body)?),
             CommandKind::LeaseRenewMany => Self::LeaseRenewMany(message(body)?),
+            CommandKind::MemberAdd => Self::MemberAdd(message(body)?),
+            CommandKind::MemberRemove => Self::MemberRemove(message(body)?),
+            CommandKind::MemberUpdate => Self::MemberUpdate(message(body)?),
+            CommandKind::MemberPromote => Self::MemberPromote(message(body)?),
         })
     }
 
@@ -165,6 +190,10 @@ impl Request {
             Self::ClusterInit(message) => message.encode_to_vec(),
             Self::MemberPublish(message) => message.encode_to_vec(),
             Self::LeaseRenewMany(message) => message.encode_to_vec(),
+            Self::MemberAdd(message) => message.encode_to_vec(),
+            Self::MemberRemove(message) => message.encode_to_vec(),
+            Self::MemberUpdate(message) => message.encode_to_vec(),
+            Self::MemberPromote(message) => message.encode_to_vec(),
         })
     }
 }

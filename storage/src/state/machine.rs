@@ -20,7 +20,8 @@ use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, CompactionRequest, CompactionResponse,
     DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
-    LeaseKeepAliveResponse, LeaseRevokeResponse, PutResponse, RangeRequest, ResponseHeader,
+    LeaseKeepAliveResponse, LeaseRevokeResponse, MemberAddResponse, MemberPromoteResponse,
+    MemberRemoveResponse, MemberUpdateResponse, PutResponse, RangeRequest, ResponseHeader,
     TxnRequest, TxnResponse,
 };
 
@@ -61,6 +62,10 @@ pub enum Response {
     LeaseRevoke(LeaseRevokeResponse),
     LeaseKeepAlive(LeaseKeepAliveResponse),
     Alarm(AlarmResponse),
+    MemberAdd(MemberAddResponse),
+    MemberRemove(MemberRemoveResponse),
+    MemberUpdate(MemberUpdateResponse),
+    MemberPromote(MemberPromoteResponse),
     /// In the order of the command; it becomes a response for each.
     LeaseRenewMany(Vec<Renewal>),
     /// To commands no client waits for.
@@ -117,6 +122,10 @@ impl Response {
             Self::LeaseRevoke(response) => response.header.as_mut(),
             Self::LeaseKeepAlive(response) => response.header.as_mut(),
             Self::Alarm(response) => response.header.as_mut(),
+            Self::MemberAdd(response) => response.header.as_mut(),
+            Self::MemberRemove(response) => response.header.as_mut(),
+            Self::MemberUpdate(response) => response.header.as_mut(),
+            Self::MemberPromote(response) => response.header.as_mut(),
             Self::LeaseRenewMany(_) | Self::Empty => None,
         }
     }
@@ -304,6 +313,12 @@ impl State {
                 self.cluster.publish(publish);
                 Response::Empty
             }
+            Request::MemberAdd(add) => Response::MemberAdd(self.cluster.add(add)?),
+            Request::MemberRemove(remove) => Response::MemberRemove(self.cluster.remove(remove)?),
+            Request::MemberUpdate(update) => Response::MemberUpdate(self.cluster.update(update)?),
+            Request::MemberPromote(promote) => {
+                Response::MemberPromote(self.cluster.promote(promote)?)
+            }
         })
     }
 
@@ -396,6 +411,12 @@ impl State {
     #[must_use]
     pub fn scrubbed_revision(&self) -> Revision {
         self.store().scrubbed_revision()
+    }
+
+    /// Versions that compactions have found unreachable since the start.
+    #[must_use]
+    pub fn scrubbed_versions(&self) -> u64 {
+        self.store().scrubbed_versions()
     }
 
     /// A lease.
@@ -513,6 +534,9 @@ impl State {
         digest.number(self.cluster.cluster_id.0);
         for member in self.cluster.members.values() {
             digest.bytes(&prost::Message::encode_to_vec(member));
+        }
+        for removed in &self.cluster.removed {
+            digest.number(removed.0);
         }
         digest.bytes(&self.auth);
         digest.finish()

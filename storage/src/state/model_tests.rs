@@ -553,6 +553,15 @@ proptest! {
         while pair.state.scrub(5, None) {}
         pair.check();
         prop_assert_eq!(pair.state.scrubbed_revision(), pair.state.compact_revision());
+        // What the next snapshot will hold is known before it is made.
+        let in_use = pair.state.frozen().is_none().then(|| pair.state.size_in_use_bytes());
+        pair.run(&Step::Checkpoint(7));
+        while pair.files.running.is_some() {
+            pair.run(&Step::Checkpoint(7));
+        }
+        if let Some(in_use) = in_use {
+            prop_assert_eq!(pair.state.size_in_use_bytes(), in_use);
+        }
         // With everything in one layer, nothing unreachable is left.
         for _ in 0..2 {
             pair.run(&Step::Checkpoint(1));

@@ -48,7 +48,11 @@ pub fn validate(request: &Request, limits: &RequestLimits) -> Result<(), ApiErro
         | Request::Alarm(_)
         | Request::Tick
         | Request::ClusterInit(_)
-        | Request::MemberPublish(_) => Ok(()),
+        | Request::MemberPublish(_)
+        | Request::MemberAdd(_)
+        | Request::MemberRemove(_)
+        | Request::MemberUpdate(_)
+        | Request::MemberPromote(_) => Ok(()),
     }
 }
 

@@ -22,7 +22,7 @@ pub const RECORD_HEADER_BYTES: usize = 32;
 pub const RECORD_ALIGN_BYTES: usize = 8;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"KEELSEGM";
-const GROUP_MAGIC: [u8; 4] = *b"KGRP";
+pub(super) const GROUP_MAGIC: [u8; 4] = *b"KGRP";
 
 const FLAG_SEAL: u16 = 1;
 const KNOWN_FLAGS: u16 = FLAG_SEAL;
@@ -43,6 +43,10 @@ pub enum RecordKind {
     Entry = 1,
     /// A shard's vote, term and commit position.
     HardState = 2,
+    /// A raft log entry that changes who belongs to the group.
+    Membership = 3,
+    /// A snapshot takes the place of the log before.
+    LogStart = 4,
 }
 
 impl RecordKind {
@@ -50,6 +54,8 @@ impl RecordKind {
         match byte {
             1 => Some(RecordKind::Entry),
             2 => Some(RecordKind::HardState),
+            3 => Some(RecordKind::Membership),
+            4 => Some(RecordKind::LogStart),
             _ => None,
         }
     }
