@@ -35,6 +35,12 @@ pub enum Command {
     Idle(IdleOptions),
     /// Fill a member, stop it, and measure how long it takes to serve again.
     Replay(ReplayOptions),
+    /// Measure what a compaction and defrags cost puts, on Keelson and etcd in alternating rounds.
+    Maintain(MaintainOptions),
+    /// Measure checkpoint, backup and restore beside the disk's own rate, and what they cost puts.
+    Backup(BackupOptions),
+    /// Measure a member whose data is larger than its memory budget.
+    Memory(MemoryOptions),
     /// Measure how fast a directory's disk makes writes durable, the way the log writes.
     Disk(DiskOptions),
     /// Find the settings that make a member fastest on this disk and these CPUs; write a profile.
@@ -130,6 +136,76 @@ pub struct ReplayOptions {
     /// Bytes in each value.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(..=1 << 20))]
     pub value_bytes: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct MaintainOptions {
+    /// Revisions of history that a compaction removes.
+    #[arg(long, default_value_t = 1_000_000, value_parser = positive())]
+    pub revisions: u64,
+    /// Defrags after the compaction; each makes Keelson write a checkpoint.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub defrags: u32,
+    /// Run the compaction and the defrags at the same time, not one after the other.
+    #[arg(long)]
+    pub at_once: bool,
+    /// The server beside Keelson.
+    #[arg(long, value_enum, default_value = "etcd")]
+    pub against: Against,
+    #[command(flatten)]
+    pub start: StartOptions,
+    /// Rounds for each server.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: u32,
+    #[command(flatten)]
+    pub output: OutputOptions,
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+#[derive(Debug, Args)]
+pub struct BackupOptions {
+    /// Bytes of values that the member holds.
+    #[arg(long, value_name = "BYTES", default_value = "5g", value_parser = data_size)]
+    pub data_bytes: u64,
+    /// Bytes in each of these values.
+    #[arg(long, value_name = "BYTES", default_value = "1k", value_parser = data_value_size)]
+    pub data_value_bytes: u64,
+    #[command(flatten)]
+    pub start: StartOptions,
+    /// How often each step is measured, all on one member.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: u32,
+    #[command(flatten)]
+    pub output: OutputOptions,
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+#[derive(Debug, Args)]
+pub struct MemoryOptions {
+    /// Bytes of values that the member holds.
+    #[arg(long, value_name = "BYTES", default_value = "8g", value_parser = data_size)]
+    pub data_bytes: u64,
+    /// Bytes in each value.
+    #[arg(long, value_name = "BYTES", default_value = "1k", value_parser = data_value_size)]
+    pub value_bytes: u64,
+    /// The member's --storage-memory-budget-bytes.
+    #[arg(long, value_name = "BYTES", default_value = "2g", value_parser = data_size)]
+    pub memory_budget: u64,
+    /// How long single keys are read.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = run_time)]
+    pub runtime: Duration,
+    /// Reads of single keys in flight.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub clients: u64,
+    /// Keys in a page of the list.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub page_limit: u64,
+    #[command(flatten)]
+    pub start: StartOptions,
+    #[command(flatten)]
+    pub output: OutputOptions,
 }
 
 #[derive(Debug, Args)]
@@ -359,6 +435,20 @@ fn file_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "expected a multiple of 4k from 1m to 16g".to_owned())
 }
 
+/// Bytes of all values of a member, or of its memory.
+fn data_size(text: &str) -> Result<u64, String> {
+    bytes(text)
+        .filter(|bytes| (1 << 20..=1 << 40).contains(bytes))
+        .ok_or_else(|| "expected from 1m to 1t".to_owned())
+}
+
+/// Bytes of one of them.
+fn data_value_size(text: &str) -> Result<u64, String> {
+    bytes(text)
+        .filter(|bytes| (1..=1 << 20).contains(bytes))
+        .ok_or_else(|| "expected from 1 to 1m".to_owned())
+}
+
 /// How long a run takes.
 fn run_time(text: &str) -> Result<Duration, String> {
     milliseconds(text)
@@ -385,6 +475,10 @@ mod tests {
         assert!(parse("keelson-bench compare --rounds 0").is_err());
         assert!(parse("keelson-bench run").is_err(), "a job must be named");
         assert!(parse("keelson-bench idle --against etcd").is_ok());
+        assert!(parse("keelson-bench maintain --at-once --rate=5k --iodepth=10k").is_ok());
+        assert!(parse("keelson-bench backup --data-bytes 64m --value_bytes=1k").is_ok());
+        assert!(parse("keelson-bench backup --data-bytes 1k").is_err());
+        assert!(parse("keelson-bench memory --value-bytes 2m").is_err());
     }
 
     #[test]

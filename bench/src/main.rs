@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   run, compare, idle, replay       one file each: what is measured
+//!   upkeep                           what maintenance, backups and little memory cost
 //!   disk, tune                       the log's own write path; which settings suit this machine
 //!   pages                            jobs and report: what is there, shown
 //!     |    |        |
@@ -14,6 +15,7 @@
 //!   grpc           server  fetch     HTTP/2; child processes; etcd by pip
 //!
 //!   procfs, scrape, machine          /proc/PID; what a server tells; what it ran on
+//!   settle                           waits until nothing more is written
 //!   stats, report, interrupt         percentiles, medians; text, JSON, HTML; Ctrl-C
 //! ```
 //!
@@ -42,8 +44,10 @@ mod report;
 mod run;
 mod scrape;
 mod server;
+mod settle;
 mod stats;
 mod tune;
+mod upkeep;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -84,8 +88,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command. The first Ctrl-C lets `run`, `compare`, `disk` and `tune` end with what they have; it drops the
-/// others, and a second one drops these, which stops the servers.
+/// Runs a command. The first Ctrl-C drops `idle` and `replay`, which stops the servers; it lets the others end
+/// with what they have, and a second one drops these too.
 async fn command(command: Command) -> Result<Ending> {
     let interrupt = Interrupt::install()?;
     let complete = |()| Ending::Complete;
@@ -103,6 +107,17 @@ async fn command(command: Command) -> Result<Ending> {
         Command::Replay(options) => until(replay::run(options), interrupt.first())
             .await
             .map_or_else(dropped, |outcome| outcome.map(complete)),
+        Command::Maintain(options) => {
+            until(upkeep::maintain(options, &interrupt), interrupt.second())
+                .await
+                .unwrap_or_else(dropped)
+        }
+        Command::Backup(options) => until(upkeep::backup(options, &interrupt), interrupt.second())
+            .await
+            .unwrap_or_else(dropped),
+        Command::Memory(options) => until(upkeep::memory(options, &interrupt), interrupt.second())
+            .await
+            .unwrap_or_else(dropped),
         Command::Disk(options) => until(disk::run(options, &interrupt), interrupt.second())
             .await
             .unwrap_or_else(dropped),

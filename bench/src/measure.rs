@@ -7,7 +7,8 @@
 //! ```
 //!
 //! What /proc tells is taken at the borders of the window; the flush counter, whose page costs the
-//! server some CPU, outside the whole load. Ctrl-C closes the window where it is.
+//! server some CPU, outside the whole load. Ctrl-C closes the window where it is. A job that settles
+//! counts writes until the servers are at rest after the last answers.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use crate::load::{Load, Tally};
 use crate::procfs::{Usage, own_cpu_time};
 use crate::report::{CloneRound, PROGRESS_INTERVAL, Round, ServerUse, StepRound, fail_on_errors};
 use crate::scrape;
+use crate::settle::settled;
 use crate::stats::Latency;
 
 /// CPU time is told for this many operations.
@@ -195,11 +197,22 @@ pub async fn measure(
         rss_bytes_seen: 0,
     };
     progress.phase("runs");
-    let Some(window) = watched.window(progress, interrupt).await? else {
+    let Some(mut window) = watched.window(progress, interrupt).await? else {
         return Ok(None);
     };
     let clones = watched.clones(seconds(&window.tally));
     let rss_bytes_seen = watched.rss_bytes_seen;
+    let mut at_rest = None;
+    if let Target::Own(cluster) = &mut *target
+        && job.settle
+    {
+        progress.phase("comes to rest");
+        at_rest = interrupt
+            .or(settled(|| cluster.usage()))
+            .await
+            .transpose()?;
+        window.cut_short |= at_rest.is_none();
+    }
     let flushes = flushes_before
         .zip(flush_count(&addresses).await)
         .map(|(before, after)| after - before);
@@ -219,7 +232,10 @@ pub async fn measure(
             Some(server_use(
                 &window.tally,
                 baseline,
-                end - start,
+                Usage {
+                    written_bytes: at_rest.unwrap_or(end).written_bytes - start.written_bytes,
+                    ..end - start
+                },
                 peak,
                 flushes,
             ))

@@ -25,8 +25,7 @@ pub fn deliver(
     interrupt: &Interrupt,
 ) -> Result<Ending> {
     document.interrupted = interrupt.is_set();
-    let has_results = !document.jobs.is_empty() || !document.disk.is_empty();
-    if outcome.is_ok() || has_results {
+    if outcome.is_ok() || document.has_results() {
         write(&document, options)?;
     }
     outcome?;
@@ -37,6 +36,10 @@ pub fn deliver(
                 fail_on_errors(&who, &round.errors, round.first_error.as_deref())?;
             }
         }
+    }
+    for (server, stretch) in document.stretches() {
+        let who = format!("{server}: puts, {}", stretch.name);
+        fail_on_errors(&who, &stretch.errors, stretch.first_error.as_deref())?;
     }
     Ok(if document.interrupted {
         Ending::Interrupted

@@ -3,25 +3,25 @@
 //! The member is filled through the API, stopped with SIGTERM and started on the same directory.
 //! Before the stop and after the start it must hold every key and the last revision that the
 //! acknowledged writes imply. The log is still in the page cache at the second start, unless the
-//! server reads it with O_DIRECT.
+//! server reads it with O_DIRECT. After the restart nobody asks it anything for a while, and what it
+//! then holds in memory is its idle resident set.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
-use keelson_proto::etcdserverpb::{RangeRequest, RangeResponse};
-
 use crate::cli::{OutputFormat, ReplayOptions};
-use crate::grpc::{Channel, Rpc};
-use crate::job::{JobSpec, Setting, jobs};
-use crate::load::{Load, key_range};
+use crate::job::JobSpec;
 use crate::machine::Machine;
-use crate::report::{PROGRESS_INTERVAL, Table, fail_on_errors, number, print_json, progress};
+use crate::report::{Table, number, print_json, spinner};
 use crate::scrape;
-use crate::server::{Home, Launch, Server};
+use crate::server::{Home, Launch};
+use crate::upkeep::{PutsInTurn, contents, put_in_turn};
 
 const READY_TIMEOUT: Duration = Duration::from_secs(600);
+/// Without requests, before the idle resident set is read.
+const REST: Duration = Duration::from_secs(5);
 
 #[derive(Serialize)]
 struct Report {
@@ -43,17 +43,26 @@ struct Replay {
     data_bytes: u64,
     key_count: i64,
     revision: i64,
-    /// After the restart.
+    /// From the restart to the end.
     rss_bytes_peak: u64,
+    /// After a rest.
+    rss_bytes_idle: u64,
 }
 
 /// Runs the command.
 pub async fn run(options: &ReplayOptions) -> Result<()> {
     let parent = options.servers.start.data_parent()?;
     let machine = Machine::facts(&parent);
-    let job = filling(options)?;
+    let job = PutsInTurn {
+        puts: options.puts,
+        key_count: options.key_count.unwrap_or(options.puts),
+        value_bytes: options.value_bytes,
+        in_flight: options.clients,
+    }
+    .job()?;
     let mut servers = Vec::new();
     for launch in options.servers.start.launches(options.servers.against)? {
+        let launch = launch.without_quota();
         servers.push(measure(&launch, &Home::create(&parent)?, &job, options.puts).await?);
     }
     let report = Report {
@@ -69,30 +78,12 @@ pub async fn run(options: &ReplayOptions) -> Result<()> {
     Ok(())
 }
 
-/// The shipped job that writes keys in turn, so many times.
-fn filling(options: &ReplayOptions) -> Result<JobSpec> {
-    let set = |word: &str, value: u64| Setting {
-        word: word.to_owned(),
-        value: value.to_string(),
-        line: None,
-    };
-    let settings = [
-        set("size", options.puts),
-        set("runtime", 0),
-        set("ramp_time", 0),
-        set("key_count", options.key_count.unwrap_or(options.puts)),
-        set("value_bytes", options.value_bytes),
-        set("iodepth", options.clients),
-    ];
-    Ok(jobs(&["put-seq".to_owned()], &settings)?.remove(0))
-}
-
 async fn measure(launch: &Launch, home: &Home, job: &JobSpec, puts: u64) -> Result<Replay> {
     let mut server = launch.start(home)?;
     server.ready(READY_TIMEOUT).await?;
     let version = scrape::version(server.address()).await?;
-    let fill_seconds = fill(&launch.name, &server, job, puts).await?;
-    let filled = contents(&server).await?;
+    let fill_seconds = put_in_turn(&launch.name, server.address(), job).await?;
+    let filled = contents(server.address()).await?;
     // A fresh member is at revision 1.
     let expected = (job.key_count.min(puts) as i64, puts as i64 + 1);
     ensure!(
@@ -103,14 +94,15 @@ async fn measure(launch: &Launch, home: &Home, job: &JobSpec, puts: u64) -> Resu
     server.stop().await?;
     let data_bytes = home.data_bytes()?;
 
-    let bar = progress(0, "{msg} replays {spinner} {elapsed}");
-    bar.set_message(launch.name.clone());
-    bar.enable_steady_tick(PROGRESS_INTERVAL);
+    let bar = spinner(format!("{} replays", launch.name));
     let mut server = launch.start(home)?;
     let replay = server.ready(READY_TIMEOUT).await?;
+    let replay_cpu_seconds = server.usage()?.cpu_seconds;
+    bar.set_message(format!("{} rests", launch.name));
+    tokio::time::sleep(REST).await;
     let usage = server.usage()?;
     bar.finish_and_clear();
-    let replayed = contents(&server).await?;
+    let replayed = contents(server.address()).await?;
     ensure!(
         replayed == expected,
         "{}: {replayed:?} (keys, revision) after the restart instead of {expected:?}",
@@ -122,56 +114,13 @@ async fn measure(launch: &Launch, home: &Home, job: &JobSpec, puts: u64) -> Resu
         version,
         fill_seconds,
         replay_seconds: replay.as_secs_f64(),
-        replay_cpu_seconds: usage.cpu_seconds,
+        replay_cpu_seconds,
         data_bytes,
         key_count: replayed.0,
         revision: replayed.1,
         rss_bytes_peak: usage.rss_bytes_peak,
+        rss_bytes_idle: usage.rss_bytes,
     })
-}
-
-/// Writes everything and tells how many seconds it took.
-async fn fill(name: &str, server: &Server, job: &JobSpec, puts: u64) -> Result<f64> {
-    let bar = progress(
-        puts,
-        "{msg} fills {bar:40} {human_pos} of {human_len} puts, {per_sec}, {eta} left",
-    );
-    bar.set_message(name.to_owned());
-    let mut load = Load::connect(job, &[server.address()]).await?;
-    load.begin();
-    let start = Instant::now();
-    let tally = loop {
-        match tokio::time::timeout(PROGRESS_INTERVAL, load.finish()).await {
-            Ok(tally) => break tally?,
-            Err(_) => bar.set_position(load.done()),
-        }
-    };
-    let elapsed = start.elapsed();
-    bar.finish_and_clear();
-    fail_on_errors(name, &tally.errors, tally.first_error.as_deref())?;
-    ensure!(
-        tally.operations_total == puts,
-        "{name}: {} of {puts} puts",
-        tally.operations_total
-    );
-    Ok(elapsed.as_secs_f64())
-}
-
-/// How many of the job's keys there are, and the revision.
-async fn contents(server: &Server) -> Result<(i64, i64)> {
-    let mut channel = Channel::connect(server.address()).await?;
-    let (key, range_end) = key_range();
-    let request = RangeRequest {
-        key,
-        range_end,
-        count_only: true,
-        ..Default::default()
-    };
-    let answer: RangeResponse = channel.call(Rpc::Range, &request).await?;
-    Ok((
-        answer.count,
-        answer.header.map_or(0, |header| header.revision),
-    ))
 }
 
 fn print_text(report: &Report, puts: u64) {
@@ -203,6 +152,9 @@ fn print_text(report: &Report, puts: u64) {
     table.row(row("revision", &|replay| replay.revision.to_string()));
     table.row(row("peak RSS, MiB", &|replay| {
         number(replay.rss_bytes_peak as f64 / 1_048_576.0)
+    }));
+    table.row(row("idle RSS, MiB", &|replay| {
+        number(replay.rss_bytes_idle as f64 / 1_048_576.0)
     }));
     print!("{}", table.render());
 }

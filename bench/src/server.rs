@@ -30,6 +30,8 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an interrupted run waits for its servers.
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Both servers take it, and a negative number as no quota.
+const QUOTA_FLAG: &str = "--quota-backend-bytes";
 const LOG_LINES_SHOWN: usize = 15;
 
 /// How to start a server.
@@ -115,6 +117,15 @@ impl Peers {
 }
 
 impl Launch {
+    /// The same without a limit of the data, unless the user has set one.
+    pub fn without_quota(&self) -> Self {
+        let mut launch = self.clone();
+        if !launch.flags.iter().any(|flag| flag.starts_with(QUOTA_FLAG)) {
+            launch.flags.push(format!("{QUOTA_FLAG}=-1"));
+        }
+        launch
+    }
+
     /// Starts the server on its home, as the only member.
     pub fn start(&self, home: &Home) -> Result<Server> {
         self.start_as(home, &Peers::of([home]))

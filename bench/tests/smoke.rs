@@ -12,43 +12,17 @@ mod common;
 use std::env;
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{BENCH, server};
+use common::{BENCH, command, folder, json, only_child, server, text, wait_until_it_began};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tempfile::TempDir;
 
-const DISK: &str = env!("CARGO_TARGET_TMPDIR");
 const EXIT_INTERRUPTED: i32 = 130;
 /// A second of load, no ramp.
 const SHORT: [&str; 2] = ["--runtime=1s", "--ramp_time=0"];
-
-/// The tool with a command, the server and a folder.
-fn command(name: &str, server: &Path, dir: &Path) -> Command {
-    let mut command = Command::new(BENCH);
-    command
-        .args([name, "--keelson-path"])
-        .arg(server)
-        .arg("--dir")
-        .arg(dir);
-    command
-}
-
-fn folder() -> TempDir {
-    tempfile::tempdir_in(DISK).unwrap()
-}
-
-fn json(output: &Output) -> Value {
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 /// A round has all figures, they are positive where they must be, and there was no error.
 fn check_round(round: &Value) {
@@ -222,21 +196,6 @@ fn ctrl_c_shows_what_was_measured_and_stops_the_servers() {
     panic!("nothing was measured within the longest patience");
 }
 
-fn wait_until_it_began(dir: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while fs::read_dir(dir).unwrap().count() == 0 {
-        assert!(Instant::now() < deadline, "no server is being started");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// The pid of the one process that the tool has started.
-fn only_child(tool: &Child) -> u32 {
-    let pid = tool.id();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    children.trim().parse().unwrap()
-}
-
 #[test]
 fn bad_jobs_are_told_with_file_line_and_key() {
     let dir = folder();
@@ -304,6 +263,8 @@ fn replay_checks_what_it_finds() {
         (&replay["key_count"], &replay["revision"]),
         (&300.into(), &1001.into())
     );
+    let memory = |name: &str| replay[name].as_u64().unwrap();
+    assert!(0 < memory("rss_bytes_idle") && memory("rss_bytes_idle") <= memory("rss_bytes_peak"));
     assert!(
         replay["data_bytes"].as_u64().unwrap() >= 256 * 1000,
         "{replay}"

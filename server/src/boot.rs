@@ -7,33 +7,37 @@
 //! Everything that can fail because of the machine or the flags fails before the first core starts, with
 //! one message. Invariant: the data directory's lock is held from before replay until after the last write.
 
+mod identity;
+
+use std::net::TcpListener;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
-use keelson_consensus::bootstrap;
 use keelson_storage::dir::DataDir;
-use keelson_storage::ids::{CoreId, LaneId, ShardId};
+use keelson_storage::ids::{CoreId, LaneId, MemberId, ShardId};
 use keelson_storage::io::{IoMode, UringDisk};
 use keelson_storage::recovery::RecoveryReport;
 use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
-use keelson_storage::state::{Member, RequestLimits};
+use keelson_storage::state::RequestLimits;
 use keelson_storage::wal::WalConfig;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
-use crate::config::{ClusterState, Config, HttpUrl, version};
+use self::identity::{Identity, fetch_running};
+use crate::config::{Config, HttpUrl, version};
 use crate::engine::client::EngineClient;
 use crate::engine::driver::{self, PortRings};
 use crate::engine::limits::{INBOUND_RING_SLOTS, OUTBOUND_RING_SLOTS};
 use crate::engine::message::{Inbound, Outbound};
 use crate::engine::report::Reporter;
-use crate::engine::{CheckpointConfig, Disks, Engine, EngineConfig, EngineError};
+use crate::engine::{CheckpointConfig, Disks, Engine, EngineConfig, EngineError, GroupConfig};
 use crate::front::api::{Api, ApiConfig, HttpApi, RpcObserver, progress_notifier, pump, sweeper};
 use crate::front::{ArrivalSeat, Front, FrontConfig, HandoverSeat, Listener, Role, handover};
 use crate::observe::{Facts, Registry, log};
+use crate::peer::{PeerConfig, Peers};
 use crate::runtime::{
     self, Bell, Core, CoreLink, Cores, MonotonicClock, RingReceiver, RingSender, RuntimeConfig,
     Stopper, ring,
@@ -54,27 +58,48 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     {
         tracing::warn!(%error, "huge pages stay as the system has them");
     }
-    check_cluster_state(config)?;
+    let identity = Identity::determine(config, fetch_running)?;
     let dir = DataDir::open(&config.data_dir)?;
     let online: Vec<u32> = runtime::available_cores()?
         .into_iter()
         .map(|core| u32::from(core.0))
         .collect();
     let cores = config.cores.resolve(&online)?;
-    let founding = Identity::of(config);
-    let (engine, report) = open_engine(config, &dir, &founding, cores.len())?;
-    let identity = founding.found_in(&engine);
+    // A disk that cannot be used leaves a directory that is still nobody's.
+    let disks = open_disks(config, &dir)?;
+    let identity = identity.settle(&dir)?;
+    let (mut engine, report) = open_engine(config, disks, &identity, cores.len())?;
+    if engine.knows_nobody() {
+        engine.learn_peers(identity::ask_again(config, fetch_running)?);
+    }
+    let identity = identity.found_in(&engine, &dir, config)?;
     let facts = Facts::new(config, identity.member.0);
     let registry = Arc::new(Registry::new(&cores, facts));
     log_opened(config, &dir, &identity, &report, started.elapsed());
-    let listeners = bind(config)?;
+    let Bound { listeners, peers } = bind(config)?;
     let signals = Signals::watch()?;
     let shared = Shared {
         registry,
         failure: Arc::new(OnceLock::new()),
         checkpoint: Arc::new(Bell::new()?),
     };
-    let running = start_cores(config, &identity, &cores, engine, listeners, &shared)?;
+    let peers = PeerSeat {
+        config: PeerConfig::new(
+            identity.member,
+            identity.cluster,
+            CoreId(0),
+            start_seed(identity.member),
+        ),
+        listeners: peers,
+    };
+    let running = start_cores(
+        config,
+        &identity,
+        &cores,
+        engine,
+        (listeners, peers),
+        &shared,
+    )?;
     signals.obey(shared.checkpoint, running.stopper());
     log_serving(config);
     tell_supervisor(NotifyState::Ready);
@@ -87,45 +112,6 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Who this member is, by its flags.
-struct Identity {
-    me: Member,
-    member: keelson_storage::ids::MemberId,
-    cluster: keelson_storage::ids::ClusterId,
-}
-
-impl Identity {
-    fn of(config: &Config) -> Self {
-        let urls =
-            |urls: &[HttpUrl]| -> Vec<String> { urls.iter().map(HttpUrl::to_string).collect() };
-        let peer_urls = urls(&config.initial_advertise_peer_urls);
-        let member = bootstrap::member_id(&peer_urls, &config.initial_cluster_token);
-        Self {
-            member,
-            cluster: bootstrap::cluster_id(&[member]),
-            me: Member {
-                id: member.0,
-                name: config.name.clone(),
-                peer_urls,
-                client_urls: urls(&config.advertise_client_urls),
-                is_learner: false,
-            },
-        }
-    }
-
-    /// The identity that counts: that of the data directory, if it had one.
-    fn found_in(mut self, engine: &Engine<UringDisk>) -> Self {
-        let (member, cluster) = engine.identity();
-        if (member, cluster) != (self.member, self.cluster) {
-            tracing::info!(
-                "the data directory holds a member already; the --initial-* flags are not looked at"
-            );
-        }
-        (self.member, self.cluster) = (member, cluster);
-        self
-    }
-}
-
 fn raise_limits() {
     match runtime::raise_open_files() {
         Ok(limit) => tracing::debug!(limit, "open files"),
@@ -133,26 +119,7 @@ fn raise_limits() {
     }
 }
 
-/// A member that is said to exist must be in its data directory. Looked at before anything is created,
-/// so a refused start leaves nothing behind.
-fn check_cluster_state(config: &Config) -> anyhow::Result<()> {
-    let must_exist = config.initial_cluster_state == ClusterState::Existing;
-    if must_exist && !DataDir::is_created(&config.data_dir)? {
-        anyhow::bail!(
-            "--initial-cluster-state is existing, but there is no member in {}: name the data directory of the \
-             member with --data-dir, or set --initial-cluster-state=new to found a cluster",
-            absolute(&config.data_dir)
-        );
-    }
-    Ok(())
-}
-
-fn open_engine(
-    config: &Config,
-    dir: &DataDir,
-    identity: &Identity,
-    cores: usize,
-) -> anyhow::Result<(Engine<UringDisk>, RecoveryReport)> {
+fn open_disks(config: &Config, dir: &DataDir) -> anyhow::Result<Disks<UringDisk>> {
     let lane = dir.lane_path(LaneId(0))?;
     let mode = if config.unsafe_no_fsync {
         tracing::warn!(
@@ -163,10 +130,18 @@ fn open_engine(
     } else {
         IoMode::Direct
     };
-    let disks = Disks {
+    Ok(Disks {
         lane: UringDisk::open(&lane, mode)?,
         snapshots: UringDisk::open(&dir.snapshots_path(ShardId(0))?, mode)?,
-    };
+    })
+}
+
+fn open_engine(
+    config: &Config,
+    disks: Disks<UringDisk>,
+    identity: &Identity,
+    cores: usize,
+) -> anyhow::Result<(Engine<UringDisk>, RecoveryReport)> {
     let wal = &config.tuning.wal;
     let wal_config = WalConfig {
         segment_bytes: wal.segment_bytes,
@@ -180,6 +155,8 @@ fn open_engine(
         shard: ShardId(0),
         member: identity.member,
         cluster: identity.cluster,
+        group: group_config(config, identity),
+        seed: start_seed(identity.member),
         quota_bytes: config.quota_backend_bytes,
         auto_compact: config.auto_compaction,
         checkpoint: checkpoint_config(config),
@@ -203,6 +180,27 @@ fn open_engine(
     )?)
 }
 
+/// A number that another member, or another start of this one, does not have.
+fn start_seed(member: MemberId) -> u64 {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now_ms = since_epoch.unwrap_or_default().as_millis() as u64;
+    // Half of it ends up in request ids, so both parts are in the lower half too.
+    member.0 ^ (member.0 >> 32) ^ now_ms
+}
+
+fn group_config(config: &Config, identity: &Identity) -> GroupConfig {
+    GroupConfig {
+        is_identity_certain: identity.is_certain,
+        founding: identity.founding.clone(),
+        peers: identity.peers.clone(),
+        tick_us: config.heartbeat_interval.as_micros() as u64,
+        election_ticks: config.election_ticks(),
+        advances_ticks: config.initial_election_tick_advance,
+        is_strict: config.strict_reconfig_check,
+        forces_new_cluster: config.force_new_cluster,
+    }
+}
+
 fn checkpoint_config(config: &Config) -> CheckpointConfig {
     let tuning = &config.tuning.checkpoint;
     CheckpointConfig {
@@ -210,7 +208,6 @@ fn checkpoint_config(config: &Config) -> CheckpointConfig {
         log_bytes: (tuning.log_bytes_min, tuning.log_bytes_max),
         interval_us: (tuning.interval_seconds > 0).then(|| tuning.interval_seconds * 1_000_000),
         bytes_per_second: tuning.bytes_per_second,
-        versions_per_turn: tuning.versions_per_turn as usize,
         builder: BuilderConfig {
             page_bytes: tuning.page_bytes as usize,
             ..BuilderConfig::default()
@@ -218,19 +215,34 @@ fn checkpoint_config(config: &Config) -> CheckpointConfig {
     }
 }
 
-fn bind(config: &Config) -> anyhow::Result<Vec<Listener>> {
+/// The bound sockets.
+struct Bound {
+    /// For clients, and for metrics.
+    listeners: Vec<Listener>,
+    /// For other members.
+    peers: Vec<TcpListener>,
+}
+
+fn bind(config: &Config) -> anyhow::Result<Bound> {
+    let cannot = |address, flag| {
+        format!("cannot listen on {address}: stop what uses the port, or change {flag}")
+    };
     let client = config.client_addresses().into_iter();
     let metrics = config.metrics_addresses().into_iter();
     let wanted = client
         .map(|address| (address, Role::Client, "--listen-client-urls"))
         .chain(metrics.map(|address| (address, Role::HttpOnly, "--listen-metrics-urls")));
-    wanted
-        .map(|(address, role, flag)| {
-            Listener::bind(address, role).with_context(|| {
-                format!("cannot listen on {address}: stop what uses the port, or change {flag}")
-            })
-        })
-        .collect()
+    let listeners = wanted.map(|(address, role, flag)| {
+        Listener::bind(address, role).with_context(|| cannot(address, flag))
+    });
+    let listeners = listeners.collect::<anyhow::Result<_>>()?;
+    let peers = config.peer_addresses().into_iter().map(|address| {
+        TcpListener::bind(address).with_context(|| cannot(address, "--listen-peer-urls"))
+    });
+    Ok(Bound {
+        listeners,
+        peers: peers.collect::<anyhow::Result<_>>()?,
+    })
 }
 
 /// What a core is given when it starts.
@@ -246,7 +258,14 @@ struct EngineSeat {
     engine: Engine<UringDisk>,
     ports: Vec<(RingReceiver<Inbound>, RingSender<Outbound>)>,
     listeners: Vec<Listener>,
+    peers: PeerSeat,
     handover: HandoverSeat,
+}
+
+/// What the links to the other members begin with.
+struct PeerSeat {
+    config: PeerConfig,
+    listeners: Vec<TcpListener>,
 }
 
 /// What the cores share with the rest of the process.
@@ -274,7 +293,7 @@ fn start_cores(
     identity: &Identity,
     cores: &[u32],
     engine: Engine<UringDisk>,
-    listeners: Vec<Listener>,
+    (listeners, peers): (Vec<Listener>, PeerSeat),
     shared: &Shared,
 ) -> anyhow::Result<Cores> {
     let core_ids: Vec<CoreId> = cores.iter().map(|core| CoreId(*core as u16)).collect();
@@ -297,7 +316,7 @@ fn start_cores(
         ring_entries: runtime.uring_entries as u32,
         ..RuntimeConfig::default()
     };
-    let seats = |links: &[CoreLink]| make_seats(links, engine, listeners);
+    let seats = |links: &[CoreLink]| make_seats(links, engine, listeners, peers);
     let main = move |core: Core, seat: Seat| run_core(plan.clone(), core, seat);
     Ok(runtime::start(&core_ids, &runtime_config, seats, main)?)
 }
@@ -311,6 +330,7 @@ fn api_config(config: &Config, identity: &Identity) -> ApiConfig {
         limits: RequestLimits {
             txn_ops_max: config.max_txn_ops as usize,
         },
+        learners_max: config.max_learners,
         lease_ttl_seconds_min: (election_seconds * 1.5).ceil() as i64,
         request_timeout_ms: config.request_timeout().as_millis() as u64,
         progress_interval: config.watch_progress_notify_interval,
@@ -321,6 +341,7 @@ fn make_seats(
     links: &[CoreLink],
     engine: Engine<UringDisk>,
     listeners: Vec<Listener>,
+    peers: PeerSeat,
 ) -> Vec<Seat> {
     let (handover, arrivals) = handover(links, ENGINE_CORE);
     let mut ports = Vec::with_capacity(links.len());
@@ -341,6 +362,7 @@ fn make_seats(
         engine,
         ports,
         listeners,
+        peers,
         handover,
     });
     seats
@@ -392,6 +414,7 @@ async fn run_core(plan: CorePlan, core: Core, seat: Seat) {
     let run = EngineRun {
         engine: engine.engine,
         ports,
+        peers: engine.peers,
         drained: runtime::Latch::new(),
         ended: runtime::Latch::new(),
     };
@@ -410,6 +433,7 @@ async fn run_core(plan: CorePlan, core: Core, seat: Seat) {
 struct EngineRun {
     engine: Engine<UringDisk>,
     ports: Vec<PortRings>,
+    peers: PeerSeat,
     /// Set when the front has drained: the engine finishes what is proposed and ends.
     drained: runtime::Latch,
     /// Set when the engine has ended.
@@ -423,14 +447,14 @@ impl EngineRun {
         let metrics = plan.shared.registry.core(ENGINE_CORE).clone();
         let mut reporter = Reporter::new(plan.slow_apply);
         let observe = |engine: &mut Engine<UringDisk>| reporter.report(engine, &metrics);
-        let ended = driver::run(
-            self.engine,
-            self.ports,
-            MonotonicClock,
-            self.drained,
-            observe,
-        );
-        if let Err(error) = ended.await {
+        let ended = match Peers::start(self.peers.config, self.peers.listeners) {
+            Ok(peers) => {
+                let (engine, ports, drained) = (self.engine, self.ports, self.drained);
+                driver::run(engine, ports, peers, MonotonicClock, drained, observe).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = ended {
             tracing::error!(%error, "the engine failed; the process ends");
             plan.shared
                 .failure

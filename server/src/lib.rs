@@ -5,6 +5,7 @@
 //!   runtime       cores, rings between them, clock   observe  metrics and log
 //!   front         connections, gRPC, HTTP, handlers
 //!   engine        owner of a shard: admit, propose, persist, apply, publish
+//!   peer          links between members, and what the peer port answers
 //!   fanout        who watches what on a core, and what they have seen
 //!   backup        `keelson snapshot`: saves, verifies and restores backups
 //!   inspect       `keelson inspect`: looks into the data directory of a stopped member
@@ -23,4 +24,5 @@ pub mod fanout;
 pub mod front;
 pub mod inspect;
 pub mod observe;
+pub mod peer;
 pub mod runtime;

@@ -7,6 +7,7 @@
 //!   <data-dir>/               0700
 //!     FORMAT                  two lines: what this is, and its version
 //!     LOCK                    locked by the process that owns the directory; holds its process id
+//!     member/IDENTITY         which member of which cluster it is
 //!     member/wal-0000/        one directory per WAL lane
 //!     member/snap-0000/       one directory per shard: its snapshot files
 //! ```
@@ -15,6 +16,7 @@
 //! appears by a rename after its content is durable, so a crash while a directory is created leaves one
 //! that is still taken for new.
 
+mod identity;
 mod stopped;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -25,6 +27,7 @@ use std::path::{Path, PathBuf};
 use crate::ids::{LaneId, ShardId};
 use crate::io::PROBE_NAME;
 
+pub use identity::Identity;
 pub use stopped::StoppedDir;
 
 /// Version of the directory layout this code writes.
@@ -217,6 +220,14 @@ pub enum DirError {
         /// The version file.
         path: String,
     },
+    /// The file that says whose data it is cannot be understood.
+    #[error(
+        "{path} does not say which member this data directory belongs to: restore the file from a backup, or remove the member from the cluster and let it join again with an empty directory"
+    )]
+    IdentityDamaged {
+        /// The file.
+        path: String,
+    },
     /// The operating system refused.
     #[error("cannot {operation} {path}: {source}")]
     Io {
@@ -292,17 +303,24 @@ fn check_format(path: &Path) -> Result<(), DirError> {
 }
 
 fn write_format(path: &Path) -> Result<(), DirError> {
-    let draft = path.join(FORMAT_DRAFT_NAME);
+    let text = format!("{FORMAT_TITLE}\nformat {FORMAT_VERSION}\n");
+    write_new(
+        &path.join(FORMAT_DRAFT_NAME),
+        &path.join(FORMAT_NAME),
+        &text,
+    )
+}
+
+/// Makes a small file that is there as a whole or not at all.
+fn write_new(draft: &Path, target: &Path, text: &str) -> Result<(), DirError> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&draft).map_err(io_error("create", &draft))?;
-    let text = format!("{FORMAT_TITLE}\nformat {FORMAT_VERSION}\n");
+    let mut file = options.open(draft).map_err(io_error("create", draft))?;
     file.write_all(text.as_bytes())
-        .map_err(io_error("write", &draft))?;
-    file.sync_all().map_err(io_error("sync", &draft))?;
-    let target = path.join(FORMAT_NAME);
-    std::fs::rename(&draft, &target).map_err(io_error("rename to", &target))?;
-    sync_directory(path)
+        .map_err(io_error("write", draft))?;
+    file.sync_all().map_err(io_error("sync", draft))?;
+    std::fs::rename(draft, target).map_err(io_error("rename to", target))?;
+    sync_directory(target.parent().expect("a file is in a directory"))
 }
 
 /// Takes the lock without waiting, and notes the process id for whoever comes second.

@@ -10,11 +10,14 @@
 //!   etcd     etcd's own databases and snapshots, read and written
 //!   bbolt    the file format under them
 //!   migrate  a whole keyspace from etcd's form into ours, and back
+//!   fuzzing  every decoder as a fuzzer calls it; in tests, and for `storage/fuzz`
 //! ```
 
 pub mod bbolt;
 pub mod dir;
 pub mod etcd;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod ids;
 pub mod io;
 pub mod limits;

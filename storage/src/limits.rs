@@ -148,3 +148,10 @@ const _: () = assert!(4 * BOLT_KEY_BYTES_MAX as u64 <= BOLT_BRANCH_BYTES_MAX);
 const _: () =
     assert!((BOLT_VALUE_BYTES_MAX + BOLT_KEY_BYTES_MAX) as u64 + 4096 <= BOLT_LEAF_BYTES_MAX);
 const _: () = assert!(BOLT_WRITE_BYTES.is_multiple_of(BOLT_PAGE_BYTES as usize));
+
+/// Members of a cluster, learners included.
+pub const CLUSTER_MEMBERS_MAX: usize = 16;
+/// Members that a cluster may ever have had: the ids of those that left are remembered.
+pub const CLUSTER_MEMBERS_EVER_MAX: usize = 1 << 16;
+
+const _: () = assert!(CLUSTER_MEMBERS_MAX < CLUSTER_MEMBERS_EVER_MAX);

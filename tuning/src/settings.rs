@@ -39,7 +39,7 @@ section! {
 }
 
 section! {
-    /// Checkpoints: when the snapshot file is made anew, and how much of core and disk that may take.
+    /// Checkpoints: when the snapshot file is made anew, and how much of the disk that may take.
     CheckpointTuning as checkpoint, rows CHECKPOINT_ROWS {
         log_bytes_min = 256 * MIB, from 32 * KIB, to 64 * 1024 * MIB,
             "Bytes of log after which a checkpoint is made at the earliest, however many commands \
@@ -51,9 +51,6 @@ section! {
         bytes_per_second = 128 * MIB, from MIB, to 1024 * 1024 * MIB,
             "Bytes a second that a checkpoint writes while requests are served; without requests it \
              writes as fast as it can.";
-        versions_per_turn = 64, from 1, to 65_536,
-            "Versions that a checkpoint goes through in a turn of the engine while requests are served. More \
-             makes it quicker, and requests slower.";
         page_bytes = 16 * KIB, from 4 * KIB, to 256 * KIB,
             "Size of the pages of the snapshot's index; a multiple of 4096.";
     }

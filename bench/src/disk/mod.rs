@@ -29,3 +29,4 @@ pub use command::{measure, quote, run};
 pub use figures::Figures;
 pub use plan::Plan;
 pub use report::DiskResult;
+pub use session::probe_sequential;

@@ -101,16 +101,39 @@ impl Drop for Session {
 /// # Errors
 /// The directory cannot be used, or the disk failed.
 pub async fn probe_4k_depth1(directory: &Path, measured: Duration) -> Result<Latency> {
+    let figures = probe_once(directory, QUICK_FILE_BYTES, Cell::SMALLEST, measured).await?;
+    Ok(figures.latency_us)
+}
+
+/// Bytes per second of durable 1 MiB writes, four in flight, over a file of that size.
+///
+/// # Errors
+/// The directory cannot be used, or the disk failed.
+pub async fn probe_sequential(
+    directory: &Path,
+    file_bytes: u64,
+    measured: Duration,
+) -> Result<f64> {
+    let figures = probe_once(directory, file_bytes, Cell::SEQUENTIAL_WRITE, measured).await?;
+    Ok(figures.bytes_per_second)
+}
+
+async fn probe_once(
+    directory: &Path,
+    file_bytes: u64,
+    cell: Cell,
+    measured: Duration,
+) -> Result<Figures> {
     let mut session = Session::start(&Plan {
         name: "quick".to_owned(),
         directory: directory.to_path_buf(),
-        file_bytes: QUICK_FILE_BYTES,
-        cells: vec![Cell::SMALLEST],
+        file_bytes,
+        cells: vec![cell],
         measured,
     })?;
     while let Some(news) = session.next().await? {
         if let News::Ended(figures) = news {
-            return Ok(figures.latency_us);
+            return Ok(figures);
         }
     }
     None.context("no write of the disk probe was made durable in its time")

@@ -22,10 +22,12 @@ pub enum Rpc {
     Watch,
     LeaseGrant,
     LeaseKeepAlive,
+    Compact,
+    Defragment,
 }
 
 impl Rpc {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Put,
         Self::Range,
         Self::RangeStream,
@@ -34,6 +36,8 @@ impl Rpc {
         Self::Watch,
         Self::LeaseGrant,
         Self::LeaseKeepAlive,
+        Self::Compact,
+        Self::Defragment,
     ];
 
     /// Its path in HTTP.
@@ -47,6 +51,8 @@ impl Rpc {
             Self::Watch => "/etcdserverpb.Watch/Watch",
             Self::LeaseGrant => "/etcdserverpb.Lease/LeaseGrant",
             Self::LeaseKeepAlive => "/etcdserverpb.Lease/LeaseKeepAlive",
+            Self::Compact => "/etcdserverpb.KV/Compact",
+            Self::Defragment => "/etcdserverpb.Maintenance/Defragment",
         }
     }
 }

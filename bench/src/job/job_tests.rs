@@ -239,6 +239,10 @@ const BAD_FILES: &[(&str, &str)] = &[
         "my.fio:2: op=puts: allowed is put, txn-update, range, list, delete, watch, watch-latency, lease-keepalive, mixed, kube-node-leases, kube-pod-churn, kube-1k-nodes, disk",
     ),
     (
+        "[a]\nop=put\nsettle=1",
+        "my.fio:1: [a] would count what its ramp wrote: settle=1 wants ramp_time=0",
+    ),
+    (
         "[a]\nop=put\nruntime=0",
         "my.fio:1: [a] would never end: runtime is 0 and size is not given",
     ),

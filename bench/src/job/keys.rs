@@ -95,6 +95,7 @@ const POINTED: &[Op] = &[
     Op::WatchLatency,
     Op::Mixed,
 ];
+const WRITING: &[Op] = &[Op::Put, Op::TxnUpdate, Op::Delete, Op::Mixed];
 const LISTING: &[Op] = &[Op::List, Op::Mixed];
 const READING: &[Op] = &[Op::Range, Op::List, Op::Mixed];
 const FANNING: &[Op] = &[Op::Watch, Op::WatchLatency];
@@ -167,6 +168,16 @@ pub const KEYS: &[Key] = &[
         ops: SIZED,
         field: &["size"],
         help: "Operations after which the job ends before its time, ramp included.",
+    },
+    Key {
+        name: "settle",
+        alias: None,
+        kind: Kind::Flag,
+        default: "0",
+        ops: WRITING,
+        field: &["settle"],
+        help: "1: bytes written count until the servers have come to rest after the load, so that what \
+               they wrote late is theirs too. Wants ramp_time=0.",
     },
     Key {
         name: "numjobs",

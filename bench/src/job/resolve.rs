@@ -220,6 +220,14 @@ impl<'a> Resolver<'a> {
             self.problems
                 .push(problem(&file.name, Some(section.line), text));
         }
+        if spec.settle && spec.ramp_time_ms > 0 {
+            let text = format!(
+                "[{}] would count what its ramp wrote: settle=1 wants ramp_time=0",
+                section.name
+            );
+            self.problems
+                .push(problem(&file.name, Some(section.line), text));
+        }
         let is_closed = spec.rate.is_none()
             && Key::find("iodepth", spec.op).is_some_and(|key| key.name == "iodepth");
         // Watchers have streams on the connections too.

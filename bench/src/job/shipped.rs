@@ -22,6 +22,7 @@ shipped!(
     "put-seq",
     "put-rand",
     "put-rand-1",
+    "put-rand-long",
     "txn-update",
     "range-point",
     "range-list",

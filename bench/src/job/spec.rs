@@ -45,6 +45,9 @@ pub struct JobSpec {
     pub ramp_time_ms: u64,
     /// Operations after which the job ends before its time; bytes of the file for a disk job.
     pub size: Option<u64>,
+    /// What servers write after the load counts too, until they have come to rest.
+    #[serde(default)]
+    pub settle: bool,
     pub seed: u64,
     /// Reads ask for no quorum.
     pub serializable: bool,

@@ -1,7 +1,7 @@
 //! The load generator: a job's requests over gRPC, in a closed or an open loop.
 //!
 //! ```text
-//!   run        Load: threads started, let go, asked for their tallies
+//!   run        Load: threads started, let go, asked for their tallies; fill: keys written ahead
 //!    |
 //!   worker     one thread: one epoll loop over its connections
 //!    |     \
@@ -33,7 +33,8 @@ mod wire;
 mod worker;
 
 pub use keys::key_range;
-pub use run::Load;
+pub use ops::{WatchAnswer, read_watch};
+pub use run::{Load, fill};
 pub use tally::Tally;
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A load, from its description to its tally.
 //!
+//! [`fill`] writes the keys that jobs read, for loads that follow each other on one server.
 //! [`Load::connect`] fills the server if the job reads keys, starts a worker thread for each clone
 //! of the job and waits until all are connected and prepared. [`Load::begin`] lets them go;
 //! [`Load::finish`] brings the sum of what they saw.
@@ -27,6 +28,8 @@ use crate::job::{JobSpec, Op};
 
 /// The window of a job that ends by its size.
 const UNTIMED: Duration = Duration::from_secs(365 * 24 * 3_600);
+/// How often is told how far a filling is.
+const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A running load.
 pub struct Load {
@@ -60,8 +63,35 @@ impl Load {
     /// Prepares the servers and the workers, and waits until all of it is there.
     pub async fn connect(spec: &JobSpec, addresses: &[SocketAddr]) -> Result<Self> {
         let spec = Arc::new(spec.clone());
+        let fills = fills(&spec);
         let clock = Clock::new();
-        let revisions = filled(&spec, addresses, clock).await?;
+        let revisions = filled(&spec, fills, addresses, clock, Signals::default()).await?;
+        Self::start(spec, addresses, clock, revisions).await
+    }
+
+    /// The same on servers that hold the job's keys already. No job that guards its changes.
+    pub async fn connect_filled(spec: &JobSpec, addresses: &[SocketAddr]) -> Result<Self> {
+        assert!(
+            !matches!(spec.op, Op::TxnUpdate | Op::Mixed),
+            "{} needs the revisions of its keys",
+            spec.op
+        );
+        Self::start(
+            Arc::new(spec.clone()),
+            addresses,
+            Clock::new(),
+            Arc::default(),
+        )
+        .await
+    }
+
+    /// Starts the workers and waits until they are ready.
+    async fn start(
+        spec: Arc<JobSpec>,
+        addresses: &[SocketAddr],
+        clock: Clock,
+        revisions: Arc<[Vec<i64>]>,
+    ) -> Result<Self> {
         let run = rand::random();
         let mut workers = Vec::new();
         let mut waiting = Vec::new();
@@ -244,20 +274,45 @@ impl Duty {
     }
 }
 
+/// Writes the keys that a job needs, and tells meanwhile how many of them are written.
+pub async fn fill(
+    spec: &JobSpec,
+    addresses: &[SocketAddr],
+    mut tell: impl FnMut(u64),
+) -> Result<()> {
+    let fills = fills(spec);
+    let batches: u64 = fills.iter().map(Fill::batches).sum();
+    let signals = Signals::default();
+    let written = filled(spec, fills, addresses, Clock::new(), signals.clone());
+    tokio::pin!(written);
+    loop {
+        tokio::select! {
+            outcome = &mut written => return outcome.map(drop),
+            () = tokio::time::sleep(TELL_INTERVAL) => {
+                let done = u128::from(signals.done.load(Ordering::Relaxed));
+                let keys = u128::from(spec.key_count) * done / u128::from(batches.max(1));
+                tell(u64::try_from(keys).unwrap_or(u64::MAX));
+            }
+        }
+    }
+}
+
 /// The mod revisions of the keys that the job needs, once they are written.
 async fn filled(
-    spec: &Arc<JobSpec>,
+    spec: &JobSpec,
+    fills: Vec<Fill>,
     addresses: &[SocketAddr],
     clock: Clock,
+    signals: Signals,
 ) -> Result<Arc<[Vec<i64>]>> {
-    let fills = fills(spec);
     if fills.is_empty() {
         return Ok(Arc::default());
     }
     let (report, filled) = oneshot::channel();
     let addresses = addresses.to_vec();
     spawn(spec, "load-fill".to_owned(), move || {
-        let filled = fills.into_iter().map(|work| fill(work, &addresses, clock));
+        let write = |work| write_keys(work, &addresses, clock, signals.clone());
+        let filled = fills.into_iter().map(write);
         // Nobody listens once the command has been interrupted.
         let _ = report.send(filled.collect::<Result<Vec<_>>>());
     })?;
@@ -265,7 +320,12 @@ async fn filled(
     Ok(revisions.into())
 }
 
-fn fill(workload: Fill, addresses: &[SocketAddr], clock: Clock) -> Result<Vec<i64>> {
+fn write_keys(
+    workload: Fill,
+    addresses: &[SocketAddr],
+    clock: Clock,
+    signals: Signals,
+) -> Result<Vec<i64>> {
     let batches = workload.batches();
     let ways: Vec<SocketAddr> = addresses
         .iter()
@@ -275,7 +335,7 @@ fn fill(workload: Fill, addresses: &[SocketAddr], clock: Clock) -> Result<Vec<i6
         .collect();
     let shift = Shift::new(Flow::new(ways.len(), Vec::new()), Tally::new(&[]));
     let net = Net::connect(&ways)?;
-    let mut worker = Worker::new(workload, net, clock, shift, Signals::default());
+    let mut worker = Worker::new(workload, net, clock, shift, signals);
     let now = clock.now();
     worker.run(now, now..now.saturating_add(nanos(UNTIMED)), batches)?;
     let (workload, tally) = worker.into_parts();

@@ -13,6 +13,7 @@ use crate::disk::DiskResult;
 use crate::job::JobSpec;
 use crate::machine::Machine;
 use crate::stats::{Errors, Latency, Spread};
+use crate::upkeep::{BackupResult, MaintainResult, MemoryResult, Stretch};
 
 /// The number of the JSON's format.
 const FORMAT: u32 = 1;
@@ -23,7 +24,7 @@ pub struct Document {
     pub format: u32,
     /// Name and version of this tool.
     pub tool: String,
-    /// `run`, `compare` or `disk`.
+    /// `run`, `compare`, `disk`, `maintain`, `backup` or `memory`.
     pub command: String,
     /// RFC 3339, UTC.
     pub started: String,
@@ -42,6 +43,13 @@ pub struct Document {
     /// Disk jobs, and what `keelson-bench disk` measured.
     #[serde(default)]
     pub disk: Vec<DiskResult>,
+    /// What `maintain`, `backup` and `memory` measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maintain: Vec<MaintainResult>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backup: Vec<BackupResult>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub memory: Vec<MemoryResult>,
 }
 
 /// The least that a durable write takes on the disk.
@@ -168,7 +176,33 @@ impl Document {
             disk_probe: None,
             jobs: Vec::new(),
             disk: Vec::new(),
+            maintain: Vec::new(),
+            backup: Vec::new(),
+            memory: Vec::new(),
         }
+    }
+
+    /// Whether anything was measured.
+    pub fn has_results(&self) -> bool {
+        let Self {
+            jobs,
+            disk,
+            maintain,
+            backup,
+            memory,
+            ..
+        } = self;
+        !(jobs.is_empty()
+            && disk.is_empty()
+            && maintain.is_empty()
+            && backup.is_empty()
+            && memory.is_empty())
+    }
+
+    /// Every stretch of puts, with the name of its server.
+    pub fn stretches(&self) -> impl Iterator<Item = (&str, &Stretch)> {
+        let maintained = self.maintain.iter().flat_map(MaintainResult::stretches);
+        maintained.chain(self.backup.iter().flat_map(BackupResult::stretches))
     }
 
     /// What ratios are of: `keelson over etcd`.

@@ -22,5 +22,8 @@ pub use document::{
     CloneRound, Contender, DiskProbe, Document, JobResult, Round, ServerUse, StepRound,
 };
 pub use html::page;
-pub use terminal::{PROGRESS_INTERVAL, Table, fail_on_errors, number, print_json, progress};
-pub use text::text;
+pub use terminal::{
+    PROGRESS_INTERVAL, Table, fail_on_errors, number, print_json, progress, spinner,
+    spread as ratio_spread,
+};
+pub use text::{spec_text, text};

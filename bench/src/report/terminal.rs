@@ -17,6 +17,14 @@ pub fn progress(length: u64, template: &'static str) -> ProgressBar {
     ProgressBar::new(length).with_style(style)
 }
 
+/// A line on stderr for work of unknown length: what it is, and for how long it has gone on.
+pub fn spinner(what: String) -> ProgressBar {
+    let bar = progress(0, "{msg} {spinner} {elapsed}");
+    bar.set_message(what);
+    bar.enable_steady_tick(PROGRESS_INTERVAL);
+    bar
+}
+
 /// Prints a result as JSON.
 pub fn print_json(result: &impl Serialize) -> Result<()> {
     println!("{}", serde_json::to_string_pretty(result)?);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::document::{Contender, Document, JobResult, Round, ServerUse};
 use super::figures::FIGURES;
 use super::terminal::{Table, count, number, spread, wrapped};
-use crate::job::spec_summary;
+use crate::job::{JobSpec, spec_summary};
 use crate::stats::{Errors, Latency, Spread};
 
 const MIB: f64 = (1 << 20) as f64;
@@ -48,6 +48,13 @@ pub fn text(document: &Document) -> String {
         out.push('\n');
         out += &result.text();
     }
+    let upkeep = (document.maintain.iter().map(|result| result.text()))
+        .chain(document.backup.iter().map(|result| result.text()))
+        .chain(document.memory.iter().map(|result| result.text()));
+    for text in upkeep {
+        out.push('\n');
+        out += &text;
+    }
     let compared = document.jobs.iter().filter(|job| !job.ratios.is_empty());
     if compared.count() > 1 {
         out.push('\n');
@@ -62,15 +69,13 @@ pub fn text(document: &Document) -> String {
     out
 }
 
+/// A job as one would write it, in lines.
+pub fn spec_text(spec: &JobSpec) -> String {
+    wrapped(&spec_summary(spec), LINE_CHARS_MAX, 2)
+}
+
 fn job_text(out: &mut String, job: &JobResult, document: &Document) {
-    line(
-        out,
-        &format!(
-            "{}: {}",
-            job.name,
-            wrapped(&spec_summary(&job.spec), LINE_CHARS_MAX, 2)
-        ),
-    );
+    line(out, &format!("{}: {}", job.name, spec_text(&job.spec)));
     for server in &job.servers {
         if let Some(note) = &server.note {
             line(out, &format!("  {}: {note}", server.name));

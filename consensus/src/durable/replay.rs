@@ -62,8 +62,8 @@ enum Branch {
     On,
     /// They held another entry in its place.
     Off,
-    /// They begin too far behind it.
-    Floating,
+    /// They begin too far behind it, with this entry.
+    Floating(RaftIndex),
 }
 
 /// A log as it was read.
@@ -169,11 +169,20 @@ impl Replay {
             self.committed.is_empty(),
             "committed entries are applied before the log is put together"
         );
-        if let (Branch::Below | Branch::Floating, Some(last)) = (self.branch, self.last) {
-            return Err(ReplayError::Gap {
-                expected: last.min(self.snapshot.index).next(),
-                found: last.max(self.snapshot.index),
-            });
+        match (self.branch, self.last) {
+            (Branch::Below, Some(last)) => {
+                return Err(ReplayError::Gap {
+                    expected: last.next(),
+                    found: self.snapshot.index,
+                });
+            }
+            (Branch::Floating(first), _) => {
+                return Err(ReplayError::Begin {
+                    snapshot: self.snapshot.index,
+                    first,
+                });
+            }
+            _ => {}
         }
         let commit = self.hard_state.commit.max(self.released.index);
         Ok(ReplayedLog {
@@ -185,6 +194,18 @@ impl Replay {
             entries: self.recent.into_iter().chain(self.tail).collect(),
             applied: self.released.index,
         })
+    }
+
+    /// The last entry that the snapshot stands for.
+    #[must_use]
+    pub fn snapshot_index(&self) -> RaftIndex {
+        self.snapshot.index
+    }
+
+    /// Whether any entry was read.
+    #[must_use]
+    pub fn has_entries(&self) -> bool {
+        self.last.is_some()
     }
 
     fn on_hard_state(&mut self, payload: Bytes) -> Result<(), ReplayError> {
@@ -245,9 +266,9 @@ impl Replay {
         }
         match self.branch {
             Branch::Unread if at.index == self.snapshot.index.next() => self.branch = Branch::On,
-            Branch::Unread => self.branch = Branch::Floating,
+            Branch::Unread => self.branch = Branch::Floating(at.index),
             Branch::Below => unreachable!("an entry that follows one below the snapshot is in it"),
-            Branch::On | Branch::Off | Branch::Floating => {}
+            Branch::On | Branch::Off | Branch::Floating(_) => {}
         }
         if self.branch != Branch::On {
             return Ok(());
@@ -346,6 +367,14 @@ pub enum ReplayError {
         expected: RaftIndex,
         /// Index found.
         found: RaftIndex,
+    },
+    /// The log does not go back to where the snapshot ends.
+    #[error("the log begins at entry {first}, and the snapshot ends at entry {snapshot}")]
+    Begin {
+        /// The last entry the snapshot stands for; 0 without one.
+        snapshot: RaftIndex,
+        /// The first entry read.
+        first: RaftIndex,
     },
     /// A committed entry is replaced.
     #[error(

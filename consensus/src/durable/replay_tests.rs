@@ -214,7 +214,11 @@ fn a_log_continues_a_snapshot() {
     // What lies between is missing.
     let mut far = behind(7, 4);
     read(&mut far, vec![entry(4, 9)]).unwrap();
-    assert!(matches!(far.finish(), Err(ReplayError::Gap { .. })));
+    let late = ReplayError::Begin {
+        snapshot: RaftIndex(7),
+        first: RaftIndex(9),
+    };
+    assert_eq!(far.finish(), Err(late));
     let mut short = behind(7, 4);
     read(&mut short, vec![entry(2, 5)]).unwrap();
     assert!(matches!(short.finish(), Err(ReplayError::Gap { .. })));

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use keelson_storage::ids::MemberId;
-use keelson_storage::state::{Cluster, Request};
+use keelson_storage::limits::CLUSTER_MEMBERS_MAX;
 use thiserror::Error;
 
 use crate::limits::MEMBERS_MAX;
+
+const _: () = assert!(CLUSTER_MEMBERS_MAX <= MEMBERS_MAX);
 
 /// The members of the group as of some entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,37 +94,7 @@ impl Membership {
     }
 }
 
-impl From<&Cluster> for Membership {
-    fn from(cluster: &Cluster) -> Self {
-        let ids = |are_learners: bool| {
-            let members = cluster.members.iter();
-            members
-                .filter(|(_, member)| member.is_learner == are_learners)
-                .map(|(id, _)| *id)
-                .collect()
-        };
-        Self {
-            voters: ids(false),
-            learners: ids(true),
-        }
-    }
-}
-
 impl MembershipChange {
-    /// What a command asks of the group, if it is one that changes the membership.
-    #[must_use]
-    pub fn of(request: &Request) -> Option<Self> {
-        Some(match request {
-            Request::MemberAdd(member) if member.is_learner => {
-                Self::AddLearner(MemberId(member.id))
-            }
-            Request::MemberAdd(member) => Self::AddVoter(MemberId(member.id)),
-            Request::MemberPromote(promote) => Self::AddVoter(MemberId(promote.member_id)),
-            Request::MemberRemove(remove) => Self::Remove(MemberId(remove.member_id)),
-            _ => return None,
-        })
-    }
-
     /// Whom it is about.
     #[must_use]
     pub fn member(self) -> MemberId {
@@ -154,37 +126,7 @@ pub enum MembershipError {
 
 #[cfg(test)]
 mod tests {
-    use keelson_storage::state::{Member, MemberRemove};
-
     use super::*;
-
-    #[test]
-    fn the_group_follows_the_commands_that_change_it() {
-        let member = |is_learner| Member {
-            id: 5,
-            is_learner,
-            ..Member::default()
-        };
-        let changes = [
-            (
-                Request::MemberAdd(member(true)),
-                Some(MembershipChange::AddLearner(MemberId(5))),
-            ),
-            (
-                Request::MemberAdd(member(false)),
-                Some(MembershipChange::AddVoter(MemberId(5))),
-            ),
-            (
-                Request::MemberRemove(MemberRemove { member_id: 5 }),
-                Some(MembershipChange::Remove(MemberId(5))),
-            ),
-            (Request::Tick, None),
-        ];
-        for (request, change) in changes {
-            assert_eq!(MembershipChange::of(&request), change);
-            assert_eq!(request.kind().changes_membership(), change.is_some());
-        }
-    }
 
     #[test]
     fn a_change_that_makes_no_sense_is_refused() {

@@ -36,7 +36,7 @@ pub struct FrameHeader {
     pub to: MemberId,
     /// The frame's place among those the sender wrote to this link, from 1.
     pub sequence: u64,
-    /// The last frame that the sender has taken from the other side; 0 for none.
+    /// The last frame that the sender has taken from the other side; 0 for none, or if it does not say.
     pub taken: u64,
 }
 

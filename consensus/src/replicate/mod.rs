@@ -9,7 +9,6 @@
 //! - [`FrameBuilder`] and [`Frame`]: frames, checked on both sides.
 //! - [`Item`]: what is in them. What is read holds slices of the frame; entries are not copied.
 //! - [`Hello`], [`Welcome`]: who is there, and in which version they talk.
-//! - [`Window`]: how much may be on its way.
 //!
 //! No bytes make a decoder panic or reserve more memory than they are long. Layout and rules: `PROTOCOL.md`.
 
@@ -19,7 +18,6 @@ mod hello;
 mod item;
 mod raft_message;
 mod reader;
-mod window;
 
 #[cfg(test)]
 mod frame_tests;
@@ -28,4 +26,3 @@ pub use error::FrameError;
 pub use frame::{FRAME_HEADER_BYTES, Frame, FrameBuilder, FrameHeader, frame_bytes};
 pub use hello::{Hello, Refusal, VERSION_MAX, VERSION_MIN, Welcome, negotiate};
 pub use item::{ForwardRefusal, Item, SnapshotAck, SnapshotOffer};
-pub use window::Window;

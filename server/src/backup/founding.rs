@@ -35,6 +35,7 @@ impl Founding {
         Cluster {
             cluster_id: bootstrap::cluster_id(&[member]),
             members: BTreeMap::from([(MemberId(me.id), me)]),
+            ..Cluster::default()
         }
     }
 }

@@ -10,8 +10,9 @@
 //!
 //! A backup is a snapshot file and 32 bytes of SHA-256 of it (`storage/FORMAT.md`), so it is verified without a server:
 //! every page and every block of values has a checksum. Nothing half done is taken for a result: what is written gets its
-//! name by a rename when it is complete and durable. A tool that is killed leaves `FILE.part`, which the next one
-//! overwrites, or `DIR.restoring`, which the next one names and refuses to touch.
+//! name by a rename when it is complete and durable. An interrupt takes back what there is of it. A tool that is killed
+//! leaves `FILE.part` or `DIR.restoring`, which nobody has locked any more: the next one that wants the same name takes it
+//! over. What is locked belongs to a tool that runs, and what no tool leaves is somebody's: both are named, and not touched.
 
 mod draft;
 mod export;

@@ -6,24 +6,25 @@
 //!
 //! The hash of everything that came is compared with what came last, and only then the file gets its name.
 
-use std::fs::File;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use indicatif::ProgressBar;
 use keelson_proto::etcdserverpb::SnapshotRequest;
 use keelson_proto::etcdserverpb::maintenance_client::MaintenanceClient;
-use keelson_storage::io::{AlignedBuf, DirectWriter, DiskError};
+use keelson_storage::io::{AlignedBuf, DirectWriter, DiskError, PartFile};
 use keelson_storage::limits::SNAPSHOT_BLOCK_BYTES;
 use sha2::{Digest, Sha256};
 use tonic::transport::Endpoint;
 
 use super::Save;
 use super::file::{Hash, hex};
+use super::interrupt::watch_for_interrupts;
 use super::progress::bytes_bar;
 
 /// Blobs that have come and are not written.
@@ -34,20 +35,25 @@ const HASH_BYTES: usize = size_of::<Hash>();
 const SECTOR_BYTES: u64 = 512;
 /// What a member may send ahead of what is taken, in bytes.
 const WINDOW_BYTES: u32 = 8 << 20;
+/// How often it is looked whether somebody interrupts.
+const INTERRUPT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// What is written at once.
 const WRITE_BYTES: usize = 1 << 20;
 
 /// Takes a backup, and says so.
 pub(super) fn save(asked: &Save) -> anyhow::Result<()> {
-    let part = Part::create(&asked.file)?;
+    let interrupted = watch_for_interrupts()?;
+    let part = PartFile::claim(&asked.file)
+        .with_context(|| format!("cannot write {}", asked.file.display()))?;
+    let file = DirectWriter::open(part.path())?;
     let (blobs, waiting) = sync_channel(BLOBS_AHEAD);
     let (received, written) = thread::scope(|scope| {
-        let writing = scope.spawn(|| write(&part.file, waiting));
-        (receive(asked, blobs), writing.join())
+        let writing = scope.spawn(|| write(&file, waiting));
+        (receive(asked, blobs, &interrupted), writing.join())
     });
     let written = written.map_err(|_| anyhow!("the writing thread panicked"))?;
     // A disk that is full is the reason why nobody took what came.
-    let written = written.with_context(|| format!("cannot write {}", part.path.display()));
+    let written = written.with_context(|| format!("cannot write {}", part.path().display()));
     let (bar, version) = match (received, written) {
         (Ok(received), Ok(written)) => {
             written.check()?;
@@ -65,11 +71,15 @@ pub(super) fn save(asked: &Save) -> anyhow::Result<()> {
 }
 
 /// Receives everything; the bar, and the version of the server.
-fn receive(asked: &Save, blobs: SyncSender<Bytes>) -> anyhow::Result<(ProgressBar, String)> {
+fn receive(
+    asked: &Save,
+    blobs: SyncSender<Bytes>,
+    interrupted: &AtomicBool,
+) -> anyhow::Result<(ProgressBar, String)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    runtime.block_on(unless(interrupted, async {
         let endpoint = Endpoint::from_shared(asked.endpoint.to_string())?
             .connect_timeout(asked.dial_timeout)
             .initial_stream_window_size(WINDOW_BYTES)
@@ -101,7 +111,21 @@ fn receive(asked: &Save, blobs: SyncSender<Bytes>) -> anyhow::Result<(ProgressBa
             }
         }
         first.with_context(|| format!("{} sent an empty backup", asked.endpoint))
-    })
+    }))
+}
+
+/// What `work` comes to, unless somebody interrupts.
+async fn unless<T>(
+    interrupted: &AtomicBool,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let interrupt = async {
+        while !interrupted.load(Ordering::Relaxed) {
+            tokio::time::sleep(INTERRUPT_CHECK_INTERVAL).await;
+        }
+        Err(anyhow!("interrupted"))
+    };
+    futures_lite::future::or(interrupt, work).await
 }
 
 /// What the writing thread has seen.
@@ -196,54 +220,6 @@ impl Written {
             );
         }
         Ok(())
-    }
-}
-
-/// The file while it has not its name; removed unless it gets it.
-struct Part {
-    path: PathBuf,
-    file: DirectWriter,
-}
-
-impl Part {
-    fn create(target: &Path) -> anyhow::Result<Self> {
-        let mut path = target.as_os_str().to_owned();
-        path.push(".part");
-        let path = PathBuf::from(path);
-        // What a save that was killed has left.
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot write {}", path.display()));
-            }
-            _ => {}
-        }
-        let file = DirectWriter::create(&path)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { path, file })
-    }
-
-    /// Gives it its name, for good.
-    fn complete(mut self, target: &Path) -> anyhow::Result<()> {
-        let path = std::mem::take(&mut self.path);
-        if let Err(error) = std::fs::rename(&path, target) {
-            self.path = path;
-            return Err(error).with_context(|| format!("cannot rename to {}", target.display()));
-        }
-        let parent = match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let synced = File::open(parent).and_then(|directory| directory.sync_all());
-        synced.with_context(|| format!("cannot sync {}", parent.display()))
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() {
-            // A part that cannot be removed is overwritten by the next save.
-            let _ = std::fs::remove_file(&self.path);
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::parse::CliError;
 use super::snapshot::bad_value;
 use crate::backup::{Export, ExportSource, Founding, Import};
-use crate::config::{HttpUrl, check_cluster, parse_cluster};
+use crate::config::{HttpUrl, check_alone, check_cluster, parse_cluster};
 
 #[derive(Debug, Args)]
 pub(super) struct ImportArguments {
@@ -97,6 +97,7 @@ impl FoundingArguments {
         if let Some(cluster) = &self.initial_cluster {
             let members = parse_cluster(cluster)
                 .map_err(|why| bad_value("--initial-cluster", cluster, &why))?;
+            check_alone(&members)?;
             check_cluster(&members, &self.name, &peer_urls)?;
         }
         Ok(Founding {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use keelson_tuning::Profile;
 
 use crate::config::{
-    AutoCompaction, ClusterState, Config, CoreSelection, FeatureGates, HttpUrl, LogConfig,
-    LogFormat, LogLevel, LogOutput, Standing, all_flags, flag,
+    AutoCompaction, ClusterMember, ClusterState, Config, CoreSelection, FeatureGates, HttpUrl,
+    LogConfig, LogFormat, LogLevel, LogOutput, Standing, all_flags, flag,
 };
 
 use super::{CliError, Invocation, Serve, parse};
@@ -191,6 +191,24 @@ fn every_used_flag_changes_its_setting() {
         (&["--initial-cluster-state=existing"], |c| {
             c.initial_cluster_state = ClusterState::Existing;
         }),
+        (
+            &["--initial-cluster=b=http://b:1,default=http://localhost:2380,b=http://a:1"],
+            |c| {
+                let b = ClusterMember {
+                    name: "b".into(),
+                    peer_urls: urls("http://a:1,http://b:1"),
+                };
+                c.initial_cluster.insert(0, b);
+            },
+        ),
+        (&["--strict-reconfig-check=false"], |c| {
+            c.strict_reconfig_check = false;
+        }),
+        (&["--max-learners=3"], |c| c.max_learners = 3),
+        (&["--force-new-cluster"], |c| c.force_new_cluster = true),
+        (&["--initial-election-tick-advance=false"], |c| {
+            c.initial_election_tick_advance = false;
+        }),
         (&["--initial-cluster-token=t"], |c| {
             c.initial_cluster_token = "t".into()
         }),
@@ -314,8 +332,12 @@ fn what_must_be_mended_is_said_in_one_sentence() {
             "--initial-cluster does not name this member \"default\"; it names a. Make --name and --initial-cluster agree",
         ),
         (
-            &["--initial-cluster=default=http://localhost:2380,b=http://b:2380"],
-            "--initial-cluster names 2 members (default, b), but clusters of several members are not supported yet; name this member alone",
+            &["--initial-cluster=default=http://localhost:2380,b=http://localhost:2380"],
+            "--initial-cluster has the URL http://localhost:2380 for default and for b; every member needs its own",
+        ),
+        (
+            &["--max-learners=-1"],
+            "invalid value \"-1\" for --max-learners: expected a whole number that is not negative",
         ),
         (
             &["--initial-cluster=default=http://b:2380"],
@@ -651,7 +673,6 @@ wal:
         texts(&serve),
         [
             "the configuration comes from k.yml",
-            "strict-reconfig-check in k.yml=false changes nothing: a cluster of one member has no quorum to lose",
             "cipher-suites in k.yml=A,B changes nothing: TLS is not in use",
             "feature gate InitialCorruptCheck=true changes nothing: every record of the log is verified at every start",
         ]

@@ -168,7 +168,7 @@ fn what_must_be_mended_is_said() {
         (
             "snapshot restore a --data-dir d --initial-cluster default=http://localhost:2380,b=http://b:1",
             1,
-            "clusters of several members are not supported yet",
+            "a restored cluster begins with one",
         ),
         ("inspect", 2, "Usage: keelson inspect <COMMAND>"),
         ("inspect verify", 2, "--data-dir"),

@@ -207,6 +207,10 @@ impl Values {
             initial_advertise_peer_urls,
             initial_cluster_state: self.cluster_state()?,
             initial_cluster_token: self.text("initial-cluster-token").to_owned(),
+            strict_reconfig_check: self.bool("strict-reconfig-check"),
+            max_learners: self.max_learners()?,
+            force_new_cluster: self.bool("force-new-cluster"),
+            initial_election_tick_advance: self.bool("initial-election-tick-advance"),
             heartbeat_interval: Duration::from_millis(heartbeat_ms),
             election_timeout: Duration::from_millis(election_ms),
             quota_backend_bytes: self.quota()?,
@@ -315,6 +319,14 @@ impl Values {
         let members = parse_cluster(text).map_err(|why| ConfigError::bad_value(given, why))?;
         check_cluster(&members, name, advertised)?;
         Ok(members)
+    }
+
+    fn max_learners(&self) -> Result<u32, ConfigError> {
+        let text = self.text("max-learners");
+        text.parse().map_err(|_| {
+            let given = &self.used["max-learners"];
+            ConfigError::bad_value(given, WHOLE)
+        })
     }
 
     fn cluster_state(&self) -> Result<ClusterState, ConfigError> {

@@ -1,4 +1,8 @@
-//! The cluster that the configuration describes: one member, this one.
+//! The cluster that the configuration describes: its members by name, this one among them.
+
+use std::collections::BTreeMap;
+
+use keelson_storage::limits::CLUSTER_MEMBERS_MAX;
 
 use super::error::ConfigError;
 use super::url::HttpUrl;
@@ -9,7 +13,7 @@ pub enum ClusterState {
     /// Found a cluster if the data directory is empty.
     #[default]
     New,
-    /// Serve the cluster in the data directory; an empty directory is a mistake then.
+    /// Serve the cluster in the data directory, or, if that is empty, join the one that runs.
     Existing,
 }
 
@@ -53,7 +57,7 @@ pub(crate) fn parse_cluster(text: &str) -> Result<Vec<ClusterMember>, String> {
     Ok(members)
 }
 
-/// Checks that the cluster is this member alone, under the URLs that it advertises.
+/// Checks that the cluster has this member, under the URLs that it advertises, and nobody twice.
 ///
 /// # Errors
 /// A sentence about what does not fit.
@@ -80,13 +84,22 @@ pub(crate) fn check_cluster(
             }
         )));
     };
-    if members.len() > 1 {
+    if members.len() > CLUSTER_MEMBERS_MAX {
         return Err(ConfigError::Unfit(format!(
-            "--initial-cluster names {} members ({}), but clusters of several members are not \
-             supported yet; name this member alone",
-            members.len(),
-            names()
+            "--initial-cluster names {} members, but a cluster has at most {CLUSTER_MEMBERS_MAX}",
+            members.len()
         )));
+    }
+    let mut owners: BTreeMap<&HttpUrl, &str> = BTreeMap::new();
+    for member in members {
+        for url in &member.peer_urls {
+            if let Some(other) = owners.insert(url, &member.name) {
+                return Err(ConfigError::Unfit(format!(
+                    "--initial-cluster has the URL {url} for {other} and for {}; every member needs its own",
+                    member.name
+                )));
+            }
+        }
     }
     if own.peer_urls != advertised {
         return Err(ConfigError::Unfit(format!(
@@ -94,6 +107,23 @@ pub(crate) fn check_cluster(
              make them agree",
             HttpUrl::join(&own.peer_urls),
             HttpUrl::join(advertised)
+        )));
+    }
+    Ok(())
+}
+
+/// Checks that the cluster is this member alone, where a data directory is made that only one can have.
+///
+/// # Errors
+/// A sentence about what does not fit.
+pub(crate) fn check_alone(members: &[ClusterMember]) -> Result<(), ConfigError> {
+    if members.len() > 1 {
+        let names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+        return Err(ConfigError::Unfit(format!(
+            "--initial-cluster names {} members ({}), but a restored cluster begins with one; name this member \
+             alone, start it, and have the others join with etcdctl member add",
+            members.len(),
+            names.join(", ")
         )));
     }
     Ok(())

@@ -64,7 +64,7 @@ pub const FEATURES: [Feature; 9] = [
         name: "SetMemberLocalAddr",
         stage: "ALPHA",
         default: false,
-        effect: Effect::Nothing("a cluster of one member dials no peers"),
+        effect: Effect::Nothing("the system chooses the address from which peers are dialled"),
     },
     Feature {
         name: "StopGRPCServiceOnDefrag",

@@ -33,7 +33,7 @@ pub mod version;
 
 pub use assemble::{Assembled, Notice, NoticeLevel, assemble};
 pub use cluster::{ClusterMember, ClusterState};
-pub(crate) use cluster::{check_cluster, parse_cluster};
+pub(crate) use cluster::{check_alone, check_cluster, parse_cluster};
 pub use compaction::AutoCompaction;
 pub use cores::CoreSelection;
 pub use error::ConfigError;

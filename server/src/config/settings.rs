@@ -52,19 +52,27 @@ pub struct Config {
     pub advertise_client_urls: Vec<HttpUrl>,
     /// `--listen-metrics-urls`: further listeners for metrics and health only; often none.
     pub listen_metrics_urls: Vec<HttpUrl>,
-    /// `--listen-peer-urls`: where peers would be served; a cluster of one listens on none of them.
+    /// `--listen-peer-urls`: where peers are served.
     pub listen_peer_urls: Vec<HttpUrl>,
     /// `--initial-advertise-peer-urls`: the peer URLs that `MemberList` says; the member's and the
     /// cluster's ids are made from them.
     pub initial_advertise_peer_urls: Vec<HttpUrl>,
-    /// `--initial-cluster`: exactly this member, with the URLs above.
+    /// `--initial-cluster`: all members, this one among them, with the URLs above.
     pub initial_cluster: Vec<ClusterMember>,
-    /// `--initial-cluster-state`. Start-up, which alone knows the directory, refuses `Existing` when
-    /// that is empty.
+    /// `--initial-cluster-state`. With `Existing` and an empty directory, which start-up alone knows, a member
+    /// joins the cluster that runs.
     pub initial_cluster_state: ClusterState,
     /// `--initial-cluster-token`: goes into the ids.
     pub initial_cluster_token: String,
-    /// `--heartbeat-interval`; bounds the election timeout.
+    /// `--strict-reconfig-check`: whether changes of the membership are refused that put the quorum at risk.
+    pub strict_reconfig_check: bool,
+    /// `--max-learners`: how many there may be after one was added here.
+    pub max_learners: u32,
+    /// `--force-new-cluster`: drop all other members.
+    pub force_new_cluster: bool,
+    /// `--initial-election-tick-advance`: whether a start takes most of an election timeout as passed.
+    pub initial_election_tick_advance: bool,
+    /// `--heartbeat-interval`: a tick; bounds the election timeout.
     pub heartbeat_interval: Duration,
     /// `--election-timeout`; at least five heartbeats, at most 50 s.
     pub election_timeout: Duration,
@@ -111,6 +119,16 @@ impl Config {
     /// Addresses to serve metrics and health on.
     pub fn metrics_addresses(&self) -> Vec<SocketAddr> {
         addresses(&self.listen_metrics_urls)
+    }
+
+    /// Addresses to serve peers on.
+    pub fn peer_addresses(&self) -> Vec<SocketAddr> {
+        addresses(&self.listen_peer_urls)
+    }
+
+    /// Ticks of a heartbeat in an election timeout, whole ones, as in etcd.
+    pub fn election_ticks(&self) -> usize {
+        (self.election_timeout.as_millis() / self.heartbeat_interval.as_millis()) as usize
     }
 
     /// The largest gRPC message to receive.

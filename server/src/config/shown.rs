@@ -84,6 +84,7 @@ fn member_value(config: &Config, name: &str) -> Option<String> {
     Some(match name {
         "name" => config.name.clone(),
         "data-dir" => config.data_dir.display().to_string(),
+        "initial-election-tick-advance" => config.initial_election_tick_advance.to_string(),
         "heartbeat-interval" => config.heartbeat_interval.as_millis().to_string(),
         "election-timeout" => config.election_timeout.as_millis().to_string(),
         "listen-peer-urls" => HttpUrl::join(&config.listen_peer_urls),
@@ -132,6 +133,7 @@ fn cluster_value(config: &Config, name: &str) -> Option<String> {
             ClusterState::New => "new".to_owned(),
             ClusterState::Existing => "existing".to_owned(),
         },
+        "strict-reconfig-check" => config.strict_reconfig_check.to_string(),
         "initial-cluster-token" => config.initial_cluster_token.clone(),
         "advertise-client-urls" => HttpUrl::join(&config.advertise_client_urls),
         "auto-compaction-mode" => match config.auto_compaction {
@@ -154,6 +156,8 @@ fn operation_value(config: &Config, name: &str) -> Option<String> {
             return Some(format_duration(config.watch_progress_notify_interval));
         }
         "warning-apply-duration" => return Some(format_duration(config.warning_apply_duration)),
+        "force-new-cluster" => return Some(config.force_new_cluster.to_string()),
+        "max-learners" => return Some(config.max_learners.to_string()),
         "unsafe-no-fsync" => return Some(config.unsafe_no_fsync.to_string()),
         "log-level" => match config.log.level {
             LogLevel::Debug => "debug",

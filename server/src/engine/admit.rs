@@ -39,12 +39,13 @@ impl<D: Disk> Engine<D> {
         self.queued_bytes += body.len();
         self.queue.push_back(Queued {
             origin,
+            request_id: 0,
             request,
             body,
         });
     }
 
-    fn refusal(&mut self, request: &Request, body: &Bytes) -> Option<ApiError> {
+    pub(super) fn refusal(&mut self, request: &Request, body: &Bytes) -> Option<ApiError> {
         if self.stopping {
             return Some(ApiError::Stopped);
         }
@@ -53,6 +54,11 @@ impl<D: Disk> Engine<D> {
         }
         if self.queued_bytes + body.len() > QUEUED_BYTES_MAX {
             return Some(ApiError::TooManyRequests);
+        }
+        if let Some(change) = request.member_change()
+            && let Err(error) = self.check_reconfiguration(change)
+        {
+            return Some(error);
         }
         let cost = cost_bytes(request);
         if cost == 0 || !self.is_short_of_space(cost) {

@@ -14,7 +14,9 @@ use keelson_storage::mvcc::Record;
 use keelson_storage::snapshot::SnapshotError;
 use keelson_storage::state::{Position, Request, Response, State, decode_entry};
 
+use super::limits::{SCRUB_PER_TURN, SCRUB_PER_TURN_IDLE};
 use super::message::Answer;
+use super::persist::to_group;
 use super::shard::{Engine, EngineError, EngineFacts, Origin};
 use crate::runtime::Clock;
 
@@ -57,10 +59,7 @@ impl<D: Disk> Engine<D> {
         let Some(entry) = self.node.take_committed() else {
             return Ok(None);
         };
-        let is_ours = self
-            .proposed
-            .front()
-            .is_some_and(|proposed| proposed.index == entry.index);
+        let is_ours = self.is_ours(&entry);
         let (lease_time, commands) = if is_ours {
             let proposed = self
                 .proposed
@@ -69,11 +68,13 @@ impl<D: Disk> Engine<D> {
             (proposed.lease_time, proposed.commands)
         } else {
             let (lease_time, requests) = decode(&entry, &self.state)?;
+            self.lease_clock.follow(lease_time, self.now_us);
             let requests = requests.into_iter();
-            (
-                lease_time,
-                requests.map(|request| (Origin::Engine, request)).collect(),
-            )
+            let commands = requests.map(|(request_id, request)| {
+                let origin = self.group.take_forwarded(request_id);
+                (origin.unwrap_or(Origin::Engine), request)
+            });
+            (lease_time, commands.collect())
         };
         let at = Position {
             index: entry.index,
@@ -87,6 +88,24 @@ impl<D: Disk> Engine<D> {
             began_us: clock.now_us(),
             commands: commands.into_iter().peekable(),
         }))
+    }
+
+    /// Whether this member proposed an entry, in its present form. Those of its proposals that another
+    /// leader's entries took the place of are not heard of any more.
+    fn is_ours(&mut self, entry: &Entry) -> bool {
+        // Behind an entry of a later term nothing of an earlier one is in the log.
+        while let Some(proposed) = self.proposed.front()
+            && (proposed.index <= entry.index || proposed.term < entry.term)
+        {
+            if proposed.index == entry.index && proposed.term == entry.term {
+                return true;
+            }
+            let lost = self.proposed.pop_front().into_iter();
+            for (origin, _) in lost.flat_map(|lost| lost.commands) {
+                self.reply(origin, Err(ApiError::TimeoutDueToLeaderFail));
+            }
+        }
+        false
     }
 
     /// Applies what is left of an entry. False if a command needs a value that is not at hand.
@@ -151,6 +170,7 @@ impl<D: Disk> Engine<D> {
         }
         if let Request::Compact(compact) = request {
             self.scrub_pending = true;
+            self.compacting_since_us.get_or_insert(self.now_us);
             if compact.physical {
                 let through = Revision(compact.revision);
                 self.awaiting_scrub.push((through, origin, response));
@@ -174,6 +194,12 @@ impl<D: Disk> Engine<D> {
                 self.lease_clock.on_expired(expire.id);
             }
             Request::Alarm(_) => self.nospace_proposed = false,
+            Request::ClusterInit(_) => self.found_group(),
+            request if result.is_ok() => {
+                if let Some(change) = request.member_change() {
+                    self.on_membership(to_group(change));
+                }
+            }
             Request::Compact(_) if result.is_ok() => self
                 .auto_compact
                 .on_compacted(self.state.compact_revision()),
@@ -182,14 +208,27 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Physical compaction, a slice a turn; answers those who wait for it.
-    pub(super) fn advance_scrub(&mut self) {
+    pub(super) fn advance_scrub(&mut self, clock: &impl Clock) {
         if !self.scrub_pending {
             return;
         }
         let unpublished = self.unpublished();
-        let more_now = self.state.scrub(super::limits::SCRUB_PER_TURN, unpublished);
+        let budget = if self.is_serving() {
+            SCRUB_PER_TURN
+        } else {
+            SCRUB_PER_TURN_IDLE
+        };
+        let began_us = clock.now_us();
+        let more_now = self.state.scrub(budget, unpublished);
+        let ended_us = clock.now_us();
+        self.durations.scrub_slices.push(ended_us - began_us);
         let through = self.state.scrubbed_revision();
         self.scrub_pending = more_now || through < self.state.compact_revision();
+        if !self.scrub_pending
+            && let Some(since_us) = self.compacting_since_us.take()
+        {
+            self.durations.compactions.push(ended_us - since_us);
+        }
         if self.awaiting_scrub.is_empty() || self.awaiting_scrub[0].0 > through {
             return;
         }
@@ -236,7 +275,7 @@ fn replay_entry(
         lease_time,
     };
     state.on_entry(at);
-    for request in requests {
+    for (_, request) in requests {
         let cold = state.cold_values(&request);
         let whole: Result<Vec<_>, _> = cold.into_iter().map(&mut load).collect();
         state.supply(whole?);
@@ -246,8 +285,8 @@ fn replay_entry(
     Ok(())
 }
 
-/// The lease time and the commands of an entry. The one that opens a term has none.
-fn decode(entry: &Entry, state: &State) -> Result<(LeaseTime, Vec<Request>), EngineError> {
+/// The lease time and the commands of an entry, with their request ids. The one that opens a term has none.
+fn decode(entry: &Entry, state: &State) -> Result<(LeaseTime, Vec<(u64, Request)>), EngineError> {
     if entry.payload.is_empty() {
         return Ok((state.applied().lease_time, Vec::new()));
     }
@@ -256,9 +295,10 @@ fn decode(entry: &Entry, state: &State) -> Result<(LeaseTime, Vec<Request>), Eng
         source,
     };
     let (lease_time, commands) = decode_entry(&entry.payload).map_err(wrong)?;
-    let requests = commands
-        .into_iter()
-        .map(|command| Request::decode(command.kind, &command.body).map_err(wrong));
+    let requests = commands.into_iter().map(|command| {
+        let request = Request::decode(command.kind, &command.body).map_err(wrong)?;
+        Ok::<_, EngineError>((command.request_id, request))
+    });
     Ok((lease_time, requests.collect::<Result<_, _>>()?))
 }
 

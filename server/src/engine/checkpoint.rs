@@ -1,30 +1,37 @@
 //! Checkpoints: when one is due, and giving it time and the disk beside requests.
 //!
 //! ```text
-//!   due -> freeze -> runs read, keys merged, pages written, a slice a turn -> commit (durable, switched)
+//!   due -> freeze -> runs read, keys merged (`super::build`), pages written -> commit (durable, switched)
 //!       -> what was frozen is replaced by the new snapshot -> segments of the log before it are free
 //! ```
 //!
-//! While commands come a turn does little of it and the disk gets no more than
-//! `checkpoint.bytes_per_second`. Otherwise, and when memory is short, it goes as fast as it can. A crash before the commit leaves
-//! the last snapshot and the whole log behind it; after it, the new one and a log that goes back further
-//! than it has to.
+//! While commands come the disk gets no more than
+//! `checkpoint.bytes_per_second`; otherwise it goes as fast as it can. Commands fill memory meanwhile. When they fill
+//! what is left of the budget faster than the checkpoint advances, it hurries; when that does not help, they
+//! wait for it ([`Engine::is_held_back`]), so that memory stays bounded.
+//!
+//! A crash before the commit leaves the last snapshot and the whole log behind it; after it, the new one and
+//! a log that goes back further than it has to.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use keelson_proto::ApiError;
 use keelson_storage::ids::{Lsn, SnapshotSeq};
 use keelson_storage::io::Disk;
-use keelson_storage::mvcc::{Checkpoint, Layer, Progress};
+use keelson_storage::mvcc::{Checkpoint, Layer};
 use keelson_storage::snapshot::{BuilderConfig, HardState, Meta, Snapshot, SnapshotError};
 
+use super::build::{Build, Turn};
 use super::limits::{
-    CACHE_BYTES_MIN, CACHE_BYTES_STEP, CHECKPOINT_BURST_BYTES, CHECKPOINT_IDLE_AFTER_US,
-    CHECKPOINT_PAUSE_US, CHECKPOINT_RETRY_US, CHECKPOINT_RUNS_AHEAD_MAX, CHECKPOINT_SLICE_VERSIONS,
-    CHECKPOINT_VERSIONS_PER_TURN_IDLE, MEMORY_VERSIONS_BYTES_MIN,
+    BATCH_BYTES_MAX, CACHE_BYTES_MIN, CACHE_BYTES_STEP, CHECKPOINT_BURST_BYTES,
+    CHECKPOINT_HOLDS_BACK_FROM, CHECKPOINT_HURRIES_FROM, CHECKPOINT_PAUSE_US, CHECKPOINT_RETRY_US,
+    CHECKPOINT_SLICE_VERSIONS, CHECKPOINT_VERSIONS_PER_TURN, IDLE_AFTER_US,
+    MEMORY_VERSIONS_BYTES_MIN,
 };
 use super::message::Answer;
 use super::shard::{Engine, EngineError, Origin};
+use crate::runtime::Bell;
 
 /// When checkpoints are made, and how fast.
 #[derive(Clone, Debug)]
@@ -38,8 +45,6 @@ pub struct CheckpointConfig {
     pub interval_us: Option<u64>,
     /// What the disk is given while commands are on their way.
     pub bytes_per_second: u64,
-    /// Versions gone through in a turn while commands are on their way.
-    pub versions_per_turn: usize,
     /// How pages are made.
     pub builder: BuilderConfig,
 }
@@ -66,14 +71,15 @@ pub(super) struct Checkpoints {
     allowed_at_us: u64,
     /// What the cache of values may take.
     cache_bytes: u64,
-    /// What is frozen, as long as no snapshot of it is durable.
+    /// What is frozen, as long as no snapshot of it is durable, and how much of the work is done, from 0 to 1.
     frozen: Option<Frozen>,
+    progress: f64,
     /// After a failure, when it is tried again.
     retry_at_us: u64,
     /// Layers that nobody needs; dropping them takes time, which is somebody else's.
-    discarded: Vec<Layer>,
-    /// How many became durable since the start.
-    pub(super) completed: u64,
+    discarded: Vec<Arc<Layer>>,
+    /// What a thread rings that builds; without it the engine builds in its own turns.
+    bell: Option<Arc<Bell>>,
 }
 
 /// What a snapshot is to be made of.
@@ -88,7 +94,12 @@ struct Frozen {
 struct Running {
     sequence: SnapshotSeq,
     /// None while the file is being committed.
-    job: Option<Box<Checkpoint>>,
+    build: Option<Build>,
+    /// The leaves of the last snapshot, and how many of them were asked for.
+    leaves: u32,
+    asked: u32,
+    /// A run for which there was no room.
+    run: Option<(u32, Bytes)>,
     began_us: u64,
 }
 
@@ -122,12 +133,9 @@ impl<D: Disk> Engine<D> {
             return Ok(false);
         }
         let mut busy = false;
-        if let Some(job) = running.job.take() {
-            match self.advance_job(job, running.sequence) {
-                Ok((job, more)) => {
-                    running.job = job;
-                    busy = more;
-                }
+        if running.build.is_some() {
+            match self.advance_build(&mut running) {
+                Ok(more) => busy = more,
                 Err(error) => {
                     self.snapshots.abort();
                     self.on_checkpoint_failed(&error);
@@ -149,9 +157,12 @@ impl<D: Disk> Engine<D> {
         let discarded = self.state.replace_frozen(snapshot);
         self.checkpoints.discarded.extend(discarded);
         let segments_freed = self.wal.trim(covered);
-        self.checkpoints.completed += 1;
+        self.facts.checkpoints += 1;
+        self.checkpoints.progress = 0.0;
         self.scrub_pending = true;
-        let took_ms = (self.now_us - running.began_us) / 1000;
+        let took_us = self.now_us - running.began_us;
+        self.durations.checkpoints.push(took_us);
+        let took_ms = took_us / 1000;
         tracing::info!(
             sequence = running.sequence.0,
             bytes,
@@ -170,6 +181,7 @@ impl<D: Disk> Engine<D> {
     /// and in the log, and a snapshot of it is tried again.
     fn on_checkpoint_failed(&mut self, error: &SnapshotError) {
         tracing::error!(%error, "a checkpoint failed; it is tried again");
+        self.facts.checkpoints_failed += 1;
         self.checkpoints.retry_at_us = self.now_us + CHECKPOINT_RETRY_US;
         self.checkpoints.requested = true;
         let reply = match error {
@@ -182,14 +194,19 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Takes what only has to be dropped.
-    pub fn take_discarded(&mut self) -> Vec<Layer> {
+    pub fn take_discarded(&mut self) -> Vec<Arc<Layer>> {
         std::mem::take(&mut self.checkpoints.discarded)
+    }
+
+    /// From now on checkpoints are built on a thread beside the cores, which rings when a turn is due.
+    pub fn build_beside(&mut self, bell: Arc<Bell>) {
+        self.checkpoints.bell = Some(bell);
     }
 
     /// Checkpoints that became durable since the start.
     #[must_use]
     pub fn checkpoints_completed(&self) -> u64 {
-        self.checkpoints.completed
+        self.facts.checkpoints
     }
 
     /// When a checkpoint has to be looked at again although nothing has happened.
@@ -198,7 +215,7 @@ impl<D: Disk> Engine<D> {
         match &checkpoints.running {
             // It waits for the disk, or for its allowance.
             Some(running) => running
-                .job
+                .build
                 .is_some()
                 .then(|| checkpoints.allowed_at_us + CHECKPOINT_PAUSE_US),
             None if checkpoints.requested => Some(checkpoints.retry_at_us),
@@ -227,24 +244,53 @@ impl<D: Disk> Engine<D> {
         let is_old = config
             .interval_us
             .is_some_and(|interval_us| self.now_us >= checkpoints.began_us + interval_us);
-        is_long || log_bytes >= max || self.is_memory_short() || (is_old && self.has_changed())
+        let is_needed = self.is_memory_short() || self.is_held_back();
+        is_long || log_bytes >= max || is_needed || (is_old && self.has_changed())
     }
 
     /// Whether the versions that no snapshot holds take more than a quarter of the memory that the index
     /// leaves: as much again may come while the checkpoint runs, and another index.
     fn is_memory_short(&self) -> bool {
-        let (versions, index) = self.state.memory_bytes();
-        versions > self.config.memory_budget_bytes.saturating_sub(index) / 4
+        let memory = self.state.memory_bytes();
+        let versions = memory.versions();
+        versions > self.counted_budget_bytes().saturating_sub(memory.index) / 4
             && versions > MEMORY_VERSIONS_BYTES_MIN
     }
 
-    /// Gives the cache of values what the index and the versions in memory leave of the budget.
+    /// Whether commands have filled more of the memory left to them than `start` and, of the rest, the part
+    /// of the running checkpoint that is done. All of it is theirs only when the checkpoint is; and when none
+    /// runs, one is about to begin.
+    fn are_commands_ahead(&self, start: f64) -> bool {
+        let memory = self.state.memory_bytes();
+        // The index is there twice when the checkpoint is done, and one more entry may be let through.
+        let taken = memory.frozen + 2 * memory.index + CACHE_BYTES_MIN + 2 * BATCH_BYTES_MAX as u64;
+        let room = self.counted_budget_bytes().saturating_sub(taken);
+        let proposed = self.proposed.iter().map(|entry| entry.payload_bytes as u64);
+        let top = memory.top + proposed.sum::<u64>();
+        let filled = top as f64 / room.max(MEMORY_VERSIONS_BYTES_MIN) as f64;
+        filled > start + (1.0 - start) * self.checkpoints.progress
+    }
+
+    /// Whether commands wait for the checkpoint: they come faster than the disk takes it, and memory is
+    /// bounded.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.are_commands_ahead(CHECKPOINT_HOLDS_BACK_FROM)
+    }
+
+    /// What of the memory budget is shared out. The rest is for what is not counted: what an allocator keeps,
+    /// a layer that is being dropped, buffers of the log and of connections.
+    fn counted_budget_bytes(&self) -> u64 {
+        let budget = self.config.memory_budget_bytes;
+        budget - budget / 8
+    }
+
+    /// Gives the cache of values what the versions in memory and the index leave of the budget. While a
+    /// checkpoint runs, and one always may, there are two of the latter.
     fn share_memory(&mut self) {
-        let (versions, index) = self.state.memory_bytes();
+        let memory = self.state.memory_bytes();
         let left = self
-            .config
-            .memory_budget_bytes
-            .saturating_sub(versions + index)
+            .counted_budget_bytes()
+            .saturating_sub(memory.versions() + 2 * memory.index)
             .max(CACHE_BYTES_MIN);
         if left.abs_diff(self.checkpoints.cache_bytes) >= CACHE_BYTES_STEP {
             self.checkpoints.cache_bytes = left;
@@ -262,14 +308,20 @@ impl<D: Disk> Engine<D> {
             None => self.freeze(),
         };
         let sequence = self.snapshots.begin();
+        let last = self.state.snapshot();
+        let leaves = last.map_or(0, |last| last.leaf_count());
+        let layer = self.state.frozen();
         let job = Checkpoint::new(
             sequence,
             self.config.checkpoint.builder,
             frozen.meta.clone(),
-            self.state.snapshot().cloned(),
+            Arc::clone(layer.expect("it was just frozen, or is since the last attempt")),
+            last.cloned(),
         );
+        let build = Build::begin(Box::new(job), self.checkpoints.bell.as_ref());
         let checkpoints = &mut self.checkpoints;
         checkpoints.frozen = Some(frozen);
+        checkpoints.progress = 0.0;
         checkpoints.requested = false;
         checkpoints.answered = std::mem::take(&mut checkpoints.waiting);
         checkpoints.commands = self.facts.commands_applied;
@@ -278,7 +330,10 @@ impl<D: Disk> Engine<D> {
         checkpoints.allowed_at_us = self.now_us;
         checkpoints.running = Some(Running {
             sequence,
-            job: Some(Box::new(job)),
+            build: Some(build),
+            leaves,
+            asked: 0,
+            run: None,
             began_us: self.now_us,
         });
     }
@@ -296,75 +351,78 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    /// A turn of the job; without it when it is complete and its file is being committed.
-    fn advance_job(
-        &mut self,
-        mut job: Box<Checkpoint>,
-        sequence: SnapshotSeq,
-    ) -> Result<(Option<Box<Checkpoint>>, bool), SnapshotError> {
-        let is_unhurried = self.is_serving() && !self.is_memory_short();
-        let mut left = if is_unhurried {
-            self.config.checkpoint.versions_per_turn
-        } else {
-            CHECKPOINT_VERSIONS_PER_TURN_IDLE
-        };
+    /// Takes what was built and hands over what is needed. True if it could go on at once.
+    fn advance_build(&mut self, running: &mut Running) -> Result<bool, SnapshotError> {
+        let is_unhurried = self.is_serving() && !self.are_commands_ahead(CHECKPOINT_HURRIES_FROM);
         self.top_up(is_unhurried);
-        let frozen = self
-            .state
-            .frozen()
-            .expect("a checkpoint is of a frozen layer");
+        let mut left = CHECKPOINT_VERSIONS_PER_TURN;
         loop {
-            while self.snapshots.may_read_run()
-                && let Some(leaf) = job.wants_run(CHECKPOINT_RUNS_AHEAD_MAX)
-            {
-                self.snapshots.read_run(leaf);
-            }
-            while let Some(run) = self.snapshots.take_run() {
-                let (leaf, run) = run?;
-                job.on_run(leaf, run);
-            }
-            while let Some(buf) = self.snapshots.take_buf() {
-                job.reuse(buf);
-            }
+            self.feed(running)?;
             if !self.snapshots.may_write() || self.checkpoints.allowance <= 0 {
                 // The completion of a write, or time, brings the next turn.
-                return Ok((Some(job), false));
+                return Ok(false);
             }
-            if let Some(write) = job.take_write() {
-                self.checkpoints.allowance -= write.buf.len() as i64;
-                self.snapshots.write(write);
-                continue;
-            }
-            if left == 0 {
-                return Ok((Some(job), true));
-            }
+            let build = running.build.as_mut().expect("the caller looked");
             let slice = left.min(CHECKPOINT_SLICE_VERSIONS);
-            left -= slice;
-            match job.step(frozen, slice)? {
-                Progress::Working => {}
-                Progress::NeedsRun => return Ok((Some(job), false)),
-                Progress::Complete => {
-                    if let Some(write) = job.take_write() {
-                        self.snapshots.write(write);
-                        continue;
-                    }
-                    let file = self.snapshots.path_of(sequence);
+            let turn = build.advance(slice)?;
+            self.checkpoints.progress = match turn {
+                Turn::Complete(_) => 1.0,
+                _ => build.progress(),
+            };
+            match turn {
+                Turn::Write(write) => {
+                    self.checkpoints.allowance -= write.buf.len() as i64;
+                    self.snapshots.write(write);
+                }
+                Turn::Working if left == 0 => return Ok(true),
+                Turn::Working => left -= slice,
+                Turn::Waiting => return Ok(false),
+                Turn::Complete(job) => {
+                    running.build = None;
+                    let file = self.snapshots.path_of(running.sequence);
                     let (snapshot, superblock) = job.into_snapshot(&file);
                     self.snapshots.commit(snapshot, superblock);
-                    return Ok((None, false));
+                    return Ok(false);
                 }
             }
         }
     }
 
+    /// Has the runs of the last snapshot read, in order, and hands over those that are here, and buffers.
+    fn feed(&mut self, running: &mut Running) -> Result<(), SnapshotError> {
+        while running.asked < running.leaves && self.snapshots.may_read_run() {
+            self.snapshots.read_run(running.asked);
+            running.asked += 1;
+        }
+        let build = running.build.as_mut().expect("the caller looked");
+        loop {
+            let next = running.run.take().map(Ok);
+            let Some(next) = next.or_else(|| self.snapshots.take_run()) else {
+                break;
+            };
+            let (leaf, run) = next?;
+            if let Err(run) = build.put_run(leaf, run) {
+                running.run = Some(run);
+                break;
+            }
+        }
+        while let Some(buf) = self.snapshots.take_buf() {
+            if let Err(buf) = build.put_buf(buf) {
+                self.snapshots.untake_buf(buf);
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a command was applied a moment ago.
-    fn is_serving(&mut self) -> bool {
+    pub(super) fn is_serving(&mut self) -> bool {
         let checkpoints = &mut self.checkpoints;
         if checkpoints.commands_seen != self.facts.commands_applied {
             checkpoints.commands_seen = self.facts.commands_applied;
             checkpoints.served_at_us = self.now_us;
         }
-        self.now_us < checkpoints.served_at_us + CHECKPOINT_IDLE_AFTER_US
+        self.now_us < checkpoints.served_at_us + IDLE_AFTER_US
     }
 
     fn top_up(&mut self, is_unhurried: bool) {

@@ -3,19 +3,24 @@
 //! It sleeps on three things at once: the rings of the front cores, the lane's completions, and the time
 //! the engine asked for. Whatever wakes it, one turn handles all that has come.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_lite::future::or;
+use keelson_storage::ids::MemberId;
 use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Layer;
+use keelson_storage::state::Member;
 
-use super::limits::INBOUND_PER_TURN_MAX;
+use super::limits::{HEARD_PER_TURN_MAX, INBOUND_PER_TURN_MAX};
 use super::message::{EventBatch, Inbound, Outbound};
 use super::shard::{Activity, Engine, EngineError};
-use crate::runtime::{self, Clock, Inbox, LocalEvent, Outbox, Watch};
+use crate::peer::{Heard, Peers};
+use crate::runtime::{self, Bell, Clock, Inbox, LocalEvent, Outbox, Watch};
 
 /// One front core's rings, at the engine's end.
 pub struct PortRings {
@@ -31,42 +36,83 @@ pub struct PortRings {
 pub async fn run<D: Disk, C: Clock>(
     mut engine: Engine<D>,
     mut ports: Vec<PortRings>,
+    peers: Peers,
     clock: C,
     stopping: runtime::Latch,
     mut observe: impl FnMut(&mut Engine<D>),
 ) -> Result<(), EngineError> {
     let disk_event = watch_disks(&engine)?;
+    let bell = Arc::new(Bell::new().map_err(EngineError::DiskEvents)?);
+    let rung = disk_event.clone();
+    bell.watch(move || rung.notify())
+        .map_err(EngineError::DiskEvents)?;
+    engine.build_beside(bell);
+    let mut known = BTreeMap::new();
     loop {
         if stopping.is_set() {
             engine.stop();
         }
-        let more = take_inbound(&mut engine, &mut ports);
+        let mut more = take_inbound(&mut engine, &mut ports);
+        more |= take_heard(&mut engine, &peers)?;
         let mut activity = engine.step(&clock)?;
+        tell_peers(&mut engine, &peers, &mut known);
         activity.busy |= more | put_outbound(&mut engine, &mut ports)?;
+        if engine.was_removed() {
+            return Err(EngineError::Removed);
+        }
         engine.pump_snapshots()?;
         observe(&mut engine);
         discard(engine.take_discarded());
         if stopping.is_set() && engine.is_drained() {
+            peers.stop();
             engine.close()?;
             return Ok(());
         }
         if activity.busy {
             runtime::yield_now().await;
         } else {
-            sleep(&ports, &disk_event, &stopping, activity, &clock).await;
+            sleep(&ports, &peers, &disk_event, &stopping, activity, &clock).await;
         }
     }
 }
 
-/// Drops layers that nobody needs, on a thread of their own: there may be millions of records in them.
-fn discard(layers: Vec<Layer>) {
+/// Takes what other members said, a bounded number of things; whether something is left.
+fn take_heard<D: Disk>(engine: &mut Engine<D>, peers: &Peers) -> Result<bool, EngineError> {
+    for _ in 0..HEARD_PER_TURN_MAX {
+        match peers.take() {
+            Some(Heard::Item { from, item, .. }) => engine.on_peer(from, item)?,
+            Some(Heard::Unreachable(member)) => engine.on_unreachable(member),
+            Some(Heard::Reachable(_)) => {}
+            None => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+/// Hands what other members are to be told to their links, and tells the links who the members are.
+fn tell_peers<D: Disk>(
+    engine: &mut Engine<D>,
+    peers: &Peers,
+    known: &mut BTreeMap<MemberId, Member>,
+) {
+    if engine.members_differ_from(known) {
+        *known = engine.known_members();
+        peers.set_members(known);
+    }
+    let shard = engine.shard();
+    for (to, item) in engine.take_peer_items() {
+        // What finds no room is counted there; raft repeats what it needs.
+        let _sent = peers.send(to, shard, &item);
+    }
+    peers.flush();
+}
+
+/// Drops layers that nobody needs, on a thread beside the cores: there may be millions of records in them.
+fn discard(layers: Vec<Arc<Layer>>) {
     if layers.is_empty() {
         return;
     }
-    let dropped = std::thread::Builder::new()
-        .name("keelson-discard".into())
-        .spawn(move || drop(layers));
-    if let Err(error) = dropped {
+    if let Err(error) = runtime::spawn_helper(move || drop(layers)) {
         tracing::warn!(%error, "no thread to free memory: done here");
     }
 }
@@ -113,7 +159,7 @@ fn put_outbound<D: Disk>(
 ) -> Result<bool, EngineError> {
     let mut more = false;
     // Cores that stand at the same revision share one batch.
-    let mut shared: Option<std::sync::Arc<EventBatch>> = None;
+    let mut shared: Option<Arc<EventBatch>> = None;
     for (index, port) in ports.iter_mut().enumerate() {
         while let Some(reply) = engine.take_reply(index) {
             if let Err(reply) = port.outbox.push(reply) {
@@ -148,6 +194,7 @@ fn put_outbound<D: Disk>(
 /// engine asked for has come.
 async fn sleep(
     ports: &[PortRings],
+    peers: &Peers,
     disk_event: &LocalEvent,
     stopping: &runtime::Latch,
     activity: Activity,
@@ -158,6 +205,7 @@ async fn sleep(
         for port in ports {
             ready |= port.inbox.event().poll_wait(cx).is_ready();
         }
+        ready |= peers.event().poll_wait(cx).is_ready();
         if ready {
             Poll::Ready(())
         } else {

@@ -13,26 +13,40 @@ use keelson_proto::etcdserverpb::{
     WatchResponse,
 };
 use keelson_storage::ids::{ClusterId, MemberId, Revision, ShardId};
-use keelson_storage::io::SimDisk;
+use keelson_storage::io::{Disk, SimDisk};
 use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
 use keelson_storage::state::{Member, Request, Response};
 use keelson_storage::wal::WalConfig;
 use proptest::prelude::*;
 use prost::Message;
 
+use super::limits::MEMORY_VERSIONS_BYTES_MIN;
 use super::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, StreamKey, Token, key_in_range};
-use super::{CheckpointConfig, Disks, Engine, EngineConfig};
+use super::{CheckpointConfig, Disks, Engine, EngineConfig, EngineError, GroupConfig};
 use crate::config::AutoCompaction;
 use crate::fanout::{FanOut, OpenedAt, WatchSpec};
 use crate::runtime::ManualClock;
 
 const CORES: usize = 2;
 
-fn config() -> EngineConfig {
+fn me() -> Member {
+    Member {
+        id: 11,
+        name: "m".to_owned(),
+        ..Member::default()
+    }
+}
+
+pub(super) fn config() -> EngineConfig {
     EngineConfig {
         shard: ShardId(0),
         member: MemberId(11),
         cluster: ClusterId(22),
+        group: GroupConfig {
+            founding: vec![me()],
+            ..GroupConfig::default()
+        },
+        seed: 7,
         quota_bytes: None,
         auto_compact: AutoCompaction::Off,
         checkpoint: CheckpointConfig {
@@ -40,7 +54,6 @@ fn config() -> EngineConfig {
             log_bytes: (1, 1 << 20),
             interval_us: None,
             bytes_per_second: 1 << 30,
-            versions_per_turn: 3,
             builder: BuilderConfig {
                 page_bytes: 4096,
                 values_run_bytes_max: 1,
@@ -75,18 +88,28 @@ pub(super) fn crash(engine: Engine<SimDisk>) -> Disks<SimDisk> {
 }
 
 pub(super) fn open(disks: Disks<SimDisk>, clock: &ManualClock) -> Engine<SimDisk> {
-    let member = Member {
-        id: 11,
-        name: "m".to_owned(),
-        ..Member::default()
-    };
+    try_open(disks, clock).expect("a sound disk opens")
+}
+
+pub(super) fn try_open<D: Disk>(
+    disks: Disks<D>,
+    clock: &ManualClock,
+) -> Result<Engine<D>, EngineError> {
+    open_with(disks, config(), 256 << 10, clock)
+}
+
+fn open_with<D: Disk>(
+    disks: Disks<D>,
+    config: EngineConfig,
+    segment_bytes: u64,
+    clock: &ManualClock,
+) -> Result<Engine<D>, EngineError> {
+    let member = me();
     let wal = WalConfig {
-        segment_bytes: 256 << 10,
+        segment_bytes,
         ..WalConfig::default()
     };
-    Engine::open(disks, wal, config(), member, clock)
-        .expect("a sound disk opens")
-        .0
+    Ok(Engine::open(disks, wal, config, member, clock)?.0)
 }
 
 /// One event as a client sees it.
@@ -630,4 +653,66 @@ fn a_data_directory_keeps_its_identity() {
     assert_eq!(engine.identity(), (MemberId(11), ClusterId(22)));
     let members = &engine.state().cluster().members;
     assert_eq!(members[&MemberId(11)].name, "renamed");
+}
+
+#[test]
+fn commands_that_come_faster_than_checkpoints_wait_and_memory_stays_bounded() {
+    flood(24 << 20);
+    // Less than the least that versions may take.
+    flood(4 << 20);
+}
+
+fn flood(budget_bytes: u64) {
+    const VALUE_BYTES: usize = 16 << 10;
+    let clock = ManualClock::default();
+    let config = EngineConfig {
+        checkpoint: CheckpointConfig {
+            commands: u64::MAX,
+            // Far less than what comes in.
+            bytes_per_second: 1 << 20,
+            builder: BuilderConfig::default(),
+            ..config().checkpoint
+        },
+        memory_budget_bytes: budget_bytes,
+        ..config()
+    };
+    let engine = open_with(disks(5), config, 4 << 20, &clock);
+    let mut engine = engine.expect("a sound disk opens");
+    let (mut asked, mut answered, mut held_back) = (0, 0, 0);
+    for turn in 0.. {
+        assert!(
+            turn < 200_000,
+            "commands wait for ever: {answered} answered"
+        );
+        if answered == 4000 {
+            break;
+        }
+        for _ in 0..20.min(4000 - asked) {
+            asked += 1;
+            let request = Request::Put(PutRequest {
+                key: Bytes::from(format!("k{asked}")),
+                value: Bytes::from(vec![asked as u8; VALUE_BYTES]),
+                ..PutRequest::default()
+            });
+            let body = request.encode_body();
+            let ask = Ask::Write { request, body };
+            let token = Token(asked);
+            engine.on_inbound(0, Inbound { token, ask });
+        }
+        clock.advance_us(100);
+        engine.step(&clock).expect("the disk works");
+        held_back += u64::from(engine.is_held_back());
+        let memory = engine.state().memory_bytes();
+        let bound = budget_bytes + 2 * MEMORY_VERSIONS_BYTES_MIN;
+        assert!(memory.versions() <= bound, "{memory:?}");
+        while let Some(reply) = engine.take_reply(0) {
+            let Outbound::Reply { result, .. } = reply else {
+                panic!("nobody watches");
+            };
+            result.expect("nothing is refused");
+            answered += 1;
+        }
+    }
+    assert!(held_back > 0, "the writer was never faster than the disk");
+    assert!(engine.checkpoints_completed() >= 3);
 }

@@ -60,11 +60,17 @@ impl<D: Disk> Engine<D> {
     pub(super) fn answer_keep_alives(&mut self) {
         let mut asked = std::mem::take(&mut self.keep_alives.asked);
         for (origin, mut renewals) in asked.drain(..) {
-            let serves = !self.stopping && self.linearizable().is_ok();
+            let serves = !self.stopping && self.is_in_office();
             if serves && self.is_covered(&mut renewals) {
                 self.answer_keep_alive(origin, renewals);
             } else {
-                let request = renewal_of(&renewals, self.lease_clock.now());
+                // Only the leader's clock counts: a follower has a lease renewed as of the entry.
+                let from = if self.is_in_office() {
+                    self.lease_clock.now().0 + LEASE_RENEW_AHEAD_MS
+                } else {
+                    0
+                };
+                let request = renewal_of(&renewals, from);
                 let body = request.encode_body();
                 self.admit(origin, request, body);
             }
@@ -106,7 +112,7 @@ impl<D: Disk> Engine<D> {
         let low = noted.into_iter().filter(still_low);
         let low: Vec<Renewal> = low.map(|id| Renewal { id, ttl_seconds: 0 }).collect();
         for renewals in low.chunks(LEASE_RENEWALS_PER_COMMAND_MAX) {
-            self.queue_own(renewal_of(renewals, since));
+            self.queue_own(renewal_of(renewals, since.0 + LEASE_RENEW_AHEAD_MS));
         }
     }
 
@@ -135,10 +141,10 @@ impl<D: Disk> Engine<D> {
     }
 }
 
-/// The command for keep-alives that came at `now` or later.
-fn renewal_of(renewals: &[Renewal], now: LeaseTime) -> Request {
+/// The command that renews leases as if at the lease time `from`.
+fn renewal_of(renewals: &[Renewal], from: u64) -> Request {
     Request::LeaseRenewMany(LeaseRenewMany {
-        from: now.0 + LEASE_RENEW_AHEAD_MS,
+        from,
         ids: renewals.iter().map(|renewal| renewal.id.0).collect(),
     })
 }

@@ -51,6 +51,13 @@ impl LeaseClock {
         self.now
     }
 
+    /// An entry of the leader's was applied: its clock counts.
+    pub(super) fn follow(&mut self, entry: LeaseTime, now_us: u64) {
+        if entry != self.base {
+            (self.base, self.base_us, self.now) = (entry, now_us, entry);
+        }
+    }
+
     pub(super) fn on_written(&mut self, at: LeaseTime) {
         self.written = self.written.max(at);
     }
@@ -63,7 +70,7 @@ impl LeaseClock {
 impl<D: Disk> Engine<D> {
     /// What is due at this time: lease expiry, the lease clock's own entry, automatic compaction.
     pub(super) fn upkeep(&mut self) {
-        if !self.node.is_leader() || self.stopping {
+        if !self.is_in_office() || self.stopping {
             return;
         }
         self.compact_automatically();
@@ -79,6 +86,9 @@ impl<D: Disk> Engine<D> {
     }
 
     pub(super) fn upkeep_deadline_us(&self) -> Option<u64> {
+        if !self.is_in_office() {
+            return None;
+        }
         let leases = self
             .state
             .lease_next_deadline()

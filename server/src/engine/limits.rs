@@ -18,6 +18,9 @@ pub const OUTBOUND_RING_SLOTS: usize = REQUESTS_PER_CORE_MAX * 2;
 /// Messages taken from one port in a turn, so that one busy core cannot starve the others.
 pub const INBOUND_PER_TURN_MAX: usize = 1024;
 
+/// Things taken from other members in a turn.
+pub const HEARD_PER_TURN_MAX: usize = 4096;
+
 /// Bytes of one entry's payload after which no further command joins it. A single larger command
 /// travels alone.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -32,6 +35,23 @@ pub const QUEUED_BYTES_MAX: usize = 256 << 20;
 /// Bytes of entries in the lane and not yet durable beyond which no further entry is sealed: with the
 /// largest entry on top, the lane still takes it.
 pub const PENDING_BYTES_MAX: u64 = WAL_PENDING_BYTES_MAX - 2 * WAL_RECORD_PAYLOAD_BYTES_MAX;
+
+/// Messages to other members between two turns of the driver. More are dropped: raft repeats what it needs.
+pub const PEER_ITEMS_MAX: usize = 16 << 10;
+
+/// How long a forwarded command is remembered whose fate nobody tells (microseconds): longer than any front
+/// waits for an answer.
+pub const FORWARDED_FORGOTTEN_AFTER_US: u64 = 120_000_000;
+
+/// How long a member waits before it tells the cluster about itself once more (microseconds).
+pub const PUBLISH_RETRY_US: u64 = 2_000_000;
+
+/// Bits of a request id that count; those above differ between members and between starts.
+pub const REQUEST_COUNTER_BITS: u32 = 32;
+
+/// How long the answer to a linearizable read's question may take before it is asked again
+/// (microseconds). etcd waits as long.
+pub const READ_INDEX_RETRY_US: u64 = 500_000;
 
 /// Keys looked at in one step of a large range read.
 pub const SELECT_KEYS_PER_STEP: usize = if cfg!(test) { 3 } else { 1000 };
@@ -51,8 +71,10 @@ pub const CATCH_UPS_PER_TURN_MAX: usize = 8;
 /// Changes published to a core in one batch.
 pub const PUBLISH_CHANGES_MAX: usize = if cfg!(test) { 4 } else { 4096 };
 
-/// Versions looked at in one slice of physical compaction.
-pub const SCRUB_PER_TURN: usize = if cfg!(test) { 3 } else { 512 };
+/// Versions looked at in a turn by physical compaction while commands come,
+pub const SCRUB_PER_TURN: usize = if cfg!(test) { 3 } else { 64 };
+/// and while none comes.
+pub const SCRUB_PER_TURN_IDLE: usize = if cfg!(test) { 5 } else { 4096 };
 
 /// Records gathered for a hash in one turn.
 pub const HASH_RECORDS_PER_TURN: usize = if cfg!(test) { 3 } else { 4096 };
@@ -67,16 +89,22 @@ pub const CACHE_BYTES_STEP: u64 = if cfg!(test) { 1 } else { 1 << 20 };
 /// Versions that no snapshot holds may always take this much memory, whatever the budget.
 pub const MEMORY_VERSIONS_BYTES_MIN: u64 = 16 << 20;
 
-/// How long after the last command a checkpoint need not be considerate any more (microseconds).
-pub const CHECKPOINT_IDLE_AFTER_US: u64 = 10_000;
-/// Versions that a checkpoint goes through in a turn while no command comes, or memory is short.
-pub const CHECKPOINT_VERSIONS_PER_TURN_IDLE: usize = if cfg!(test) { 7 } else { 4096 };
-/// Versions that it goes through between two looks for something to write.
+/// How long after the last command work in the background need not be considerate any more (microseconds).
+pub const IDLE_AFTER_US: u64 = 10_000;
+/// Versions that a checkpoint which is built in the engine's turns goes through in one of them.
+pub const CHECKPOINT_VERSIONS_PER_TURN: usize = if cfg!(test) { 3 } else { 256 };
+/// Versions that a checkpoint goes through between two looks for something to write.
 pub const CHECKPOINT_SLICE_VERSIONS: usize = 256;
-/// Runs of values read ahead of a checkpoint.
-pub const CHECKPOINT_RUNS_AHEAD_MAX: u32 = 8;
+/// Runs of values handed to a checkpoint ahead of its need.
+pub const CHECKPOINT_RUNS_AHEAD_MAX: usize = 8;
+/// Writes of a checkpoint taken ahead of the disk, and buffers for them.
+pub const CHECKPOINT_WRITES_AHEAD_MAX: usize = 2;
 /// What a checkpoint may write at once after a pause, whatever its rate.
 pub const CHECKPOINT_BURST_BYTES: i64 = 4 << 20;
+/// The part of the memory left to commands from which on, at its beginning, a checkpoint hurries,
+pub const CHECKPOINT_HURRIES_FROM: f64 = 0.25;
+/// and from which on they wait for it. Both grow to all of it as the checkpoint gets done.
+pub const CHECKPOINT_HOLDS_BACK_FROM: f64 = 0.5;
 /// How long after a failure a checkpoint is tried again (microseconds).
 pub const CHECKPOINT_RETRY_US: u64 = 10_000_000;
 /// How long a checkpoint that has used its rate up pauses (microseconds).

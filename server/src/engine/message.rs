@@ -73,7 +73,10 @@ pub enum Ask {
         keys: bool,
     },
     /// The member list.
-    Members,
+    Members {
+        /// Whether it must be as new as any member has it.
+        linearizable: bool,
+    },
     /// Active alarms, and whether the member can serve a linearizable read.
     Health,
     /// From here on this core wants event batches. Answered, in order, by [`Outbound::WatchOpened`].

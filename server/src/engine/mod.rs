@@ -20,27 +20,39 @@
 mod admit;
 mod apply;
 mod auto_compact;
+mod build;
 mod checkpoint;
 pub mod client;
 pub mod driver;
+mod group;
 mod history;
 mod keep_alive;
 mod lease_clock;
 pub mod limits;
+mod lost;
 pub mod message;
 pub(crate) mod offline;
 mod open;
 mod persist;
+mod quorum_reads;
 mod read;
+pub mod reconfigure;
 pub mod report;
 mod shard;
 mod values;
 
 #[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
 mod lease_tests;
+#[cfg(test)]
+mod lost_tests;
+#[cfg(test)]
+mod report_tests;
 
 pub use checkpoint::CheckpointConfig;
+pub use lost::LostState;
 pub use open::Disks;
-pub use shard::{Activity, Durations, Engine, EngineConfig, EngineError, EngineFacts};
+pub use shard::{Activity, Durations, Engine, EngineConfig, EngineError, EngineFacts, GroupConfig};

@@ -9,23 +9,27 @@ use keelson_storage::ids::{LaneId, Lsn, ShardId};
 use keelson_storage::io::ReadOnlyDisk;
 use keelson_storage::mvcc::Record;
 use keelson_storage::recovery::read_lane;
-use keelson_storage::snapshot::{Snapshot, SnapshotError, ValueReader};
+use keelson_storage::snapshot::{Listed, Snapshot, SnapshotError, ValueReader};
 use keelson_storage::state::State;
 use keelson_storage::wal::WalRecord;
 
 use super::apply::replay_committed;
+use super::lost::LostState;
 use super::shard::EngineError;
 
-/// The snapshot that counts, loaded; none before the first checkpoint.
-pub(crate) fn load_newest(dir: &StoppedDir) -> Result<Option<Snapshot>, SnapshotError> {
+/// The snapshot that counts, loaded; none before the first checkpoint. And the paths of newer files that look unfinished.
+pub(crate) fn load_newest(
+    dir: &StoppedDir,
+) -> Result<(Option<Snapshot>, Vec<String>), SnapshotError> {
     let Some(path) = dir.snapshots_path(ShardId(0)) else {
-        return Ok(None);
+        return Ok((None, Vec::new()));
     };
     let mut disk = ReadOnlyDisk::new(&path);
-    let newest = Snapshot::newest_in(&mut disk)?;
-    newest
+    let Listed { newest, unfinished } = Snapshot::list(&mut disk)?;
+    let snapshot = newest
         .map(|(file, entry)| Snapshot::load(&mut disk, file, &entry))
-        .transpose()
+        .transpose()?;
+    Ok((snapshot, unfinished))
 }
 
 /// The log as it goes on behind a snapshot.
@@ -50,7 +54,8 @@ pub(crate) fn replay_behind(snapshot: Option<&Snapshot>) -> Replay {
 /// # Errors
 /// Those with which a start would be refused.
 pub(crate) fn state_of(dir: &StoppedDir) -> Result<State, EngineError> {
-    let snapshot = load_newest(dir)?.map(Arc::new);
+    let (snapshot, unfinished) = load_newest(dir)?;
+    let snapshot = snapshot.map(Arc::new);
     let mut replaying = Replaying {
         replay: replay_behind(snapshot.as_deref()),
         state: snapshot.map_or_else(State::new, State::from_snapshot),
@@ -58,15 +63,18 @@ pub(crate) fn state_of(dir: &StoppedDir) -> Result<State, EngineError> {
         error: None,
     };
     let lane = dir.lane_path(LaneId(0));
+    let mut first_lsn = Lsn(1);
     if lane.is_dir() {
         let mut disk = ReadOnlyDisk::new(&lane);
-        read_lane(&mut disk, LaneId(0), |lsn, record| {
+        let report = read_lane(&mut disk, LaneId(0), |lsn, record| {
             replaying.on_record(lsn, &record);
         })?;
+        first_lsn = report.first_lsn;
     }
     if let Some(error) = replaying.error {
-        return Err(error);
+        return Err(LostState::explain(error, &unfinished));
     }
+    LostState::check_empty(&replaying.replay, first_lsn, &unfinished)?;
     replaying.replay.finish()?;
     Ok(replaying.state)
 }

@@ -1,26 +1,29 @@
 //! From a data directory to a serving engine: replay, election, and the first entries.
 //!
 //! The state is that of the newest snapshot and of the entries of the log behind it. A crash during any
-//! of this leaves both as they were, or a log with more entries for the next start.
+//! of this leaves both as they were, or a log with more entries for the next start. Snapshot files that do
+//! not count go when the replay has succeeded: until then one of them may be all there is ([`LostState`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use keelson_consensus::Node;
-use keelson_consensus::durable::Replay;
+use keelson_consensus::durable::{Replay, ReplayedLog};
 use keelson_consensus::node::{Membership, NodeConfig, Restored};
-use keelson_storage::ids::{LaneId, Lsn, MemberId, RaftIndex};
+use keelson_storage::ids::{ClusterId, LaneId, Lsn, MemberId, RaftIndex};
 use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Record;
 use keelson_storage::recovery::RecoveryReport;
 use keelson_storage::snapshot::{SnapshotError, SnapshotStore};
-use keelson_storage::state::{ClusterInit, Member, MemberPublish, Request, State};
+use keelson_storage::state::{Member, State};
 use keelson_storage::wal::{RecordKind, Wal, WalConfig, WalRecord};
 
 use super::apply::replay_committed;
 use super::auto_compact::AutoCompact;
 use super::checkpoint::Checkpoints;
+use super::group::Group;
 use super::lease_clock::LeaseClock;
+use super::lost::LostState;
 use super::offline;
 use super::shard::{Durations, Engine, EngineConfig, EngineError, EngineFacts, Port};
 use crate::runtime::Clock;
@@ -45,31 +48,38 @@ impl<D: Disk> Engine<D> {
         clock: &impl Clock,
     ) -> Result<(Self, RecoveryReport), EngineError> {
         let snapshots = SnapshotStore::open(disks.snapshots, config.snapshots)?;
-        let mut replayed = Replayed::new(snapshots);
+        let mut replayed = Replayed::new(snapshots, &config);
         let (wal, report) = Wal::open(disks.lane, LaneId(0), wal_config, |lsn, record| {
             replayed.on_record(lsn, record);
         })?;
         let Replayed {
             replay,
             state,
-            snapshots,
+            mut snapshots,
             applied_lsn,
             logged,
             error,
         } = replayed;
         let config = config.with_identity_of(&state);
+        let unfinished = snapshots.unfinished();
         if let Some(error) = error {
-            return Err(error);
+            return Err(LostState::explain(error, unfinished));
         }
-        let node = restore_node(replay, &state, config.member)?;
+        LostState::check_empty(&replay, report.first_lsn, unfinished)?;
+        let log = replay.finish();
+        let log = log.map_err(|error| LostState::explain(error.into(), unfinished))?;
+        snapshots.remove_leftovers();
         let now_us = clock.now_us();
         let mut engine = Self {
-            node,
+            node: restore_node(&config, &state, log),
             lease_clock: LeaseClock::resume(state.applied().lease_time, now_us),
             keep_alives: Default::default(),
+            group: Group::new(member, config.group.tick_us, config.seed, now_us),
+            quorum_reads: Default::default(),
             auto_compact: AutoCompact::new(config.auto_compact, now_us),
             ports: (0..config.cores).map(|_| Port::default()).collect(),
             scrub_pending: state.compact_revision() > state.scrubbed_revision(),
+            compacting_since_us: None,
             now_us,
             config,
             state,
@@ -97,31 +107,38 @@ impl<D: Disk> Engine<D> {
             facts: EngineFacts::default(),
             durations: Durations::default(),
         };
-        engine.take_office(member, clock)?;
+        engine.start_alone(clock)?;
         Ok((engine, report))
     }
 
-    /// Campaigns and writes down who is who.
-    fn take_office(&mut self, me: Member, clock: &impl Clock) -> Result<(), EngineError> {
-        self.node.campaign();
-        match self.state.cluster().members.get(&self.config.member) {
-            None => self.queue_own(Request::ClusterInit(ClusterInit {
-                cluster_id: self.config.cluster.0,
-                members: vec![me],
-            })),
-            Some(known) if known.name != me.name || known.client_urls != me.client_urls => {
-                self.queue_own(Request::MemberPublish(MemberPublish {
-                    member_id: self.config.member.0,
-                    name: me.name,
-                    client_urls: me.client_urls,
-                }));
-            }
-            Some(_) => {}
+    /// Whether it must be told who belongs to its cluster: it joined one, and was stopped before it heard of the
+    /// foundation.
+    #[must_use]
+    pub fn knows_nobody(&self) -> bool {
+        self.known_members().is_empty()
+    }
+
+    /// Who belongs to the cluster that it joins, as one of them told.
+    pub fn learn_peers(&mut self, peers: Vec<Member>) {
+        self.config.group.peers = peers;
+    }
+
+    /// A member that alone decides is in office when it serves, and the log knows who is who.
+    fn start_alone(&mut self, clock: &impl Clock) -> Result<(), EngineError> {
+        self.review_membership();
+        if !self.is_alone() {
+            return Ok(());
         }
-        self.seal()?;
-        let through = self.wal.flush_blocking()?;
-        self.on_durable(through);
-        self.apply_committed(clock)
+        self.node.campaign();
+        // The entry that opens the term, then those that found the cluster or describe this member.
+        for _ in 0..2 {
+            self.advance_group();
+            self.seal()?;
+            let through = self.wal.flush_blocking()?;
+            self.on_durable(through);
+            self.apply_committed(clock)?;
+        }
+        Ok(())
     }
 }
 
@@ -130,9 +147,17 @@ impl EngineConfig {
     /// now; so does etcd.
     fn with_identity_of(mut self, state: &State) -> Self {
         let cluster = state.cluster();
-        if let Some(found) = cluster.members.keys().next() {
-            self.member = *found;
-            self.cluster = cluster.cluster_id;
+        if cluster.cluster_id == ClusterId(0) {
+            return self;
+        }
+        self.cluster = cluster.cluster_id;
+        let is_certain = self.group.is_identity_certain;
+        if let (false, 1, Some(only)) = (
+            is_certain,
+            cluster.members.len(),
+            cluster.members.keys().next(),
+        ) {
+            self.member = *only;
         }
         self
     }
@@ -152,14 +177,18 @@ struct Replayed<D: Disk> {
 }
 
 impl<D: Disk> Replayed<D> {
-    fn new(snapshots: SnapshotStore<D>) -> Self {
-        let (replay, state) = match snapshots.current() {
+    fn new(snapshots: SnapshotStore<D>, config: &EngineConfig) -> Self {
+        let (mut replay, state) = match snapshots.current() {
             None => (Replay::default(), State::new()),
             Some(snapshot) => (
                 offline::replay_behind(Some(snapshot)),
                 State::from_snapshot(Arc::clone(snapshot)),
             ),
         };
+        // Other members may need what this one has applied.
+        if config.group.founding.len() > 1 || state.cluster().members.len() > 1 {
+            replay = replay.keeping(NodeConfig::new(config.member, config.seed).keep);
+        }
         Self {
             replay,
             state,
@@ -196,28 +225,45 @@ impl<D: Disk> Replayed<D> {
     }
 }
 
-/// The member's part in its group.
-fn restore_node(replay: Replay, state: &State, member: MemberId) -> Result<Node, EngineError> {
-    let log = replay.finish()?;
-    // The only member asks nobody, so nothing has to be told apart by the seed but its terms.
-    let config = NodeConfig::new(member, log.hard_state.term.0);
+/// The group as the log left it.
+fn restore_node(config: &EngineConfig, state: &State, log: ReplayedLog) -> Node {
+    let mut node_config = NodeConfig::new(config.member, config.seed);
+    node_config.election_ticks = config.group.election_ticks;
+    let membership = if config.group.forces_new_cluster {
+        Membership::of_voters([config.member])
+    } else {
+        membership(state, &config.group.founding)
+    };
     let restored = Restored {
         hard_state: log.hard_state,
         start: log.start,
         entries: log.entries,
         applied: log.applied,
-        membership: membership(state, member),
+        membership,
         snapshot: None,
     };
-    Ok(Node::restore(config, restored))
+    Node::restore(node_config, restored)
 }
 
-/// Who belongs to the group. Before the entry that founds the cluster, it is this member.
-fn membership(state: &State, me: MemberId) -> Membership {
-    if state.cluster().members.is_empty() {
-        return Membership::of_voters([me]);
+/// Who belongs to the group: before the entry that founds the cluster, the founding members.
+fn membership(state: &State, founding: &[Member]) -> Membership {
+    let known = &state.cluster().members;
+    let of = |members: &mut dyn Iterator<Item = &Member>| {
+        let mut membership = Membership::default();
+        for member in members {
+            let ids = match member.is_learner {
+                true => &mut membership.learners,
+                false => &mut membership.voters,
+            };
+            ids.insert(MemberId(member.id));
+        }
+        membership
+    };
+    if known.is_empty() {
+        of(&mut founding.iter())
+    } else {
+        of(&mut known.values())
     }
-    Membership::from(state.cluster())
 }
 
 /// The whole of a cold record. Blocks.

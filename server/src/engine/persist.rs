@@ -2,9 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 use keelson_consensus::durable::{ReadyNumber, encode_hard_state, record_kind};
+use keelson_consensus::node::{MembershipChange, NodeError};
+use keelson_proto::ApiError;
 use keelson_storage::ids::{Lsn, RaftIndex, Term};
 use keelson_storage::io::Disk;
-use keelson_storage::state::{Command, ENTRY_HEADER_BYTES, encode_entry};
+use keelson_storage::state::{Command, ENTRY_HEADER_BYTES, MemberChange, encode_entry};
 use keelson_storage::wal::{RecordKind, RecordMeta};
 
 use super::limits::{BATCH_BYTES_MAX, COMPANY_SHARE, PENDING_BYTES_MAX};
@@ -21,7 +23,8 @@ pub(super) enum Persisting {
 impl<D: Disk> Engine<D> {
     /// Whether the waiting commands become an entry now. While the lane has all its groups in flight
     /// they gather instead, and before that while they are few beside those in flight: a flush costs
-    /// the same for one command as for many, and one that waits for company has others to wait with.
+    /// the same for one command as for many, and one that waits for company has others to wait with. And
+    /// they wait while a checkpoint lags behind.
     pub(super) fn may_seal(&self) -> bool {
         let committed = self.node.committed();
         let in_flight: usize = self
@@ -31,21 +34,35 @@ impl<D: Disk> Engine<D> {
             .take_while(|proposed| proposed.index > committed)
             .map(|proposed| proposed.commands.len())
             .sum();
-        self.queue.len() * COMPANY_SHARE >= in_flight
-            && self.node.has_room()
+        self.is_in_office()
+            && self.queue.len() * COMPANY_SHARE >= in_flight
             && self.wal.in_flight() < self.config.wal_depth
+            && self.has_room()
+    }
+
+    /// Whether the raft group, the lane and memory take another entry.
+    fn has_room(&self) -> bool {
+        self.node.has_room()
             && self.wal.pending_bytes() <= PENDING_BYTES_MAX
+            && !self.is_held_back()
     }
 
     /// Makes entries of the queue and hands them to the lane.
     pub(super) fn seal(&mut self) -> Result<(), EngineError> {
         self.append_ready()?;
+        if !self.is_in_office() {
+            self.forward();
+            return Ok(());
+        }
         // What one round makes of the queue is in flight as a whole: the depth is looked at once.
         let mut sealing = self.may_seal();
-        while sealing && !self.queue.is_empty() {
-            self.seal_one()?;
+        while sealing && let Some(next) = self.queue.front() {
+            match next.request.member_change() {
+                None => self.seal_one()?,
+                Some(change) => self.seal_membership(change)?,
+            }
             self.append_ready()?;
-            sealing = self.node.has_room() && self.wal.pending_bytes() <= PENDING_BYTES_MAX;
+            sealing = self.has_room();
         }
         Ok(())
     }
@@ -105,6 +122,43 @@ impl<D: Disk> Engine<D> {
         Ok(self.wal.append(&meta, &[payload])?)
     }
 
+    /// Makes an entry of a command that changes the membership, if the group takes it; else the state says
+    /// what is wrong with it.
+    fn seal_membership(&mut self, change: MemberChange) -> Result<(), EngineError> {
+        let queued = self
+            .queue
+            .pop_front()
+            .expect("the caller saw the front of the queue");
+        self.queued_bytes -= queued.body.len();
+        let lease_time = self.lease_clock.now();
+        let command = Command::new(queued.request.kind(), queued.request_id, queued.body);
+        let mut payload = BytesMut::new();
+        encode_entry(lease_time, &[command], &mut payload);
+        let payload = payload.freeze();
+        let payload_bytes = payload.len();
+        let proposed = self
+            .node
+            .propose_membership(payload.clone(), to_group(change));
+        let index = match proposed {
+            Ok(index) => index,
+            Err(NodeError::MembershipPending) => {
+                self.reply(queued.origin, Err(ApiError::TooManyRequests));
+                return Ok(());
+            }
+            Err(NodeError::Membership(_)) => self.node.propose(payload)?,
+            Err(error) => return Err(error.into()),
+        };
+        self.proposed.push_back(Proposed {
+            index,
+            term: self.node.term(),
+            lease_time,
+            payload_bytes,
+            commands: vec![(queued.origin, queued.request)],
+        });
+        self.lease_clock.on_written(lease_time);
+        Ok(())
+    }
+
     fn seal_one(&mut self) -> Result<(), EngineError> {
         let lease_time = self.lease_clock.now();
         let mut waiting = Vec::with_capacity(self.queue.len().min(1024));
@@ -115,7 +169,8 @@ impl<D: Disk> Engine<D> {
             let command_bytes = Command::HEADER_BYTES + queued.body.len();
             let full = payload_bytes + command_bytes > BATCH_BYTES_MAX
                 || commands.len() >= keelson_consensus::limits::ENTRY_COMMANDS_MAX;
-            if full && !commands.is_empty() {
+            let travels_alone = queued.request.member_change().is_some();
+            if (full && !commands.is_empty()) || travels_alone {
                 break;
             }
             let queued = self
@@ -124,7 +179,11 @@ impl<D: Disk> Engine<D> {
                 .expect("the front of the queue was just seen");
             body_bytes += queued.body.len();
             payload_bytes += command_bytes;
-            commands.push(Command::new(queued.request.kind(), 0, queued.body));
+            commands.push(Command::new(
+                queued.request.kind(),
+                queued.request_id,
+                queued.body,
+            ));
             waiting.push((queued.origin, queued.request));
         }
         self.queued_bytes -= body_bytes;
@@ -133,10 +192,21 @@ impl<D: Disk> Engine<D> {
         let index = self.node.propose(payload.freeze())?;
         self.proposed.push_back(Proposed {
             index,
+            term: self.node.term(),
             lease_time,
+            payload_bytes,
             commands: waiting,
         });
         self.lease_clock.on_written(lease_time);
         Ok(())
+    }
+}
+
+/// A change in the group's words.
+pub(super) fn to_group(change: MemberChange) -> MembershipChange {
+    match change {
+        MemberChange::AddVoter(member) => MembershipChange::AddVoter(member),
+        MemberChange::AddLearner(member) => MembershipChange::AddLearner(member),
+        MemberChange::Remove(member) => MembershipChange::Remove(member),
     }
 }

@@ -3,10 +3,11 @@
 //! The engine counts in plain numbers; counters in the metrics grow by the difference. Only the engine's
 //! core calls this, so every cell keeps one writer.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use keelson_proto::etcdserverpb::AlarmType;
 use keelson_storage::io::Disk;
+use keelson_storage::snapshot::StoreCounters;
 use keelson_storage::state::CommandKind;
 use keelson_storage::wal::WalCounters;
 
@@ -18,6 +19,8 @@ use crate::observe::{ApplyOp, CoreMetrics};
 pub struct Reporter {
     facts: EngineFacts,
     wal: WalCounters,
+    snapshots: StoreCounters,
+    compacted_versions: u64,
     latencies_us: Vec<u32>,
     durations: Durations,
     /// Entries that take longer than this to apply are counted as slow.
@@ -33,6 +36,8 @@ impl Reporter {
         Self {
             facts: EngineFacts::default(),
             wal: WalCounters::default(),
+            snapshots: StoreCounters::default(),
+            compacted_versions: 0,
             latencies_us: Vec::new(),
             durations: Durations::default(),
             slow_apply_us: slow_apply.as_micros() as u64,
@@ -43,6 +48,7 @@ impl Reporter {
     /// Carries over what changed since the last call.
     pub fn report<D: Disk>(&mut self, engine: &mut Engine<D>, metrics: &CoreMetrics) {
         self.report_wal(engine, metrics);
+        self.report_snapshots(engine, metrics);
         self.report_durations(engine, metrics);
         self.report_counters(engine.facts(), metrics);
         report_gauges(engine, metrics);
@@ -74,6 +80,28 @@ impl Reporter {
         self.wal = counters.clone();
     }
 
+    fn report_snapshots<D: Disk>(&mut self, engine: &Engine<D>, metrics: &CoreMetrics) {
+        let (now, last) = (engine.snapshots().counters(), &self.snapshots);
+        let snapshots = &metrics.snapshots;
+        let written = now.bytes_written - last.bytes_written;
+        snapshots.checkpoint_bytes.add(written);
+        let hits = now.values.hits - last.values.hits;
+        snapshots.value_cache_hits.add(hits);
+        let read = now.values.blocks_read - last.values.blocks_read;
+        let failed = now.values.blocks_failed - last.values.blocks_failed;
+        snapshots.value_cache_misses.add(read + failed);
+        snapshots.value_cache_bytes.set(now.cache_bytes);
+        snapshots.file_bytes.set(engine.snapshots().file_bytes());
+        let memory = engine.state().memory_bytes();
+        snapshots.memory_versions_bytes.set(memory.versions());
+        snapshots.memory_index_bytes.set(memory.index);
+        self.snapshots = now;
+        let compacted = engine.state().scrubbed_versions();
+        let found = compacted - self.compacted_versions;
+        metrics.mvcc.compacted_versions.add(found);
+        self.compacted_versions = compacted;
+    }
+
     fn report_durations<D: Disk>(&mut self, engine: &mut Engine<D>, metrics: &CoreMetrics) {
         engine.take_durations(&mut self.durations);
         for (kind, succeeded, took_us) in self.durations.commands.drain(..) {
@@ -85,6 +113,21 @@ impl Reporter {
             if took_us > self.slow_apply_us {
                 metrics.server.slow_applies.increment();
             }
+        }
+        for took_us in self.durations.checkpoints.drain(..) {
+            let took = Duration::from_micros(took_us);
+            metrics.snapshots.checkpoint.observe_duration(took);
+            metrics.snapshots.save.observe_duration(took);
+        }
+        let mvcc = &metrics.mvcc;
+        for took_us in self.durations.scrub_slices.drain(..) {
+            let took = Duration::from_micros(took_us);
+            mvcc.compaction_slice.observe_duration(took);
+        }
+        for took_us in self.durations.compactions.drain(..) {
+            let took = Duration::from_micros(took_us);
+            mvcc.compaction.observe_duration(took);
+            mvcc.compacted_at_seconds.set(unix_seconds());
         }
     }
 
@@ -105,7 +148,17 @@ impl Reporter {
         server.proposals_failed.add(failed);
         let commands = now.commands_applied - last.commands_applied;
         metrics.disk.wal_commands.add(commands);
+        let snapshots = &metrics.snapshots;
+        let checkpoints = now.checkpoints - last.checkpoints;
+        snapshots.checkpoints.add(checkpoints);
+        let failed = now.checkpoints_failed - last.checkpoints_failed;
+        snapshots.checkpoints_failed.add(failed);
     }
+}
+
+fn unix_seconds() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since_epoch.map_or(0, |since_epoch| since_epoch.as_secs())
 }
 
 fn op_of(kind: CommandKind) -> ApplyOp {
@@ -122,9 +175,9 @@ fn op_of(kind: CommandKind) -> ApplyOp {
         | CommandKind::ClusterInit
         | CommandKind::MemberPublish
         | CommandKind::MemberAdd
-        | CommandKind::MemberPromote
         | CommandKind::MemberRemove
-        | CommandKind::MemberUpdate => ApplyOp::Cluster,
+        | CommandKind::MemberUpdate
+        | CommandKind::MemberPromote => ApplyOp::Cluster,
     }
 }
 

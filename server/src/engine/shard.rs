@@ -8,23 +8,27 @@ use keelson_consensus::durable::ReplayError;
 use keelson_consensus::node::NodeError;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::ResponseHeader;
-use keelson_storage::ids::{ClusterId, Lsn, MemberId, RaftIndex, Revision, ShardId};
+use keelson_storage::ids::{ClusterId, Lsn, MemberId, RaftIndex, Revision, ShardId, Term};
 use keelson_storage::io::Disk;
 use keelson_storage::snapshot::{SnapshotError, SnapshotStore, StoreConfig};
-use keelson_storage::state::{CommandError, CommandKind, Request, Response, State};
+use keelson_storage::state::{CommandError, CommandKind, Member, Request, Response, State};
 use keelson_storage::wal::{Wal, WalError};
 use thiserror::Error;
 
 use super::apply::Applying;
 use super::auto_compact::AutoCompact;
 use super::checkpoint::{CheckpointConfig, Checkpoints};
+use super::group::Group;
 use super::keep_alive::KeepAlives;
 use super::lease_clock::LeaseClock;
+use super::lost::LostState;
 use super::message::{Answer, Ask, CatchUp, CaughtUp, EventBatch, Inbound, Outbound, Token};
 use super::persist::Persisting;
+use super::quorum_reads::QuorumReads;
 use super::read::{RunningHash, RunningSelect};
 use super::values::Loading;
 use crate::config::AutoCompaction;
+use crate::peer::PeerError;
 use crate::runtime::Clock;
 
 /// One shard: the keyspace, its log, and everybody who waits for an answer.
@@ -37,6 +41,8 @@ pub struct Engine<D: Disk> {
     pub(super) checkpoints: Checkpoints,
     pub(super) lease_clock: LeaseClock,
     pub(super) keep_alives: KeepAlives,
+    pub(super) group: Group,
+    pub(super) quorum_reads: QuorumReads,
     pub(super) auto_compact: AutoCompact,
     pub(super) now_us: u64,
     pub(super) ports: Vec<Port>,
@@ -69,6 +75,8 @@ pub struct Engine<D: Disk> {
     pub(super) hashes: VecDeque<RunningHash>,
     pub(super) catch_ups: VecDeque<(usize, CatchUp)>,
     pub(super) scrub_pending: bool,
+    /// When the compaction was applied whose physical part is not done.
+    pub(super) compacting_since_us: Option<u64>,
     pub(super) nospace_proposed: bool,
     pub(super) stopping: bool,
     pub(super) facts: EngineFacts,
@@ -84,6 +92,10 @@ pub struct EngineConfig {
     pub member: MemberId,
     /// Its cluster, likewise.
     pub cluster: ClusterId,
+    /// Its raft group.
+    pub group: GroupConfig,
+    /// Everything random comes from it; it differs between members and between starts.
+    pub seed: u64,
     /// Size of the database at which NOSPACE is raised; `None` disables the quota.
     pub quota_bytes: Option<u64>,
     /// Automatic compaction.
@@ -104,6 +116,44 @@ pub struct EngineConfig {
     pub storage_version: String,
 }
 
+/// How a member takes part in its cluster.
+#[derive(Clone, Debug)]
+pub struct GroupConfig {
+    /// Whether the member's and the cluster's id are certain. If not, the only member of the state is this one.
+    pub is_identity_certain: bool,
+    /// The founding members, this one among them, all without client URLs: the same on each. Empty for a member
+    /// that joins; then it waits for the leader of the cluster.
+    pub founding: Vec<Member>,
+    /// The members of the cluster that this one joins, as one of them told, until the state knows them.
+    pub peers: Vec<Member>,
+    /// Time of a tick, which is the interval of heartbeats, in microseconds.
+    pub tick_us: u64,
+    /// Ticks without a leader before an election.
+    pub election_ticks: usize,
+    /// Whether a start takes all but one of them as passed, if the member is not alone.
+    pub advances_ticks: bool,
+    /// Whether changes of the membership that put the quorum at risk are refused.
+    pub is_strict: bool,
+    /// Whether all other members are dropped at the start.
+    pub forces_new_cluster: bool,
+}
+
+impl Default for GroupConfig {
+    /// What etcd's defaults are.
+    fn default() -> Self {
+        Self {
+            is_identity_certain: false,
+            founding: Vec::new(),
+            peers: Vec::new(),
+            tick_us: 100_000,
+            election_ticks: 10,
+            advances_ticks: true,
+            is_strict: true,
+            forces_new_cluster: false,
+        }
+    }
+}
+
 /// One front core as the engine sees it.
 #[derive(Debug, Default)]
 pub(super) struct Port {
@@ -120,12 +170,16 @@ pub(super) enum Origin {
     Front { port: usize, token: Token },
     /// The engine itself: expiry, ticks, alarms, compaction, bootstrap.
     Engine,
+    /// Another member, which answers its client itself.
+    Peer(MemberId),
 }
 
 /// An admitted command.
 #[derive(Debug)]
 pub(super) struct Queued {
     pub(super) origin: Origin,
+    /// Of a command that was forwarded to this member; 0 for its own.
+    pub(super) request_id: u64,
     pub(super) request: Request,
     pub(super) body: Bytes,
 }
@@ -134,7 +188,9 @@ pub(super) struct Queued {
 #[derive(Debug)]
 pub(super) struct Proposed {
     pub(super) index: RaftIndex,
+    pub(super) term: Term,
     pub(super) lease_time: keelson_storage::ids::LeaseTime,
+    pub(super) payload_bytes: usize,
     pub(super) commands: Vec<(Origin, Request)>,
 }
 
@@ -172,6 +228,10 @@ pub struct EngineFacts {
     pub leases_expired: u64,
     /// Commands applied.
     pub commands_applied: u64,
+    /// Checkpoints that became durable.
+    pub checkpoints: u64,
+    /// Checkpoints that failed.
+    pub checkpoints_failed: u64,
 }
 
 /// How long applying took, since it was last drained.
@@ -181,6 +241,12 @@ pub struct Durations {
     pub commands: Vec<(CommandKind, bool, u64)>,
     /// Each committed entry, in microseconds.
     pub entries: Vec<u64>,
+    /// Each checkpoint, from its beginning until it was durable, in microseconds.
+    pub checkpoints: Vec<u64>,
+    /// Each slice of a physical compaction, in microseconds.
+    pub scrub_slices: Vec<u64>,
+    /// Each physical compaction, in microseconds.
+    pub compactions: Vec<u64>,
 }
 
 /// Why the engine stops.
@@ -195,6 +261,9 @@ pub enum EngineError {
     /// The lane's records are no log.
     #[error("raft log: {0}")]
     Replay(#[from] ReplayError),
+    /// What the log stands on is not there.
+    #[error(transparent)]
+    LostState(#[from] LostState),
     /// The lane's completions cannot be waited for.
     #[error("waiting for the disk: {0}")]
     DiskEvents(#[source] std::io::Error),
@@ -206,6 +275,15 @@ pub enum EngineError {
         /// What is wrong with it.
         source: CommandError,
     },
+    /// Another member, or an operator, removed this one.
+    #[error(
+        "this member was removed from the cluster and will not serve again; to come back it joins as a new member, \
+         with an empty data directory, after etcdctl member add"
+    )]
+    Removed,
+    /// The other members cannot be listened to.
+    #[error(transparent)]
+    Peers(#[from] PeerError),
     /// A proposal that the engine itself sealed was refused.
     #[error("raft: {0}")]
     Node(#[from] NodeError),
@@ -229,7 +307,7 @@ impl<D: Disk> Engine<D> {
             Ask::Checkpoint => self.request_checkpoint(origin),
             // Everything committed is applied before a read looks at it.
             read if self.applying.is_some() => self.held_reads.push_back((origin, read)),
-            read => self.read(origin, read),
+            read => self.take_read(origin, read),
         }
     }
 
@@ -240,15 +318,17 @@ impl<D: Disk> Engine<D> {
         self.lease_clock.advance(now_us);
         let durable = self.wal.pump(now_us)?;
         self.on_durable(durable);
+        self.advance_group();
         self.snapshots.pump()?;
         // The disk has work while what it has done is applied.
         self.write()?;
         self.apply_committed(clock)?;
         self.answer_keep_alives();
+        self.advance_quorum_reads();
         self.advance_reads();
         self.advance_loads();
         self.advance_catch_ups()?;
-        self.advance_scrub();
+        self.advance_scrub(clock);
         self.upkeep();
         self.write()?;
         // Reads that arrive before the next turn find everything committed applied.
@@ -264,6 +344,7 @@ impl<D: Disk> Engine<D> {
         self.seal()?;
         let durable = self.wal.pump(self.now_us)?;
         self.on_durable(durable);
+        self.take_raft_messages();
         Ok(())
     }
 
@@ -283,6 +364,7 @@ impl<D: Disk> Engine<D> {
             if self.state.lease_next_deadline().is_some() {
                 self.queue_own(Request::Tick);
             }
+            self.hand_over();
             self.stopping = true;
         }
     }
@@ -296,8 +378,9 @@ impl<D: Disk> Engine<D> {
     /// Whether everything proposed is durable, applied and answered.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.queue.is_empty()
-            && self.proposed.is_empty()
+        // A group may never commit what waits; its members keep it.
+        let is_settled = self.queue.is_empty() && self.proposed.is_empty();
+        (is_settled || !self.is_alone())
             && self.applying.is_none()
             && self.wal.is_idle()
             && self.ports.iter().all(|port| port.outbox.is_empty())
@@ -348,6 +431,9 @@ impl<D: Disk> Engine<D> {
     pub fn take_durations(&mut self, out: &mut Durations) {
         out.commands.append(&mut self.durations.commands);
         out.entries.append(&mut self.durations.entries);
+        out.checkpoints.append(&mut self.durations.checkpoints);
+        out.scrub_slices.append(&mut self.durations.scrub_slices);
+        out.compactions.append(&mut self.durations.compactions);
     }
 
     /// Commands waiting for an entry or for their entry to commit.
@@ -389,10 +475,16 @@ impl<D: Disk> Engine<D> {
         let wal = self.wal.next_deadline_us();
         Activity {
             busy,
-            wake_at_us: [upkeep, wal, self.checkpoint_deadline_us()]
-                .into_iter()
-                .flatten()
-                .min(),
+            wake_at_us: [
+                upkeep,
+                wal,
+                self.checkpoint_deadline_us(),
+                self.group_deadline_us(),
+                self.quorum_reads_deadline_us(),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
         }
     }
 }

@@ -356,7 +356,7 @@ fn run_check(check: usize, facts: &HttpFacts<'_>) -> Result<(), String> {
     }
 }
 
-fn version_body() -> String {
+pub(crate) fn version_body() -> String {
     format!(
         "{{\"etcdserver\":\"{}\",\"etcdcluster\":\"{}\",\"storage\":\"{}\"}}",
         version::API,

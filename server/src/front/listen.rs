@@ -274,7 +274,7 @@ fn is_shortage(error: &io::Error) -> bool {
 }
 
 /// Options of a connection: answers leave at once, and vanished clients are noticed.
-pub(super) fn set_options(socket: &OwnedFd) -> io::Result<()> {
+pub(crate) fn set_options(socket: &OwnedFd) -> io::Result<()> {
     let set = |level: i32, option: i32, value: i32| {
         // SAFETY: the value is an int that lives through the call, with its size.
         let result = unsafe {

@@ -15,13 +15,13 @@ use crate::runtime::{self, this_core};
 pub(super) const SLICE_COUNT_MAX: usize = 64;
 
 /// Hears about the bytes that pass through a socket.
-pub(super) trait Traffic {
+pub(crate) trait Traffic {
     fn received(&self, count: usize);
     fn sent(&self, count: usize);
 }
 
 /// A socket with budgets for what one turn may read and write.
-pub(super) struct Socket<T> {
+pub(crate) struct Socket<T> {
     inner: runtime::Socket,
     /// Bytes read before the protocol was known.
     unread: RefCell<Bytes>,
@@ -50,7 +50,7 @@ impl ReceiveBuffer {
 }
 
 impl<T: Traffic> Socket<T> {
-    pub(super) fn new(inner: runtime::Socket, traffic: Rc<T>) -> Socket<T> {
+    pub(crate) fn new(inner: runtime::Socket, traffic: Rc<T>) -> Socket<T> {
         Socket {
             inner,
             unread: RefCell::default(),
@@ -61,14 +61,14 @@ impl<T: Traffic> Socket<T> {
     }
 
     /// Puts bytes back that were read to find out the protocol.
-    pub(super) fn unread(&self, bytes: Bytes) {
+    pub(crate) fn unread(&self, bytes: Bytes) {
         let mut unread = self.unread.borrow_mut();
         assert!(unread.is_empty(), "bytes are put back once");
         *unread = bytes;
     }
 
     /// Renews the budgets. Called by the connection's task at the beginning of each poll.
-    pub(super) fn begin_turn(&self) {
+    pub(crate) fn begin_turn(&self) {
         self.read_left.set(READ_BYTES_PER_TURN);
         self.write_left.set(WRITE_BYTES_PER_TURN);
     }
@@ -119,7 +119,7 @@ impl<T: Traffic> Socket<T> {
 }
 
 /// The socket of an HTTP/1.1 connection, as hyper and the connection's task share it.
-pub(super) struct Http1Socket<T>(pub(super) Rc<Socket<T>>);
+pub(crate) struct Http1Socket<T>(pub(crate) Rc<Socket<T>>);
 
 impl<T: Traffic> hyper::rt::Read for Http1Socket<T> {
     fn poll_read(

@@ -135,19 +135,20 @@ fn describe(request: &Request) -> Line {
         Request::MemberPublish(publish) => Line::new("member_publish")
             .with("member", hex(publish.member_id))
             .with_bytes("name", publish.name.as_bytes()),
-        Request::MemberAdd(member) => Line::new("member_add")
-            .with("member", hex(member.id))
-            .with("peer_urls", member.peer_urls.join(","))
-            .with("learner", member.is_learner),
-        Request::MemberPromote(promote) => {
-            Line::new("member_promote").with("member", hex(promote.member_id))
+        Request::MemberAdd(add) => {
+            let member = add.member.clone().unwrap_or_default();
+            Line::new("member_add")
+                .with("member", hex(member.id))
+                .with("peer_urls", member.peer_urls)
+                .with("learner", member.is_learner)
         }
-        Request::MemberRemove(remove) => {
-            Line::new("member_remove").with("member", hex(remove.member_id))
-        }
+        Request::MemberRemove(remove) => Line::new("member_remove").with("member", hex(remove.id)),
         Request::MemberUpdate(update) => Line::new("member_update")
-            .with("member", hex(update.member_id))
-            .with("peer_urls", update.peer_urls.join(",")),
+            .with("member", hex(update.id))
+            .with("peer_urls", update.peer_ur_ls.clone()),
+        Request::MemberPromote(promote) => {
+            Line::new("member_promote").with("member", hex(promote.id))
+        }
         Request::LeaseRenewMany(renew) => {
             let ids: Vec<String> = renew.ids.iter().map(|&id| lease(id)).collect();
             Line::new("lease_renew_many")

@@ -11,7 +11,7 @@ use super::log::{hex, lease};
 use crate::engine::offline;
 
 pub(super) fn dump(dir: &StoppedDir, values: bool, out: &mut Printer) -> anyhow::Result<ExitCode> {
-    let Some(snapshot) = offline::load_newest(dir)? else {
+    let (Some(snapshot), _) = offline::load_newest(dir)? else {
         out.print(&Line::new("no_snapshot"))?;
         return Ok(ExitCode::SUCCESS);
     };

@@ -9,14 +9,13 @@ use keelson_storage::dir::StoppedDir;
 use keelson_storage::ids::{LaneId, ShardId};
 use keelson_storage::io::{Disk, ReadOnlyDisk};
 use keelson_storage::recovery::{TailReport, read_lane};
-use keelson_storage::snapshot::{Snapshot, SnapshotError, Survey};
+use keelson_storage::snapshot::{Listed, Snapshot, SnapshotError, Survey};
 use keelson_storage::state::{Request, decode_entry};
 use keelson_storage::wal::{RecordKind, WalRecord};
 
 use super::line::{Line, Printer};
 use crate::backup::bytes_bar;
-use crate::engine::EngineError;
-use crate::engine::offline;
+use crate::engine::{EngineError, LostState, offline};
 
 /// What was found so far.
 struct Findings<'a> {
@@ -49,8 +48,8 @@ pub(super) fn verify(dir: &StoppedDir, out: &mut Printer) -> anyhow::Result<Exit
         out,
         damage_count: 0,
     };
-    let snapshot = verify_snapshot(dir, &mut findings)?;
-    verify_log(dir, snapshot.as_ref(), &mut findings)?;
+    let found = verify_snapshot(dir, &mut findings)?;
+    verify_log(dir, &found, &mut findings)?;
     let damage_count = findings.damage_count;
     let says = match damage_count {
         0 => "everything is as it was written".to_owned(),
@@ -63,22 +62,31 @@ pub(super) fn verify(dir: &StoppedDir, out: &mut Printer) -> anyhow::Result<Exit
     Ok(ExitCode::from(u8::from(damage_count > 0)))
 }
 
-/// The snapshot, if its index is sound.
-fn verify_snapshot(
-    dir: &StoppedDir,
-    findings: &mut Findings<'_>,
-) -> anyhow::Result<Option<Snapshot>> {
+/// What the log is compared with.
+#[derive(Default)]
+struct FoundSnapshot {
+    /// The snapshot, if its index is sound.
+    snapshot: Option<Snapshot>,
+    /// Paths of newer files that look unfinished.
+    unfinished: Vec<String>,
+}
+
+fn verify_snapshot(dir: &StoppedDir, findings: &mut Findings<'_>) -> anyhow::Result<FoundSnapshot> {
     let Some(path) = dir.snapshots_path(ShardId(0)) else {
         findings.sound("snapshot", "there is none yet")?;
-        return Ok(None);
+        return Ok(FoundSnapshot::default());
     };
     let mut disk = ReadOnlyDisk::new(&path);
-    let newest = match Snapshot::newest_in(&mut disk) {
-        Ok(newest) => newest,
+    let Listed { newest, unfinished } = match Snapshot::list(&mut disk) {
+        Ok(listed) => listed,
         Err(error) => {
             findings.damage("snapshot", &error.to_string())?;
-            return Ok(None);
+            return Ok(FoundSnapshot::default());
         }
+    };
+    let nothing = |unfinished| FoundSnapshot {
+        snapshot: None,
+        unfinished,
     };
     let counts = newest.as_ref().map(|(_, entry)| entry.name.clone());
     for entry in disk.list()? {
@@ -87,13 +95,13 @@ fn verify_snapshot(
             Some(counts) if entry.name < *counts => {
                 "a newer one counts, and the next start removes this one"
             }
-            _ => "it was never finished, and the next start removes it",
+            _ => "it looks unfinished; if the log does without it, the next start removes it",
         };
         findings.note(&entry.name, says)?;
     }
     let Some((file, entry)) = newest else {
         findings.sound("snapshot", "there is none yet")?;
-        return Ok(None);
+        return Ok(nothing(unfinished));
     };
     let bar = bytes_bar("snapshot", entry.bytes);
     let survey = Survey::of(&mut disk, file, &entry, &mut |bytes| bar.inc(bytes));
@@ -102,7 +110,7 @@ fn verify_snapshot(
         findings.damage(&entry.name, &damage.to_string())?;
     }
     let Some(snapshot) = survey.snapshot else {
-        return Ok(None);
+        return Ok(nothing(unfinished));
     };
     if !entry
         .name
@@ -125,16 +133,20 @@ fn verify_snapshot(
         );
         findings.sound(&entry.name, &says)?;
     }
-    Ok(Some(snapshot))
+    Ok(FoundSnapshot {
+        snapshot: Some(snapshot),
+        unfinished,
+    })
 }
 
 fn verify_log(
     dir: &StoppedDir,
-    snapshot: Option<&Snapshot>,
+    found: &FoundSnapshot,
     findings: &mut Findings<'_>,
 ) -> anyhow::Result<()> {
     // A member has one lane. Without its snapshot nobody can tell where its log must begin.
     let has_snapshot_files = dir.snapshots_path(ShardId(0)).is_some();
+    let snapshot = found.snapshot.as_ref();
     let knows_start = snapshot.is_some() || !has_snapshot_files || findings.damage_count == 0;
     for lane in dir.lanes()? {
         let about = format!("wal-{:04}", lane.0);
@@ -153,10 +165,12 @@ fn verify_log(
                 continue;
             }
         };
-        if wrong.is_none() && knows_start {
-            wrong = replay.finish().err().map(EngineError::from);
+        if wrong.is_none() && knows_start && lane == LaneId(0) {
+            let begins = LostState::check_empty(&replay, report.first_lsn, &found.unfinished);
+            let ends = replay.finish().map_err(EngineError::from);
+            wrong = begins.map_err(EngineError::from).and(ends).err();
         }
-        match wrong {
+        match wrong.map(|error| LostState::explain(error, &found.unfinished)) {
             Some(error) => findings.damage(&about, &error.to_string())?,
             None => {
                 let says = format!(

@@ -92,6 +92,11 @@ impl Shape {
         Self::new(first.as_nanos() as u64, bucket_count, 1e9)
     }
 
+    /// Durations, counted in nanoseconds and shown in milliseconds.
+    pub const fn milliseconds(first: Duration, bucket_count: usize) -> Self {
+        Self::new(first.as_nanos() as u64, bucket_count, 1e6)
+    }
+
     /// Plain numbers.
     pub const fn plain(first: u64, bucket_count: usize) -> Self {
         Self::new(first, bucket_count, 1.0)

@@ -19,6 +19,11 @@ pub(super) const CODE_COUNT: usize = 17;
 const DISK_SHAPE: Shape = Shape::seconds(Duration::from_millis(1), 14);
 /// Backups: 10 ms to about eleven minutes, as in etcd.
 const BACKUP_SHAPE: Shape = Shape::seconds(Duration::from_millis(10), 17);
+/// etcd's buckets for a defragmentation: 100 ms to about seven minutes.
+const DEFRAG_SHAPE: Shape = Shape::seconds(Duration::from_millis(100), 13);
+/// etcd's buckets for a slice of a compaction, and for all of one.
+const COMPACTION_SLICE_SHAPE: Shape = Shape::milliseconds(Duration::from_millis(1), 13);
+const COMPACTION_SHAPE: Shape = Shape::milliseconds(Duration::from_millis(100), 14);
 /// etcd's buckets for apply and range.
 const APPLY_SHAPE: Shape = Shape::seconds(Duration::from_micros(100), 20);
 /// etcd's buckets for hashing.
@@ -42,6 +47,8 @@ pub struct CoreMetrics {
     pub server: ServerMetrics,
     /// The log lane.
     pub disk: DiskMetrics,
+    /// Snapshot files and the memory beside them.
+    pub snapshots: SnapshotMetrics,
     /// The key space.
     pub mvcc: MvccMetrics,
     /// Leases.
@@ -63,6 +70,7 @@ impl CoreMetrics {
             client: ClientMetrics::default(),
             server: ServerMetrics::default(),
             disk: DiskMetrics::default(),
+            snapshots: SnapshotMetrics::default(),
             mvcc: MvccMetrics::default(),
             lease: LeaseMetrics::default(),
             watch: WatchMetrics::default(),
@@ -289,6 +297,55 @@ pub struct DiskMetrics {
     pub backend_commit: Histogram,
     /// Time to stream one backup.
     pub backend_snapshot: Histogram,
+    /// Time from a request to defragment to the checkpoint that answers it.
+    pub backend_defrag: Histogram,
+    /// Requests to defragment that wait for their checkpoint.
+    pub defrags_in_flight: Gauge,
+}
+
+/// Snapshot files: how they are made, and what of their values is in memory.
+#[derive(Debug)]
+pub struct SnapshotMetrics {
+    /// Checkpoints that became durable.
+    pub checkpoints: Counter,
+    /// Checkpoints that failed and were tried again.
+    pub checkpoints_failed: Counter,
+    /// Bytes written to snapshot files, finished or not.
+    pub checkpoint_bytes: Counter,
+    /// Time from the beginning of a checkpoint until it is durable.
+    pub checkpoint: Histogram,
+    /// The same in etcd's buckets for saving a snapshot.
+    pub save: Histogram,
+    /// Bytes of the files that are in use.
+    pub file_bytes: Gauge,
+    /// Bytes of blocks of values in memory.
+    pub value_cache_bytes: Gauge,
+    /// Values that were in memory when they were asked for.
+    pub value_cache_hits: Counter,
+    /// Blocks of values that were read because they were not.
+    pub value_cache_misses: Counter,
+    /// Memory of the versions that no snapshot holds, roughly.
+    pub memory_versions_bytes: Gauge,
+    /// Memory of the snapshot's index.
+    pub memory_index_bytes: Gauge,
+}
+
+impl Default for SnapshotMetrics {
+    fn default() -> Self {
+        Self {
+            checkpoints: Counter::default(),
+            checkpoints_failed: Counter::default(),
+            checkpoint_bytes: Counter::default(),
+            checkpoint: Histogram::new(BACKUP_SHAPE),
+            save: Histogram::new(DISK_SHAPE),
+            file_bytes: Gauge::default(),
+            value_cache_bytes: Gauge::default(),
+            value_cache_hits: Counter::default(),
+            value_cache_misses: Counter::default(),
+            memory_versions_bytes: Gauge::default(),
+            memory_index_bytes: Gauge::default(),
+        }
+    }
 }
 
 impl Default for DiskMetrics {
@@ -304,6 +361,8 @@ impl Default for DiskMetrics {
             wal_segments_recycled: Counter::default(),
             backend_commit: Histogram::new(DISK_SHAPE),
             backend_snapshot: Histogram::new(BACKUP_SHAPE),
+            backend_defrag: Histogram::new(DEFRAG_SHAPE),
+            defrags_in_flight: Gauge::default(),
         }
     }
 }
@@ -346,6 +405,14 @@ pub struct MvccMetrics {
     pub current_revision: Gauge,
     /// The revision of the last compaction.
     pub compact_revision: Gauge,
+    /// Versions that compactions have found unreachable.
+    pub compacted_versions: Counter,
+    /// Time of one slice of a physical compaction.
+    pub compaction_slice: Histogram,
+    /// Time from a compaction until everything it made unreachable is found.
+    pub compaction: Histogram,
+    /// Unix time of the end of the last one.
+    pub compacted_at_seconds: Gauge,
     /// Time to hash the whole store.
     pub hash: Histogram,
     /// Time to hash the store up to a revision.
@@ -366,6 +433,10 @@ impl Default for MvccMetrics {
             keys: Gauge::default(),
             current_revision: Gauge::default(),
             compact_revision: Gauge::default(),
+            compacted_versions: Counter::default(),
+            compaction_slice: Histogram::new(COMPACTION_SLICE_SHAPE),
+            compaction: Histogram::new(COMPACTION_SHAPE),
+            compacted_at_seconds: Gauge::default(),
             hash: Histogram::new(HASH_SHAPE),
             hash_revision: Histogram::new(HASH_SHAPE),
         }

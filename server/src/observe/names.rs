@@ -104,6 +104,30 @@ pub(super) const FAMILIES: &[Family] = {
             Gauge(|m| &m.mvcc.current_revision),
         ),
         family(
+            "etcd_debugging_mvcc_db_compaction_keys_total",
+            C,
+            "Versions that compactions have found unreachable.",
+            Counter(|m| &m.mvcc.compacted_versions),
+        ),
+        family(
+            "etcd_debugging_mvcc_db_compaction_last",
+            G,
+            "Unix time of the end of the last compaction; 0 before the first.",
+            Gauge(|m| &m.mvcc.compacted_at_seconds),
+        ),
+        family(
+            "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds",
+            H,
+            "Time of one slice of a compaction, in which nothing else is served.",
+            Histogram(|m| &m.mvcc.compaction_slice),
+        ),
+        family(
+            "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",
+            H,
+            "Time from a compaction until everything it made unreachable is found.",
+            Histogram(|m| &m.mvcc.compaction),
+        ),
+        family(
             "etcd_debugging_mvcc_events_total",
             C,
             "Watch events sent.",
@@ -158,16 +182,34 @@ pub(super) const FAMILIES: &[Family] = {
             Counter(|m| &m.server.leases_expired),
         ),
         family(
+            "etcd_debugging_snap_save_total_duration_seconds",
+            H,
+            "Time from the beginning of a checkpoint until its snapshot file is durable.",
+            Histogram(|m| &m.snapshots.save),
+        ),
+        family(
             "etcd_disk_backend_commit_duration_seconds",
             H,
             "Time to apply one durable batch to the state; there is no second database file to commit to.",
             Histogram(|m| &m.disk.backend_commit),
         ),
         family(
+            "etcd_disk_backend_defrag_duration_seconds",
+            H,
+            "Time to answer a request to defragment: it is a checkpoint, and blocks nobody.",
+            Histogram(|m| &m.disk.backend_defrag),
+        ),
+        family(
             "etcd_disk_backend_snapshot_duration_seconds",
             H,
             "Time to stream a backup to a client, from its first byte to its last.",
             Histogram(|m| &m.disk.backend_snapshot),
+        ),
+        family(
+            "etcd_disk_defrag_inflight",
+            G,
+            "Requests to defragment that wait for their checkpoint.",
+            Gauge(|m| &m.disk.defrags_in_flight),
         ),
         family(
             "etcd_disk_wal_fsync_duration_seconds",
@@ -410,6 +452,36 @@ pub(super) const FAMILIES: &[Family] = {
             Labelled(labelled::build_info),
         ),
         family(
+            "keelson_checkpoint_bytes_total",
+            C,
+            "Bytes written to snapshot files, finished or not.",
+            Counter(|m| &m.snapshots.checkpoint_bytes),
+        ),
+        family(
+            "keelson_checkpoint_duration_seconds",
+            H,
+            "Time from the beginning of a checkpoint until it is durable.",
+            Histogram(|m| &m.snapshots.checkpoint),
+        ),
+        family(
+            "keelson_checkpoint_failed_total",
+            C,
+            "Checkpoints that failed; they are tried again.",
+            Counter(|m| &m.snapshots.checkpoints_failed),
+        ),
+        family(
+            "keelson_checkpoint_file_bytes",
+            G,
+            "Bytes of the snapshot files in use.",
+            Gauge(|m| &m.snapshots.file_bytes),
+        ),
+        family(
+            "keelson_checkpoint_total",
+            C,
+            "Checkpoints that became durable.",
+            Counter(|m| &m.snapshots.checkpoints),
+        ),
+        family(
             "keelson_client_connections",
             G,
             "Open client connections of each core.",
@@ -446,10 +518,40 @@ pub(super) const FAMILIES: &[Family] = {
             CoreCounter(|m| &m.runtime.wakeups, 1.0),
         ),
         family(
+            "keelson_memory_index_bytes",
+            G,
+            "Memory of the index of the snapshot.",
+            Gauge(|m| &m.snapshots.memory_index_bytes),
+        ),
+        family(
+            "keelson_memory_versions_bytes",
+            G,
+            "Memory of the versions that no snapshot holds, roughly.",
+            Gauge(|m| &m.snapshots.memory_versions_bytes),
+        ),
+        family(
             "keelson_requests_refused_total",
             C,
             "Requests refused because a limit was reached.",
             CoreCounter(|m| &m.runtime.refused, 1.0),
+        ),
+        family(
+            "keelson_value_cache_bytes",
+            G,
+            "Bytes of blocks of values in memory.",
+            Gauge(|m| &m.snapshots.value_cache_bytes),
+        ),
+        family(
+            "keelson_value_cache_hits_total",
+            C,
+            "Values of the snapshot that were in memory when they were asked for.",
+            Counter(|m| &m.snapshots.value_cache_hits),
+        ),
+        family(
+            "keelson_value_cache_misses_total",
+            C,
+            "Blocks of values that were read from the disk because they were not in memory.",
+            Counter(|m| &m.snapshots.value_cache_misses),
         ),
         family(
             "keelson_wal_commands_total",

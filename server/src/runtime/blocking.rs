@@ -41,7 +41,10 @@ pub async fn spawn_blocking<R: Send + 'static>(
 
 /// Starts a thread that is no core. It would have the CPU of the core that starts it to itself and that core, so it is
 /// moved to those where no core runs, or, if there are none, lets the system choose.
-pub(super) fn spawn_helper(work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+///
+/// # Errors
+/// The system has no thread for it.
+pub fn spawn_helper(work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     let cores: Vec<usize> = this_core()
         .links()
         .iter()

@@ -476,6 +476,25 @@ impl Socket {
         unsafe { libc::shutdown(self.fd.as_raw_fd(), libc::SHUT_WR) };
     }
 
+    /// The kernel's smoothed time for a packet to the other side and back.
+    #[must_use]
+    pub fn round_trip_us(&self) -> Option<u32> {
+        // SAFETY: all-zero is a valid tcp_info: numbers only.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut info_bytes = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most so many bytes as it is told there are, and how many it wrote.
+        let failed = unsafe {
+            libc::getsockopt(
+                self.fd.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut info).cast(),
+                &raw mut info_bytes,
+            )
+        };
+        (failed == 0).then_some(info.tcpi_rtt)
+    }
+
     fn send(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         // SAFETY: an all-zero msghdr is valid: no address, no control data.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };

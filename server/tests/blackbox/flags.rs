@@ -154,7 +154,7 @@ async fn unknown_flags_stop_the_start() {
 #[tokio::test]
 async fn flags_of_etcd_that_are_not_supported_stop_the_start_with_a_sentence() {
     ours_only!("real etcd supports them");
-    for flag in ["discovery-srv=example.com", "force-new-cluster=true"] {
+    for flag in ["discovery-srv=example.com", "auth-token=jwt"] {
         let options = ServerOptions::new("flags-unsupported").flag(format!("--{flag}"));
         let log = refusal(options).await;
         let name = flag.split('=').next().expect("split gives one part");

@@ -8,7 +8,9 @@ use keelson_proto::health::health_client::HealthClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Server, ServerKind, ServerOptions, accepted, http, ours_only, shapes};
+use crate::harness::{
+    Etcdctl, Server, ServerKind, ServerOptions, accepted, eventually, http, ours_only, shapes,
+};
 
 /// Every listener that serves health and metrics.
 async fn listeners(name: &str) -> (Server, Vec<String>) {
@@ -197,6 +199,12 @@ const WANTED: &[&str] = &[
     "etcd_disk_wal_fsync_duration_seconds_sum",
     "etcd_disk_wal_write_bytes_total",
     "etcd_mvcc_db_open_read_transactions",
+    "etcd_debugging_mvcc_db_compaction_keys_total",
+    "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds_bucket{le=\"4096\"}",
+    "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds_bucket{le=\"100\"}",
+    "etcd_debugging_snap_save_total_duration_seconds_count",
+    "etcd_disk_backend_defrag_duration_seconds_bucket{le=\"409.6\"}",
+    "etcd_disk_backend_snapshot_duration_seconds_count",
     "etcd_mvcc_db_total_size_in_bytes",
     "etcd_mvcc_db_total_size_in_use_in_bytes",
     "etcd_mvcc_delete_total",
@@ -290,4 +298,108 @@ async fn metrics_have_etcds_names_and_count() {
                        grpc_service=\"etcdserverpb.Watch\",grpc_type=\"bidi_stream\"}";
         assert_eq!(value(watches), 1.0);
     }
+}
+
+/// The values of some metrics now.
+async fn values<const N: usize>(address: &str, names: [&str; N]) -> [f64; N] {
+    let found = metrics(address).await;
+    names.map(|name| *found.get(name).unwrap_or_else(|| panic!("no {name}")))
+}
+
+#[tokio::test]
+async fn checkpoints_and_compactions_are_counted() {
+    ours_only!("checkpoints are Keelson's");
+    let server = Server::start("http-checkpoints").await;
+    let clients = server.clients().await;
+    let address = server.address();
+    let ctl = Etcdctl::new(server.address());
+    let names = [
+        "keelson_checkpoint_total",
+        "keelson_checkpoint_duration_seconds_count",
+        "keelson_checkpoint_bytes_total",
+        "keelson_checkpoint_file_bytes",
+        "etcd_debugging_snap_save_total_duration_seconds_count",
+        "etcd_disk_backend_defrag_duration_seconds_count",
+        "keelson_memory_index_bytes",
+        "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds_count",
+        "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds_count",
+        "etcd_debugging_mvcc_db_compaction_keys_total",
+        "etcd_debugging_mvcc_db_compaction_last",
+    ];
+    assert_eq!(values(&address, names).await, [0.0; 11]);
+    let mut revision = 0;
+    for number in 0..20 {
+        clients.put_key(format!("k{number}"), vec![7; 1000]).await;
+        revision = clients.put_key(format!("k{number}"), vec![8; 1000]).await;
+    }
+    let [versions_before] = values(&address, ["keelson_memory_versions_bytes"]).await;
+    assert!(versions_before > 40_000.0, "{versions_before}");
+    clients.compact(revision).await;
+    eventually("the compaction is done", || async {
+        let [done] = values(&address, [names[7]]).await;
+        (done == 1.0).then_some(())
+    })
+    .await;
+    ctl.ok(&["defrag"]).await;
+    let [
+        made,
+        timed,
+        written,
+        file,
+        saved,
+        defrags,
+        index,
+        _,
+        slices,
+        found,
+        last,
+    ] = values(&address, names).await;
+    assert_eq!([made, timed, saved, defrags], [1.0; 4]);
+    assert!(written >= file && file > 20_000.0, "{written} {file}");
+    assert!(index > 0.0 && slices >= 1.0, "{index} {slices}");
+    // Of the last key the older version stays: a watch from the compact revision on shows it.
+    assert_eq!(found, 19.0);
+    let now = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .unwrap()
+        .as_secs_f64();
+    assert!((now - last).abs() < 100.0, "{last}");
+    let rest = [
+        "keelson_memory_versions_bytes",
+        "keelson_checkpoint_failed_total",
+        "etcd_disk_defrag_inflight",
+    ];
+    let [versions, failed, in_flight] = values(&address, rest).await;
+    assert!(versions < versions_before / 2.0, "{versions}");
+    assert_eq!([failed, in_flight], [0.0; 2]);
+}
+
+#[tokio::test]
+async fn values_that_are_in_memory_or_not_are_counted() {
+    ours_only!("the cache is Keelson's");
+    let mut server = Server::start("http-values").await;
+    let clients = server.clients().await;
+    clients.put_key("a", vec![7; 1000]).await;
+    Etcdctl::new(server.address()).ok(&["defrag"]).await;
+    assert!(server.stop().await.success());
+    server.restart().await;
+    let (clients, address) = (server.clients().await, server.address());
+    let names = [
+        "keelson_value_cache_hits_total",
+        "keelson_value_cache_misses_total",
+        "keelson_value_cache_bytes",
+    ];
+    assert_eq!(values(&address, names).await, [0.0; 3]);
+    accepted(clients.kv.clone().range(shapes::get("a")).await);
+    let [hits, misses, bytes] = values(&address, names).await;
+    assert_eq!([hits, misses], [0.0, 1.0], "it was read from the disk");
+    assert!(bytes >= 1000.0, "{bytes}");
+    // What just came is no hit: whoever waited for it asks again.
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    for _ in 0..3 {
+        clients.put_key("b", "turns go by").await;
+    }
+    accepted(clients.kv.clone().range(shapes::get("a")).await);
+    let [hits, misses, _] = values(&address, names).await;
+    assert_eq!([hits, misses], [1.0, 1.0], "it was in memory");
 }

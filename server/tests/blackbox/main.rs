@@ -19,6 +19,7 @@ mod harness;
 
 mod bad_input;
 mod client;
+mod cluster;
 mod crash;
 mod differential;
 mod errors;
@@ -26,6 +27,7 @@ mod etcdctl;
 mod flags;
 mod http;
 mod inspect;
+mod interrupted;
 mod kube;
 mod lease;
 mod migrate;

@@ -48,7 +48,7 @@ pub(super) fn save(server: &Server, name: &str) -> PathBuf {
     file
 }
 
-fn restore(backup: &Path, data_dir: &Path, more: &[&str]) -> String {
+pub(super) fn restore(backup: &Path, data_dir: &Path, more: &[&str]) -> String {
     let (backup, data_dir) = (text(backup), text(data_dir));
     let arguments = ["snapshot", "restore", backup, "--data-dir", data_dir];
     ok(&[&arguments[..], more].concat())
@@ -406,12 +406,16 @@ async fn g_d_7_a_backup_is_restored_into_a_new_or_empty_directory_only() {
     }
     assert_eq!(std::fs::read(target.join("notes")).unwrap(), b"mine");
     std::fs::remove_file(target.join("notes")).unwrap();
-    // What a restore that was killed has left is not touched.
+    // Nor is what lies where the directory is to be made.
     let left = target.with_file_name("other.restoring");
     std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join("notes"), b"mine").unwrap();
     let said = refused_restore(&backup, &target.with_file_name("other"), &[]);
-    assert!(said.contains("other.restoring is there"), "{said}");
-    assert!(left.exists());
+    assert!(
+        said.contains("other.restoring") && said.contains("notes"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read(left.join("notes")).unwrap(), b"mine");
 
     restore(&backup, &target, &[]);
     let names = std::fs::read_dir(&target).unwrap();

@@ -14,11 +14,6 @@ use crate::harness::{Server, ServerKind, etcd_binaries};
 /// steps fails any more has to leave the table.
 const WAITING: &[(&str, &str)] = &[
     ("auth-", "users, roles and permissions"),
-    ("member-add", "membership changes"),
-    ("member-list-learner", "membership changes"),
-    ("member-promote", "membership changes"),
-    ("member-remove", "membership changes"),
-    ("member-update", "membership changes"),
     ("move-leader", "more than one member"),
     ("role-", "users, roles and permissions"),
     ("snapshot-restore", "backups in etcd's own format"),

@@ -15,7 +15,7 @@ pub(super) const PAGE_HEADER_BYTES: usize = 16;
 pub(super) const ELEMENT_BYTES: usize = 16;
 pub(super) const BUCKET_HEADER_BYTES: usize = 16;
 pub(super) const META_BYTES: usize = 64;
-const META_CHECKED_BYTES: usize = 56;
+pub(super) const META_CHECKED_BYTES: usize = 56;
 
 pub(super) const BRANCH_KIND: u16 = 0x01;
 pub(super) const LEAF_KIND: u16 = 0x02;
@@ -166,7 +166,7 @@ impl Meta {
 }
 
 /// The 64-bit FNV-1a hash.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })

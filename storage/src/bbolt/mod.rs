@@ -48,6 +48,8 @@ mod cursor;
 mod error;
 mod file;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod page;
 mod sink;
 mod tree;

@@ -1,6 +1,7 @@
 //! What an etcd database can refuse, by what the caller does about it.
 
 use crate::bbolt::BoltError;
+use crate::io::PartError;
 
 /// An etcd database's error. Every one names the file.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +9,9 @@ pub enum EtcdDbError {
     /// The file under it: unreadable, locked, foreign, cut off or damaged.
     #[error(transparent)]
     Bolt(#[from] BoltError),
+    /// The unfinished file of an export.
+    #[error(transparent)]
+    Part(#[from] PartError),
     /// A database without the hash that a snapshot has.
     #[error(
         "{file}: snapshot missing hash but --skip-hash-check=false: a file copied from a data directory has none; \

@@ -41,6 +41,8 @@ mod contents;
 mod db;
 mod entry;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod hash;
 mod schema;
 mod wal_tail;

@@ -3,8 +3,7 @@
 //! Changes come in the order of their revisions and go straight to the file; everything else follows at
 //! the end, then the hash, for which the file is read once more. Until then the file is `NAME.part`.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::contents::EtcdContents;
@@ -13,6 +12,7 @@ use super::error::EtcdDbError;
 use super::hash::{self, HashProgress};
 use super::schema::KEY_BUCKET;
 use crate::bbolt::{BoltError, BoltWriter};
+use crate::io::PartFile;
 
 /// An etcd snapshot under construction. Dropping it removes what there is of it.
 ///
@@ -22,7 +22,7 @@ use crate::bbolt::{BoltError, BoltWriter};
 #[derive(Debug)]
 pub struct EtcdDbWriter {
     path: PathBuf,
-    part: Part,
+    part: PartFile,
     writer: BoltWriter,
     entry_count: u64,
     /// An encoded message, kept for its buffer.
@@ -33,24 +33,11 @@ impl EtcdDbWriter {
     /// Begins a snapshot that will replace whatever is at `path`.
     ///
     /// # Errors
-    /// [`EtcdDbError::Bolt`] if the file cannot be made.
+    /// [`EtcdDbError::Part`] if the unfinished file cannot be made, [`EtcdDbError::Bolt`] if it cannot be written.
     pub fn create(path: &Path) -> Result<Self, EtcdDbError> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".part");
-        let part = Part {
-            path: PathBuf::from(name),
-            is_done: false,
-        };
-        let name = part.path.display().to_string();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&part.path)
-            .map_err(io_error("create", &part.path))?;
-        let mut writer = BoltWriter::new(file, name)?;
+        let part = PartFile::claim(path)?;
+        let name = part.path().display().to_string();
+        let mut writer = BoltWriter::new(part.file()?, name)?;
         writer.begin_bucket(KEY_BUCKET.as_bytes());
         Ok(Self {
             path: path.to_path_buf(),
@@ -100,7 +87,7 @@ impl EtcdDbWriter {
     ) -> Result<EtcdDbSummary, EtcdDbError> {
         let Self {
             path,
-            mut part,
+            part,
             mut writer,
             entry_count,
             ..
@@ -114,14 +101,12 @@ impl EtcdDbWriter {
             writer.end_bucket()?;
         }
         let (file, database_bytes) = writer.finish()?;
-        let name = part.path.display().to_string();
+        let name = part.path().display().to_string();
         let sha256 = hash::hash_file(&file, &name, database_bytes, progress)?;
         file.write_all_at(&sha256, database_bytes)
             .and_then(|()| file.sync_all())
-            .map_err(io_error("write", &part.path))?;
-        fs::rename(&part.path, &path).map_err(io_error("rename", &part.path))?;
-        part.is_done = true;
-        sync_folder_of(&path)?;
+            .map_err(io_error("write", part.path()))?;
+        part.complete(&path)?;
         Ok(EtcdDbSummary {
             file_bytes: database_bytes + sha256.len() as u64,
             entry_count,
@@ -148,34 +133,6 @@ pub struct EtcdDbSummary {
     pub entry_count: u64,
     /// The hash at its end.
     pub sha256: [u8; 32],
-}
-
-/// The unfinished file; removed unless it got its name.
-#[derive(Debug)]
-struct Part {
-    path: PathBuf,
-    is_done: bool,
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        if !self.is_done {
-            // Nothing more can be done about a file that does not go away, and nobody takes it for a
-            // snapshot.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Makes a rename durable.
-fn sync_folder_of(path: &Path) -> Result<(), EtcdDbError> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(io_error("flush", folder))
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> EtcdDbError {

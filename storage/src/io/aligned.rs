@@ -4,16 +4,19 @@
 //! and reused, so a running lane allocates nothing. All of its memory is always initialised.
 //!
 //! A large buffer is mapped straight from the operating system. Its memory then is zero without anybody
-//! writing it, and may lie in large pages: the index of a snapshot is searched in such buffers, and each
-//! of its pages would otherwise cost a walk of the page tables.
+//! writing it: it costs something when it is filled, not all at once. From the size of a large page on it may
+//! lie in large pages: the index of a snapshot is searched in such buffers, and each of its pages would
+//! otherwise cost a walk of the page tables.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 /// Alignment of the memory and granularity of its capacity.
 const ALIGN_BYTES: usize = 4096;
-/// Capacity from which on a buffer is mapped, and the alignment of its memory then: a large page.
-const MAPPED_BYTES_MIN: usize = 2 << 20;
+/// Capacity from which on a buffer is mapped.
+const MAPPED_BYTES_MIN: usize = 256 << 10;
+/// Capacity from which on it may lie in large pages, and the alignment of its memory then: one of them.
+const LARGE_PAGE_BYTES: usize = 2 << 20;
 
 /// A heap buffer aligned for direct IO.
 pub struct AlignedBuf {
@@ -148,9 +151,15 @@ fn allocate(capacity: usize) -> NonNull<u8> {
     NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout))
 }
 
-/// Maps memory that begins with a large page, by giving back what is before it and behind the end.
+/// Maps memory. If it is large enough it begins with a large page: what is before it and behind the end is
+/// given back.
 fn map(capacity: usize) -> NonNull<u8> {
-    let bytes = capacity + MAPPED_BYTES_MIN;
+    let is_large = capacity >= LARGE_PAGE_BYTES;
+    let bytes = if is_large {
+        capacity + LARGE_PAGE_BYTES
+    } else {
+        capacity
+    };
     // SAFETY: an anonymous private mapping at an address of the system's choice touches no existing memory.
     let mapped = unsafe {
         libc::mmap(
@@ -166,12 +175,15 @@ fn map(capacity: usize) -> NonNull<u8> {
         handle_alloc_error(layout(capacity));
     }
     let mapped = mapped.cast::<u8>();
-    let before = mapped.align_offset(MAPPED_BYTES_MIN);
-    let memory = mapped.wrapping_add(before);
-    unmap(mapped, before);
-    unmap(memory.wrapping_add(capacity), MAPPED_BYTES_MIN - before);
-    // SAFETY: the range was mapped above and stays. Large pages are a wish; nothing depends on the answer.
-    unsafe { libc::madvise(memory.cast(), capacity, libc::MADV_HUGEPAGE) };
+    let mut memory = mapped;
+    if is_large {
+        let before = mapped.align_offset(LARGE_PAGE_BYTES);
+        memory = mapped.wrapping_add(before);
+        unmap(mapped, before);
+        unmap(memory.wrapping_add(capacity), LARGE_PAGE_BYTES - before);
+        // SAFETY: the range was mapped above and stays. Large pages are a wish; nothing depends on the answer.
+        unsafe { libc::madvise(memory.cast(), capacity, libc::MADV_HUGEPAGE) };
+    }
     NonNull::new(memory).expect("a mapping is not at address zero")
 }
 

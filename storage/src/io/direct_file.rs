@@ -87,6 +87,24 @@ pub struct DirectWriter {
 }
 
 impl DirectWriter {
+    /// Opens a file that exists, and is empty.
+    pub fn open(path: &Path) -> Result<Self, DiskError> {
+        let open = |flags| {
+            let mut options = OpenOptions::new();
+            options.write(true).custom_flags(flags).open(path)
+        };
+        let file = match open(libc::O_DIRECT) {
+            // The filesystem has no direct IO.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => open(0),
+            opened => opened,
+        };
+        let path = path.display().to_string();
+        match file {
+            Ok(file) => Ok(Self { file, path }),
+            Err(error) => Err(DiskError::from_io("open", path, &error)),
+        }
+    }
+
     /// Creates a file, which must not exist.
     pub fn create(path: &Path) -> Result<Self, DiskError> {
         let create = |flags| {

@@ -26,6 +26,7 @@
 
 mod aligned;
 mod direct_file;
+mod part_file;
 mod probe;
 mod sim;
 mod sim_file;
@@ -42,6 +43,7 @@ use crate::limits::WAL_BLOCK_BYTES;
 
 pub use aligned::AlignedBuf;
 pub use direct_file::{DirectFile, DirectWriter, ReadOnlyDisk};
+pub use part_file::{PartError, PartFile};
 pub(crate) use probe::PROBE_NAME;
 pub use probe::{RingError, probe_directory, probe_rings};
 pub use sim::{SimDisk, SimFault};

@@ -132,7 +132,7 @@ fn contents(state: &State, source: &str) -> Result<EtcdContents, MigrateError> {
         alarms: state.alarms(),
         auth,
         members: state.cluster().members.values().map(member).collect(),
-        members_removed: Vec::new(),
+        members_removed: state.cluster().removed.iter().copied().collect(),
         cluster: EtcdCluster::default(),
     })
 }

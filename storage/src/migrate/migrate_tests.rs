@@ -35,6 +35,7 @@ fn import_options() -> ImportOptions {
         cluster: Cluster {
             cluster_id: ClusterId(7),
             members: [(MemberId(5), member)].into(),
+            ..Cluster::default()
         },
         without_auth: false,
         sort_bytes: 700,

@@ -25,6 +25,8 @@ use std::ops::ControlFlow;
 mod auth;
 mod error;
 mod export;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod import;
 mod retention;
 mod row;

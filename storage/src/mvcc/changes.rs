@@ -106,6 +106,11 @@ impl ChangeLog {
         (index < self.length).then(|| self.at(index))
     }
 
+    /// Changes that are retained.
+    pub(crate) fn length(&self) -> u64 {
+        self.length as u64
+    }
+
     /// The lasting name of the change that comes next.
     pub(crate) fn next_ordinal(&self) -> u64 {
         self.taken + self.length as u64

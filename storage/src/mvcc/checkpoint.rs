@@ -4,7 +4,7 @@
 //! writes what it makes. Nothing here waits or does IO:
 //!
 //! ```text
-//!   wants_run --> (engine reads) --> on_run --\
+//!   (engine reads, leaf by leaf) --> on_run --\
 //!   frozen layer ------------------------------> step --> take_write --> (engine writes)
 //!   last snapshot's index ---------------------/
 //! ```
@@ -35,6 +35,7 @@ use crate::snapshot::{
 pub struct Checkpoint {
     stage: Stage,
     horizon: Revision,
+    frozen: Arc<Layer>,
     last: Option<Arc<Snapshot>>,
     /// The leaf of the last snapshot that is being gone through, and its next key.
     leaf: u32,
@@ -43,10 +44,10 @@ pub struct Checkpoint {
     merging: bool,
     /// Frozen keys before this one are in the new snapshot.
     cursor: Vec<u8>,
-    /// The first leaf whose run was not asked for.
-    wanted: u32,
     /// The run of `leaf`, once it was read, and of leaves after it.
     runs: VecDeque<(u32, Bytes)>,
+    /// Versions gone through, kept or not.
+    versions_done: u64,
 }
 
 /// What a slice came to.
@@ -69,12 +70,13 @@ enum Stage {
 }
 
 impl Checkpoint {
-    /// Begins a snapshot of what was frozen when `meta` was made, over `last`.
+    /// Begins a snapshot of `frozen`, as it was when `meta` was made, over `last`.
     #[must_use]
     pub fn new(
         sequence: SnapshotSeq,
         config: BuilderConfig,
         meta: Meta,
+        frozen: Arc<Layer>,
         last: Option<Arc<Snapshot>>,
     ) -> Self {
         let horizon = meta.horizon;
@@ -82,28 +84,32 @@ impl Checkpoint {
         Self {
             stage: Stage::Keys(Box::new(builder), Box::new(meta)),
             horizon,
+            frozen,
             last,
             leaf: 0,
             slot: 0,
             merging: false,
             cursor: Vec::new(),
-            wanted: 0,
             runs: VecDeque::new(),
+            versions_done: 0,
         }
     }
 
-    /// The leaf whose run has to be read next, if no more than `ahead_max` are asked for and not yet used.
-    pub fn wants_run(&mut self, ahead_max: u32) -> Option<u32> {
-        let last = self.last.as_ref()?;
-        let leaf = self.wanted;
-        let may = leaf < last.leaf_count() && leaf < self.leaf + ahead_max;
-        may.then(|| {
-            self.wanted = leaf + 1;
-            leaf
-        })
+    /// How much of the frozen layer and the last snapshot was gone through, from 0 to 1.
+    #[must_use]
+    pub fn progress(&self) -> f64 {
+        let stored = self.last.as_ref().map_or(0, |last| last.version_count());
+        let versions = stored + self.frozen.changes.length();
+        (self.versions_done as f64 / versions.max(1) as f64).min(1.0)
     }
 
-    /// A run was read. Runs come in the order in which they were asked for.
+    /// Runs that were handed over and are not used up.
+    #[must_use]
+    pub fn runs_held(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// A run of the last snapshot was read. They come leaf by leaf, all of them.
     pub fn on_run(&mut self, leaf: u32, run: Bytes) {
         self.runs.push_back((leaf, run));
     }
@@ -112,9 +118,9 @@ impl Checkpoint {
     ///
     /// # Errors
     /// A value block of the last snapshot is damaged. The checkpoint cannot go on.
-    pub fn step(&mut self, frozen: &Layer, budget: usize) -> Result<Progress, SnapshotError> {
+    pub fn step(&mut self, budget: usize) -> Result<Progress, SnapshotError> {
         match &mut self.stage {
-            Stage::Keys(..) => self.step_keys(frozen, budget),
+            Stage::Keys(..) => self.step_keys(budget),
             Stage::Index(finish) => Ok(if finish.step(budget) {
                 Progress::Complete
             } else {
@@ -130,6 +136,16 @@ impl Checkpoint {
             Stage::Keys(builder, _) => builder.take_write(),
             Stage::Index(finish) => finish.take_write(),
             Stage::Moving => None,
+        }
+    }
+
+    /// Whether it has use for a buffer.
+    #[must_use]
+    pub fn wants_buf(&self) -> bool {
+        match &self.stage {
+            Stage::Keys(builder, _) => builder.wants_buf(),
+            Stage::Index(finish) => finish.wants_buf(),
+            Stage::Moving => false,
         }
     }
 
@@ -152,7 +168,7 @@ impl Checkpoint {
         }
     }
 
-    fn step_keys(&mut self, frozen: &Layer, budget: usize) -> Result<Progress, SnapshotError> {
+    fn step_keys(&mut self, budget: usize) -> Result<Progress, SnapshotError> {
         let Stage::Keys(builder, _) = &mut self.stage else {
             unreachable!("only the keys are merged")
         };
@@ -161,10 +177,11 @@ impl Checkpoint {
             return Ok(Progress::NeedsRun);
         }
         let mut slice = Slice {
-            frozen,
+            frozen: &self.frozen,
             builder,
             horizon: self.horizon,
             left: budget.max(1),
+            done: 0,
         };
         let stored = self.last.as_deref().filter(|_| self.leaf < leaf_count);
         let until = stored.and_then(|last| next_first_key(last, self.leaf));
@@ -173,7 +190,7 @@ impl Checkpoint {
         {
             let run = &self.runs[0].1[..];
             if slice.may_copy(last, self.leaf, &self.cursor, until.as_deref()) {
-                slice.builder.copy_leaf(last, self.leaf, run)?;
+                self.versions_done += slice.builder.copy_leaf(last, self.leaf, run)?;
                 self.next_leaf(until);
                 return Ok(Progress::Working);
             }
@@ -185,7 +202,9 @@ impl Checkpoint {
             leaf: self.leaf,
             run: &self.runs[0].1[..],
         });
-        if !slice.merge(source, &mut self.slot, &mut self.cursor, until.as_deref()) {
+        let is_through = slice.merge(source, &mut self.slot, &mut self.cursor, until.as_deref());
+        self.versions_done += slice.done;
+        if !is_through {
             return Ok(Progress::Working);
         }
         if self.leaf + 1 < leaf_count {
@@ -224,6 +243,7 @@ struct Slice<'a> {
     builder: &'a mut Builder,
     horizon: Revision,
     left: usize,
+    done: u64,
 }
 
 impl Slice<'_> {
@@ -280,6 +300,7 @@ impl Slice<'_> {
                 walk.advance();
             }
             self.left = self.left.saturating_sub(versions.len());
+            self.done += versions.len() as u64;
             retain(&mut versions, self.horizon);
             if !versions.is_empty() {
                 self.builder.push_key(key, &versions);

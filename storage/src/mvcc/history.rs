@@ -29,10 +29,22 @@ pub(crate) struct Pruned {
     pub(crate) records: usize,
     /// Memory of those that nothing else holds.
     pub(crate) freed_bytes: u64,
+    /// The part of it that was of tombstones.
+    pub(crate) freed_tombstone_bytes: u64,
     /// Nothing is left: the key goes.
     pub(crate) gone: bool,
     /// The budget ended before the work did.
     pub(crate) unfinished: bool,
+}
+
+impl Pruned {
+    fn take(&mut self, record: &Record, freed_bytes: u64) {
+        self.records += 1;
+        self.freed_bytes += freed_bytes;
+        if record.tombstone {
+            self.freed_tombstone_bytes += freed_bytes;
+        }
+    }
 }
 
 impl History {
@@ -106,12 +118,8 @@ impl History {
         match self {
             Self::One(record) => {
                 if record.tombstone && !hides && record.revision <= horizon {
-                    pruned = Pruned {
-                        records: 1,
-                        freed_bytes: freed_bytes(record),
-                        gone: true,
-                        unfinished: false,
-                    };
+                    pruned.take(record, freed_bytes(record));
+                    pruned.gone = true;
                 }
             }
             Self::Many(records) => {
@@ -123,11 +131,9 @@ impl History {
                 let garbage = newest_seen + usize::from(newest_goes);
                 let taken = garbage.min(budget);
                 pruned.unfinished = taken < garbage;
-                pruned.records = taken;
-                pruned.freed_bytes = records
-                    .drain(..taken)
-                    .map(|record| freed_bytes(&record))
-                    .sum();
+                for record in records.drain(..taken) {
+                    pruned.take(&record, freed_bytes(&record));
+                }
                 pruned.gone = records.is_empty();
                 if records.len() == 1 {
                     let last = records.pop_front().expect("one is left");

@@ -25,6 +25,9 @@ use crate::mvcc::select::Span;
 use crate::mvcc::tree::{Tree, Walk};
 use crate::snapshot::{Cursor, KeyRef, Snapshot, VersionRef};
 
+/// What a version takes of memory beyond its size in the database.
+const VERSION_MEMORY_BYTES: u64 = 128;
+
 /// One layer in memory.
 #[derive(Debug)]
 pub struct Layer {
@@ -34,10 +37,29 @@ pub struct Layer {
     pub(crate) size_bytes: u64,
 }
 
+/// What the layers take of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryBytes {
+    /// Versions since the last freeze.
+    pub top: u64,
+    /// Versions of which a snapshot is being made.
+    pub frozen: u64,
+    /// The index of the newest snapshot.
+    pub index: u64,
+}
+
+impl MemoryBytes {
+    /// Versions that no snapshot holds.
+    #[must_use]
+    pub fn versions(&self) -> u64 {
+        self.top + self.frozen
+    }
+}
+
 /// The layers below the one that is written to.
 #[derive(Debug, Default)]
 pub(crate) struct Below {
-    pub(crate) frozen: Option<Layer>,
+    pub(crate) frozen: Option<Arc<Layer>>,
     pub(crate) stored: Option<Arc<Snapshot>>,
 }
 
@@ -75,6 +97,11 @@ impl Layer {
             changes: ChangeLog::after(changes_below),
             size_bytes: 0,
         }
+    }
+
+    /// What it takes of memory, roughly: an allocator rounds up, and index, log and record have their part.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.size_bytes + self.size_bytes / 8 + self.changes.length() * VERSION_MEMORY_BYTES
     }
 
     /// All versions of a key; see [`Below::versions`].

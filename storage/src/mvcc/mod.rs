@@ -32,7 +32,7 @@ mod warm;
 pub use changes::Change;
 pub use checkpoint::{Checkpoint, Progress};
 pub use hash::{HashKvResult, HashScan};
-pub use layers::Layer;
+pub use layers::{Layer, MemoryBytes};
 pub use record::{Record, is_absent};
 pub use select::{Select, Selection};
 

@@ -57,6 +57,9 @@ pub struct Record {
     value_bytes: u32,
     /// Whether this version is a deletion.
     pub tombstone: bool,
+    /// Whether the live version it replaced is in a layer below its own: see `scrub`. It depends on when checkpoints
+    /// were made and not on the history alone, so no answer may depend on it.
+    pub(crate) replaces_below: bool,
     /// Where the value is, for a cold record.
     cold: Option<Box<Cold>>,
 }
@@ -110,6 +113,7 @@ impl Record {
             value_offset: narrow(value_offset),
             value_bytes: narrow(value.len()),
             tombstone: false,
+            replaces_below: false,
             cold: None,
         }
     }
@@ -195,8 +199,15 @@ impl Record {
             value_offset: end,
             value_bytes: 0,
             tombstone: true,
+            replaces_below: false,
             cold: None,
         }
+    }
+
+    /// The same; the live version it replaced is in a layer below its own, or is not.
+    pub(crate) fn replacing_below(mut self, replaces_below: bool) -> Self {
+        self.replaces_below = replaces_below;
+        self
     }
 
     /// The key.

@@ -5,7 +5,8 @@
 //! makes unreachable is always what a change below H replaced, or a tombstone below H, so a scrub
 //! passes those changes in order and visits only their keys. In the top layer it takes them off the
 //! change log and frees what they replaced; the layers below do not change, so there it counts what
-//! the next snapshot will leave out.
+//! the next snapshot will leave out: what changes of the snapshot replaced in it, what changes of the
+//! top layer replaced below, and tombstones that are kept because they hide a version below.
 //!
 //! The changes of H itself stay in the log, because a watch may start there and wants to know what
 //! they replaced; so what they replaced stays as well, until the next compaction.
@@ -19,12 +20,14 @@
 //! 2. No change at or above the horizon is taken off the log, and no version that a read at the
 //!    horizon or later sees is taken out of its history.
 //! 3. A version is counted in its layer's size as long as its history or the change log holds it.
+//! 4. When everything below the horizon was passed, and no checkpoint runs, size less garbage is what
+//!    a snapshot would hold that were made now.
 
 use std::sync::{Arc, Weak};
 
 use crate::ids::Revision;
 use crate::mvcc::history::Pruned;
-use crate::mvcc::layers::Found;
+use crate::mvcc::layers::{Found, Versions};
 use crate::mvcc::record::Record;
 use crate::mvcc::store::Store;
 use crate::snapshot::VersionRef;
@@ -39,8 +42,14 @@ pub(crate) struct Scrub {
     pins: Vec<(Revision, Weak<()>)>,
     /// Lasting number of the first change that was not passed.
     next: u64,
-    /// What was found unreachable in the layers below.
+    /// What changes of the snapshot made unreachable in it.
     garbage_bytes: u64,
+    /// What changes of the top layer made unreachable below it, and their tombstones that only hide.
+    hidden_bytes: u64,
+    /// The same of the changes of the frozen layer, as far as they were passed before it was frozen.
+    frozen_hidden_bytes: u64,
+    /// Versions found unreachable since the start.
+    versions: u64,
 }
 
 /// Keeps one revision readable for as long as it lives.
@@ -58,7 +67,15 @@ impl Scrub {
             pins: Vec::new(),
             next,
             garbage_bytes: 0,
+            hidden_bytes: 0,
+            frozen_hidden_bytes: 0,
+            versions: 0,
         }
+    }
+
+    /// The top layer was frozen, and a new one is written to.
+    pub(crate) fn on_frozen(&mut self) {
+        self.frozen_hidden_bytes += std::mem::take(&mut self.hidden_bytes);
     }
 
     /// Goes through the layers below anew: they were replaced by one in which everything below
@@ -67,11 +84,19 @@ impl Scrub {
         self.revision = revision;
         self.next = next;
         self.garbage_bytes = 0;
+        // What the top layer hides is in the new snapshot as it was below.
+        self.frozen_hidden_bytes = 0;
     }
 
     /// What the next snapshot will leave out.
     pub(crate) fn garbage_bytes(&self) -> u64 {
-        self.garbage_bytes
+        self.garbage_bytes + self.hidden_bytes + self.frozen_hidden_bytes
+    }
+
+    /// Versions found unreachable since the start. Those of a snapshot are found again in the next one if a
+    /// checkpoint began before.
+    pub(crate) fn versions(&self) -> u64 {
+        self.versions
     }
 
     pub(crate) fn revision(&self) -> Revision {
@@ -114,8 +139,9 @@ impl Scrub {
                     continue;
                 }
             } else {
-                let garbage_bytes = replaced_bytes(oldest);
-                store.scrub.garbage_bytes += garbage_bytes;
+                let (versions, bytes) = replaced(oldest);
+                store.scrub.garbage_bytes += bytes;
+                store.scrub.versions += versions;
                 budget -= 1;
             }
             store.scrub.next = next + 1;
@@ -143,10 +169,19 @@ impl Scrub {
 /// Takes the oldest change, `record`, off the log of the top layer and frees what it replaced there.
 fn scrub_top(store: &mut Store, record: &Arc<Record>, horizon: Revision, budget: usize) -> Pruned {
     let mut pruned = Pruned::default();
+    // Only the log and the caller hold it: its history lost it, and all before it, to an earlier change.
+    if Arc::strong_count(record) == 2 {
+        store.top.changes.pop_first();
+        store.top.size_bytes -= record.footprint_bytes();
+        return pruned;
+    }
     let mut is_retained = false;
     let below_horizon = Revision(horizon.0 - 1);
-    let Store { top, below, .. } = store;
-    let hides = !below.is_empty() && below.versions(record.key()).is_some();
+    let Store {
+        top, below, scrub, ..
+    } = store;
+    let below = (!below.is_empty()).then(|| below.versions(record.key()));
+    let hides = below.as_ref().is_some_and(Versions::is_some);
     top.tree.remove_if(record.key(), |history| {
         pruned = history.prune(below_horizon, record.position(), hides, budget);
         is_retained = !pruned.gone
@@ -156,20 +191,33 @@ fn scrub_top(store: &mut Store, record: &Arc<Record>, horizon: Revision, budget:
         pruned.gone
     });
     top.size_bytes -= pruned.freed_bytes;
-    if !pruned.unfinished {
-        top.changes.pop_first();
-        if !is_retained {
-            top.size_bytes -= record.footprint_bytes();
-        }
+    scrub.versions += pruned.records as u64;
+    // A tombstone stays behind the log only to hide something.
+    scrub.hidden_bytes -= pruned.freed_tombstone_bytes;
+    if pruned.unfinished {
+        return pruned;
+    }
+    top.changes.pop_first();
+    if !is_retained {
+        top.size_bytes -= record.footprint_bytes();
+    } else if record.tombstone {
+        scrub.hidden_bytes += record.footprint_bytes();
+    }
+    if record.replaces_below {
+        let replaced = below.and_then(|below| below.newest_live());
+        let replaced = replaced.expect("what a change of the top layer replaced below stays there");
+        scrub.hidden_bytes += replaced.footprint_bytes();
+        scrub.versions += 1;
     }
     pruned
 }
 
-/// Footprint of what a change of the snapshot made unreachable there: the version before it, and itself
-/// if it is a deletion. What a frozen layer holds is not looked at: it is about to be replaced.
-fn replaced_bytes(change: Found<'_>) -> u64 {
+/// What a change of the snapshot made unreachable there: the version before it, and itself if it is a
+/// deletion; how many, and their footprint. What a frozen layer holds is not looked at: it is about to be
+/// replaced.
+fn replaced(change: Found<'_>) -> (u64, u64) {
     let Found::Stored(snapshot, at) = change else {
-        return 0;
+        return (0, 0);
     };
     let is_first = snapshot.rows(snapshot.key_of(at)).start == at.row;
     let before = (!is_first).then(|| {
@@ -180,5 +228,7 @@ fn replaced_bytes(change: Found<'_>) -> u64 {
     let before = before.filter(|before| !before.is_tombstone());
     let itself = change.is_tombstone().then_some(change);
     let garbage = before.into_iter().chain(itself);
-    garbage.map(Found::footprint_bytes).sum()
+    garbage.fold((0, 0), |(versions, bytes), found| {
+        (versions + 1, bytes + found.footprint_bytes())
+    })
 }

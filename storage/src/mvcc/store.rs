@@ -21,7 +21,7 @@ use crate::ids::{LeaseId, Revision};
 use crate::mvcc::changes::Change;
 use crate::mvcc::digest::Digest;
 use crate::mvcc::history::History;
-use crate::mvcc::layers::{Below, Found, Layer, LayerWalk, Versions};
+use crate::mvcc::layers::{Below, Found, Layer, LayerWalk, MemoryBytes, Versions};
 use crate::mvcc::record::Record;
 use crate::mvcc::scrub::{Pin, Scrub};
 use crate::mvcc::select::{Select, Selection, Span};
@@ -90,12 +90,13 @@ impl Store {
         assert!(self.below.frozen.is_none(), "one checkpoint runs at a time");
         let next = Layer::new(self.top.changes.next_ordinal());
         let frozen = std::mem::replace(&mut self.top, next);
-        self.below.frozen = Some(frozen);
+        self.below.frozen = Some(Arc::new(frozen));
+        self.scrub.on_frozen();
         Scrub::advance_horizon(self, unpublished)
     }
 
     /// Puts a snapshot in the place of what it was made of; returns the layer that is no longer needed.
-    pub(crate) fn replace_below(&mut self, snapshot: Arc<Snapshot>) -> Option<Layer> {
+    pub(crate) fn replace_below(&mut self, snapshot: Arc<Snapshot>) -> Option<Arc<Layer>> {
         let meta = snapshot.meta();
         assert_eq!(
             meta.changes_taken + snapshot.change_count(),
@@ -108,7 +109,7 @@ impl Store {
     }
 
     /// The layer of which a snapshot is made.
-    pub(crate) fn frozen(&self) -> Option<&Layer> {
+    pub(crate) fn frozen(&self) -> Option<&Arc<Layer>> {
         self.below.frozen.as_ref()
     }
 
@@ -200,15 +201,17 @@ impl Store {
         self.top.size_bytes + self.below.size_bytes()
     }
 
-    /// What the layers take of memory, roughly: versions above the snapshot, and the snapshot's index.
-    pub(crate) fn memory_bytes(&self) -> (u64, u64) {
+    /// What the layers take of memory, roughly.
+    pub(crate) fn memory_bytes(&self) -> MemoryBytes {
         let Below { frozen, stored } = &self.below;
-        let frozen_bytes = frozen.as_ref().map_or(0, |frozen| frozen.size_bytes);
-        let index_bytes = stored.as_ref().map_or(0, |stored| stored.index_bytes());
-        (self.top.size_bytes + frozen_bytes, index_bytes)
+        MemoryBytes {
+            top: self.top.memory_bytes(),
+            frozen: frozen.as_ref().map_or(0, |frozen| frozen.memory_bytes()),
+            index: stored.as_ref().map_or(0, |stored| stored.index_bytes()),
+        }
     }
 
-    /// The same without what the next snapshot will leave out, as far as it is known.
+    /// The same without what the next snapshot will leave out, as far as it was found.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.size_bytes() - self.scrub.garbage_bytes()
     }
@@ -283,7 +286,8 @@ impl Store {
                     old.map(|old| record_of(supplied, old))
                 }
             };
-            let record = Arc::new(next_version(key, value, lease, at, old.as_deref()));
+            let record = next_version(key, value, lease, at, old.as_deref());
+            let record = Arc::new(record.replacing_below(live_below));
             Upsert {
                 insert: append(history, &record),
                 live: true,
@@ -314,7 +318,7 @@ impl Store {
                     output: None,
                 };
             };
-            let record = Arc::new(Record::tombstone(key, at));
+            let record = Arc::new(Record::tombstone(key, at).replacing_below(is_below));
             Upsert {
                 insert: append(history, &record),
                 live: false,
@@ -421,6 +425,11 @@ impl Store {
     /// do right now.
     pub(crate) fn scrub(&mut self, budget: usize, unpublished: Option<Revision>) -> bool {
         Scrub::step(self, budget, unpublished)
+    }
+
+    /// Versions found unreachable so far.
+    pub(crate) fn scrubbed_versions(&self) -> u64 {
+        self.scrub.versions()
     }
 
     /// The revision up to which everything is scrubbed; see [`Store::scrub`].

@@ -129,7 +129,8 @@ impl Builder {
     }
 
     /// Adds all keys of a leaf of another snapshot, given the bytes of its run. They must come behind
-    /// those that were added before, and nothing of them may be droppable at the horizon.
+    /// those that were added before, and nothing of them may be droppable at the horizon. Returns how many
+    /// versions that are.
     ///
     /// # Errors
     /// [`SnapshotError::Damaged`] if a block or the resident page does not match its checksum; nothing was
@@ -139,7 +140,7 @@ impl Builder {
         from: &Snapshot,
         leaf: u32,
         run: &[u8],
-    ) -> Result<(), SnapshotError> {
+    ) -> Result<u64, SnapshotError> {
         from.verify_leaf(leaf, run)?;
         let page = from.leaf(leaf);
         let entry = *from.leaf_entry(leaf);
@@ -168,12 +169,18 @@ impl Builder {
         self.last_key.clear();
         page.keys().append(last, &mut self.last_key);
         self.closed_key.clone_from(&self.last_key);
-        Ok(())
+        Ok(counts.versions)
     }
 
     /// The next write that is ready. Values leave while the file is built.
     pub fn take_write(&mut self) -> Option<PageWrite> {
         self.values.take()
+    }
+
+    /// Whether a buffer would be of use to [`reuse`](Self::reuse).
+    #[must_use]
+    pub fn wants_buf(&self) -> bool {
+        self.values.wants_buf()
     }
 
     /// Takes back the buffer of a write that is done, for the next one.

@@ -7,7 +7,7 @@
 //! Invariants:
 //! 1. The superblock is written, durably, after a flush that was submitted when every other write had completed.
 //! 2. A crash before the superblock is durable leaves a file whose first block is blank, or no file: the next start
-//!    removes it. The superblock fits one sector, so it is there as a whole or not at all.
+//!    removes it, when the log was replayed without it. The superblock fits one sector, so it is there as a whole or not at all.
 
 use std::collections::VecDeque;
 

@@ -117,6 +117,12 @@ impl Finish {
         Some(PageWrite { offset, buf })
     }
 
+    /// Whether a buffer would be of use to [`reuse`](Self::reuse).
+    #[must_use]
+    pub fn wants_buf(&self) -> bool {
+        self.builder.values.wants_buf()
+    }
+
     /// Takes back the buffer of a write that is done, for the next one.
     pub fn reuse(&mut self, buf: AlignedBuf) {
         self.builder.values.reuse(buf);
@@ -207,6 +213,7 @@ impl Finish {
         let table = self.add_last_page(&table);
         let table_offset = meta_offset + meta.padded_bytes() as u64;
         self.superblock = Superblock {
+            format_version: self.meta.format_version(),
             sequence: self.builder.sequence,
             file_bytes: table_offset + table.padded_bytes() as u64,
             table: PageReference {

@@ -290,6 +290,7 @@ pub(super) fn meta() -> Meta {
         cluster: Cluster {
             cluster_id: ClusterId(0xc1),
             members: [(MemberId(1), member(1, "a")), (MemberId(2), member(2, ""))].into(),
+            removed: [].into(),
         },
         auth: b"auth".to_vec(),
     }

@@ -13,14 +13,18 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::ids::SnapshotSeq;
 use crate::limits::{SNAPSHOT_BLOCK_BYTES, SNAPSHOT_PAGE_BYTES_MAX};
 
-/// Version of the layout this code writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// Newest version of the layout: with it, the meta page may have rows of members that were removed.
+pub const FORMAT_VERSION: u32 = 2;
+/// Oldest version of the layout; a file that needs nothing newer is written as of this one.
+pub const FORMAT_VERSION_MIN: u32 = 1;
+
+const _: () = assert!(FORMAT_VERSION_MIN <= FORMAT_VERSION);
 /// Length of the superblock, and where the values begin.
 pub(super) const SUPERBLOCK_BYTES: usize = SNAPSHOT_BLOCK_BYTES;
 
-const MAGIC: [u8; 8] = *b"KEELSNAP";
+pub(super) const MAGIC: [u8; 8] = *b"KEELSNAP";
 /// Where the checksum's coverage begins.
-const COVERED_OFFSET: usize = 12;
+pub(super) const COVERED_OFFSET: usize = 12;
 const USED_BYTES: usize = 104;
 
 /// A superblock is never torn: what it uses fits the first sector.
@@ -29,6 +33,8 @@ const _: () = assert!(USED_BYTES <= 512);
 /// The first block of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Superblock {
+    /// Of the file.
+    pub(super) format_version: u32,
     pub(super) sequence: SnapshotSeq,
     pub(super) file_bytes: u64,
     pub(super) table: PageReference,
@@ -157,7 +163,7 @@ impl Superblock {
         assert_eq!(out.len(), SUPERBLOCK_BYTES, "a superblock is one block");
         out.fill(0);
         out[..8].copy_from_slice(&MAGIC);
-        put_u32(out, 12, FORMAT_VERSION);
+        put_u32(out, 12, self.format_version);
         put_u64(out, 16, self.sequence.0);
         put_u64(out, 24, self.file_bytes);
         for (at, page) in [(32, &self.table), (48, &self.meta)] {
@@ -182,8 +188,9 @@ impl Superblock {
         if block[..8] != MAGIC || get_u32(block, 8) != crc32c::crc32c(&block[COVERED_OFFSET..]) {
             return Err(SuperblockError::Damaged);
         }
-        match get_u32(block, 12) {
-            FORMAT_VERSION => {}
+        let format_version = get_u32(block, 12);
+        match format_version {
+            FORMAT_VERSION_MIN..=FORMAT_VERSION => {}
             version if version > FORMAT_VERSION => return Err(SuperblockError::Newer(version)),
             _ => return Err(SuperblockError::Damaged),
         }
@@ -195,6 +202,7 @@ impl Superblock {
             },
         };
         let superblock = Self {
+            format_version,
             sequence: SnapshotSeq(get_u64(block, 16)),
             file_bytes: get_u64(block, 24),
             table: page(32),

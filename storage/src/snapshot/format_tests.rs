@@ -15,7 +15,7 @@ use super::leaf::ArchivedLeaf;
 use super::meta::ArchivedMetaPage;
 use super::version::VersionRef;
 use super::*;
-use crate::ids::{Revision, SnapshotSeq};
+use crate::ids::{MemberId, Revision, SnapshotSeq};
 
 /// A file of format 1 as version 0.1 of this code wrote it. It must load for ever; a change of the layout
 /// adds a file and a version and leaves this one alone.
@@ -86,6 +86,52 @@ fn the_golden_file_loads() {
     assert_eq!((rows.len(), newest.version, newest.value_bytes), (2, 2, 5));
 }
 
+/// A file of format 2: two members were removed.
+const GOLDEN_2: &[u8] = include_bytes!("golden/snapshot-v2.bin");
+
+fn golden_2() -> (Built, Meta) {
+    let mut meta = meta();
+    meta.cluster.removed = [MemberId(3), MemberId(u64::MAX)].into();
+    let mut model = Model::new();
+    model.change(b"key", Some(b"value".to_vec()), false);
+    let mut builder = Builder::new(SEQUENCE, TINY, Revision(model.horizon));
+    for (key, history) in &model.keys {
+        push(&mut builder, key, history);
+    }
+    let mut file = vec![0; BLOCK];
+    while let Some(write) = builder.take_write() {
+        file.extend_from_slice(write.buf.as_slice());
+    }
+    meta.horizon = Revision(model.horizon);
+    (finish(builder, meta.clone(), file), meta)
+}
+
+#[test]
+fn removed_members_make_a_file_of_format_2() {
+    let (built, meta) = golden_2();
+    assert_eq!(built.file[12..16], [2, 0, 0, 0]);
+    assert!(built.file == GOLDEN_2, "the bytes of the golden file");
+    let snapshot = load(GOLDEN_2).unwrap();
+    assert_eq!(*snapshot.meta(), meta);
+}
+
+#[test]
+fn a_file_without_removed_members_is_one_of_format_1_and_later_formats_are_refused() {
+    assert_eq!(golden().file[12..16], [1, 0, 0, 0]);
+    for (version, expected) in [
+        (0, SuperblockError::Damaged),
+        (3, SuperblockError::Newer(3)),
+    ] {
+        let mut block = [0; BLOCK];
+        let odd = Superblock {
+            format_version: version,
+            ..superblock()
+        };
+        odd.encode(&mut block);
+        assert_eq!(Superblock::decode(&block), Err(expected));
+    }
+}
+
 #[test]
 fn archives_have_the_sizes_that_the_format_says() {
     fn shape<T>() -> (usize, usize) {
@@ -140,6 +186,7 @@ fn an_archive_is_little_endian_with_32_bit_pointers_and_its_root_last() {
 
 fn superblock() -> Superblock {
     Superblock {
+        format_version: 1,
         sequence: SnapshotSeq(0x0102_0304_0506_0708),
         file_bytes: 5 * 4096,
         table: PageReference {

@@ -9,7 +9,9 @@
 //!    revision and sub.
 //! 2. A column has one number per row, or a single one that holds for all rows.
 //! 3. A row with `value_bytes` has its value inside an existing block; a tombstone has none.
-//! 4. `droppable_at` is the smallest horizon at which retention drops a row, or `i64::MAX`.
+//! 4. Rows of a key differ in revision or sub. So those two columns have a number per row, unless every key has
+//!    just one row.
+//! 5. `droppable_at` is the smallest horizon at which retention drops a row, or `i64::MAX`.
 
 use std::ops::Range;
 
@@ -519,8 +521,25 @@ impl ArchivedLeaf {
             ]
             .into_iter()
             .all(is_column)
+            && self.are_rows_numbered()
+            && self.are_blocks_sound()
             && (0..rows).all(|row| self.is_row_sound(row))
             && self.are_histories_sound()
+    }
+
+    /// Whether the page has a number for every row. The rows of a key differ in revision or sub, so only keys of a
+    /// single row can share both; a page that says otherwise can name more rows than anybody could look at.
+    fn are_rows_numbered(&self) -> bool {
+        let rows = self.row_count();
+        self.has_single_versions() || [self.revisions.len(), self.subs.len()].contains(&rows)
+    }
+
+    /// Whether the length of every block fits the number that carries it.
+    fn are_blocks_sound(&self) -> bool {
+        let spans = (0..self.block_count()).map(|block| self.block_span(block));
+        spans
+            .into_iter()
+            .all(|span| span.end - span.start <= u64::from(u32::MAX))
     }
 
     fn is_row_sound(&self, row: usize) -> bool {
@@ -565,7 +584,67 @@ impl ArchivedLeaf {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::io::AlignedBuf;
+    use crate::snapshot::encode::Encoder;
+    use crate::snapshot::page::Page;
+
+    fn is_sound(leaf: &Leaf) -> bool {
+        let mut encoder = Encoder::new();
+        let (blocks, entry) = encoder.encode(leaf);
+        let mut piece = AlignedBuf::with_capacity(blocks.len());
+        piece.extend_from_slice(blocks);
+        let page = Page::<ArchivedLeaf>::new(&Arc::new(piece), 0, entry.bytes);
+        page.expect("what was encoded is an archive").is_sound()
+    }
+
+    /// A leaf of one key with a value.
+    fn leaf() -> Leaf {
+        let mut keys = KeyList::default();
+        keys.push(b"key");
+        let mut leaf = Leaf {
+            droppable_at: i64::MAX,
+            version_ends: vec![1],
+            revisions: vec![7],
+            subs: vec![0],
+            create_revisions: vec![7],
+            versions: vec![1],
+            leases: vec![0],
+            tombstones: vec![0],
+            value_blocks: vec![0],
+            value_starts: vec![0],
+            value_bytes: vec![100],
+            block_ends: vec![1],
+            block_checksums: vec![0],
+            ..Leaf::default()
+        };
+        keys.lay_out(0..1, &mut leaf.keys);
+        leaf
+    }
+
+    /// There would be four billion rows to look at.
+    #[test]
+    fn more_rows_than_the_page_has_numbers_for_are_refused_at_once() {
+        assert!(is_sound(&leaf()));
+        let many = Leaf {
+            version_ends: vec![u32::MAX],
+            ..leaf()
+        };
+        assert!(!is_sound(&many));
+    }
+
+    #[test]
+    fn a_block_that_is_longer_than_32_bits_is_refused() {
+        let blocks = u32::MAX / SNAPSHOT_BLOCK_BYTES as u32;
+        let of_blocks = |blocks| Leaf {
+            block_ends: vec![blocks],
+            ..leaf()
+        };
+        assert!(is_sound(&of_blocks(blocks)));
+        assert!(!is_sound(&of_blocks(blocks + 1)));
+    }
 
     #[test]
     fn the_smallest_horizon_that_drops_something() {

@@ -2,6 +2,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::format::{FORMAT_VERSION, FORMAT_VERSION_MIN};
 use crate::ids::{ClusterId, LeaseId, LeaseTime, MemberId, RaftIndex, Revision, Term};
 use crate::state::{Cluster, Member, Position};
 
@@ -95,10 +96,27 @@ struct AlarmRow {
 #[derive(Debug, Archive, Serialize, Deserialize)]
 struct MemberRow {
     id: u64,
-    is_learner: u64,
+    standing: u64,
     name: Vec<u8>,
     peer_urls: Vec<Vec<u8>>,
     client_urls: Vec<Vec<u8>>,
+}
+
+/// What a member row says.
+const VOTER: u64 = 0;
+const LEARNER: u64 = 1;
+/// Was a member once: such a row has only an id. Since format 2.
+const REMOVED: u64 = 2;
+
+impl Meta {
+    /// The oldest format whose readers understand it.
+    pub(super) fn format_version(&self) -> u32 {
+        if self.cluster.removed.is_empty() {
+            FORMAT_VERSION_MIN
+        } else {
+            FORMAT_VERSION
+        }
+    }
 }
 
 impl MetaPage {
@@ -116,20 +134,27 @@ impl MetaPage {
             cluster_id: meta.cluster.cluster_id.0,
             leases: meta.leases.iter().map(LeaseRow::new).collect(),
             alarms: meta.alarms.iter().map(AlarmRow::new).collect(),
-            members: meta.cluster.members.values().map(MemberRow::new).collect(),
+            members: MemberRow::all(&meta.cluster),
             auth: meta.auth.clone(),
         }
     }
 
     /// `None` if the content is nothing this code writes.
     pub(super) fn into_meta(self) -> Option<Meta> {
+        if self.revision < 0 || self.compact_revision > self.revision {
+            return None;
+        }
         let mut cluster = Cluster {
             cluster_id: ClusterId(self.cluster_id),
             ..Cluster::default()
         };
         for row in self.members {
-            let member = row.into_member()?;
-            cluster.members.insert(MemberId(member.id), member);
+            let id = MemberId(row.id);
+            if row.standing == REMOVED {
+                cluster.removed.insert(id);
+            } else {
+                cluster.members.insert(id, row.into_member()?);
+            }
         }
         let alarms = self.alarms.into_iter().map(AlarmRow::into_alarm);
         Some(Meta {
@@ -189,11 +214,24 @@ impl AlarmRow {
 }
 
 impl MemberRow {
+    /// Members by id, then those who were removed.
+    fn all(cluster: &Cluster) -> Vec<Self> {
+        let removed = cluster.removed.iter().map(|id| Self {
+            id: id.0,
+            standing: REMOVED,
+            name: Vec::new(),
+            peer_urls: Vec::new(),
+            client_urls: Vec::new(),
+        });
+        let members = cluster.members.values().map(Self::new);
+        members.chain(removed).collect()
+    }
+
     fn new(member: &Member) -> Self {
         let bytes = |urls: &[String]| urls.iter().map(|url| url.clone().into_bytes()).collect();
         Self {
             id: member.id,
-            is_learner: member.is_learner.into(),
+            standing: if member.is_learner { LEARNER } else { VOTER },
             name: member.name.clone().into_bytes(),
             peer_urls: bytes(&member.peer_urls),
             client_urls: bytes(&member.client_urls),
@@ -201,6 +239,9 @@ impl MemberRow {
     }
 
     fn into_member(self) -> Option<Member> {
+        if self.standing > LEARNER {
+            return None;
+        }
         let text = |bytes| String::from_utf8(bytes).ok();
         let texts = |urls: Vec<Vec<u8>>| urls.into_iter().map(text).collect::<Option<Vec<_>>>();
         Some(Member {
@@ -208,7 +249,7 @@ impl MemberRow {
             name: text(self.name)?,
             peer_urls: texts(self.peer_urls)?,
             client_urls: texts(self.client_urls)?,
-            is_learner: self.is_learner != 0,
+            is_learner: self.standing == LEARNER,
         })
     }
 }

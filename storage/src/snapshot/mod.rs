@@ -30,9 +30,12 @@ mod fixture;
 mod format;
 #[cfg(test)]
 mod format_tests;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod inner;
 mod keys;
 mod leaf;
+mod lent;
 mod load;
 mod meta;
 mod page;
@@ -72,6 +75,7 @@ pub use meta::{AlarmMeta, HardState, LeaseMeta, Meta};
 pub use reader::ValueReader;
 pub use restore::{FileKind, Transplant};
 pub use snapshot::{Cursor, Snapshot};
+pub use startup::Listed;
 pub use store::{PinnedFile, SnapshotStore, StoreConfig, StoreCounters};
 pub use stream::PageWrite;
 pub use survey::Survey;

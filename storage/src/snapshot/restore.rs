@@ -74,6 +74,7 @@ impl Snapshot {
         let mut encoder = Encoder::new();
         let mut tail = AlignedBuf::with_capacity(SUPERBLOCK_BYTES);
         let kept_bytes = self.superblock().meta.offset;
+        let format_version = meta.format_version();
         let mut append = |(blocks, entry): (&[u8], PageEntry)| {
             let page = PageReference {
                 offset: kept_bytes + tail.len() as u64,
@@ -85,6 +86,7 @@ impl Snapshot {
         let meta = append(encoder.encode(&MetaPage::new(meta)));
         let table = append(encoder.encode(&self.table()));
         let head = Superblock {
+            format_version,
             sequence,
             file_bytes: kept_bytes + tail.len() as u64,
             table,

@@ -59,6 +59,7 @@ fn cluster(member: u64) -> Cluster {
     Cluster {
         cluster_id: ClusterId(member + 1),
         members: BTreeMap::from([(MemberId(member), me)]),
+        ..Cluster::default()
     }
 }
 

@@ -8,10 +8,12 @@
 //! 2. A run is handed out with the length its leaf gives. Whether its blocks are sound is checked where it is used.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::error::SnapshotError;
+use super::lent::lend;
 use crate::io::AlignedBuf;
 use crate::limits::{SNAPSHOT_RUN_READ_BYTES, SNAPSHOT_RUN_READS_MAX};
 
@@ -41,6 +43,8 @@ pub(super) struct Runs {
     in_flight: usize,
     ready: VecDeque<(Run, Result<Bytes, SnapshotError>)>,
     bytes_ahead: u64,
+    /// What was read into, to be read into again when nobody holds a part of it any more.
+    lent: Vec<Arc<AlignedBuf>>,
 }
 
 #[derive(Debug)]
@@ -83,6 +87,15 @@ impl Runs {
         None
     }
 
+    /// A buffer to read a piece into.
+    pub(super) fn buffer(&mut self, piece: &Piece) -> AlignedBuf {
+        let is_free = |buf: &Arc<AlignedBuf>| Arc::strong_count(buf) == 1;
+        let free = self.lent.iter().position(is_free);
+        let free = free.and_then(|at| Arc::into_inner(self.lent.swap_remove(at)));
+        free.filter(|buf| buf.capacity() >= piece.bytes)
+            .unwrap_or_else(|| AlignedBuf::with_capacity(piece.bytes))
+    }
+
     /// Takes what came of a read. One that was forgotten meanwhile is none of its business any more.
     pub(super) fn on_read(&mut self, id: u64, read: Result<AlignedBuf, SnapshotError>) {
         let Some(reading) = self
@@ -92,7 +105,11 @@ impl Runs {
         else {
             return;
         };
-        reading.outcome = Some(read.map(Bytes::from_owner));
+        reading.outcome = Some(read.map(|buf| {
+            let (buf, bytes) = lend(buf);
+            self.lent.push(buf);
+            bytes
+        }));
         self.in_flight -= 1;
         self.release();
     }

@@ -1,7 +1,9 @@
-//! The blocking steps of opening a directory of snapshots: which file counts, and what is to be removed.
+//! The blocking steps of opening a directory of snapshots: which file counts, and which others are there.
 //!
-//! The newest finished file counts. Newer ones that were never finished and all older ones are leftovers of a crash.
-//! Nothing is removed before the file that counts was loaded: a damaged directory is left as it was found.
+//! The newest finished file counts. Newer ones that look unfinished and all older ones are leftovers of a crash, but for
+//! one case: a finished file whose superblock was lost looks unfinished too. Only the log tells them apart, for it does
+//! not go back further than the newest file that was ever finished. So nothing is removed here. Whoever opened the
+//! directory has the leftovers removed when the log was replayed.
 //!
 //! A crash in the middle changes nothing that the next start decides, because the file that counts is made durable
 //! before anything is removed: its superblock may have reached only the device's cache when the process died.
@@ -18,6 +20,10 @@ const NAME_SUFFIX: &str = ".snap";
 pub(super) struct Found {
     /// The file that counts.
     pub(super) newest: Option<(FileId, Snapshot)>,
+    /// All others.
+    pub(super) leftovers: Vec<FileId>,
+    /// Paths of those that look unfinished and are newer, newest first.
+    pub(super) unfinished: Vec<String>,
     /// Highest number of any file.
     pub(super) sequence_max: SnapshotSeq,
 }
@@ -33,24 +39,39 @@ fn sequence_of_name(name: &str) -> Option<SnapshotSeq> {
     (file_name(sequence) == name && sequence.0 > 0).then_some(sequence)
 }
 
-/// Finds and loads the file that counts and removes all others.
+/// The files of a directory, for tools.
+#[derive(Debug)]
+pub struct Listed {
+    /// The file that counts, and its directory entry.
+    pub newest: Option<(FileId, FileEntry)>,
+    /// Paths of newer files that look unfinished, newest first.
+    pub unfinished: Vec<String>,
+}
+
+/// Finds and loads the file that counts, and makes it durable.
 pub(super) fn find<D: Disk>(disk: &mut D) -> Result<Found, SnapshotError> {
     let files = list(disk)?;
     let sequence_max = files
         .last()
         .map_or(SnapshotSeq(0), |(sequence, _)| *sequence);
     let mut leftovers = Vec::new();
+    let mut unfinished = Vec::new();
     let mut newest = None;
     for (sequence, entry) in files.into_iter().rev() {
         let file = disk.open(&entry.name)?;
-        if newest.is_some() || is_blank(disk, file)? {
+        if newest.is_some() {
             leftovers.push(file);
+            continue;
+        }
+        if is_blank(disk, file)? {
+            leftovers.push(file);
+            unfinished.push(path_of(disk, &entry));
             continue;
         }
         let snapshot = Snapshot::load(disk, file, &entry)?;
         if snapshot.sequence() != sequence {
             return Err(SnapshotError::ForeignFile {
-                file: format!("{}/{}", disk.location(), entry.name),
+                file: path_of(disk, &entry),
                 problem: "it was written under another name",
             });
         }
@@ -60,27 +81,33 @@ pub(super) fn find<D: Disk>(disk: &mut D) -> Result<Found, SnapshotError> {
         disk.submit_flush(*file, 0);
         settle(disk)?;
     }
-    for file in leftovers {
-        disk.submit_remove(file, 0);
-        settle(disk)?;
-    }
     Ok(Found {
         newest,
+        leftovers,
+        unfinished,
         sequence_max,
     })
 }
 
-/// The file that counts, and its directory entry; only reads, for tools. `Err` for a file that is damaged.
-pub(super) fn newest_counted<D: Disk>(
-    disk: &mut D,
-) -> Result<Option<(FileId, FileEntry)>, SnapshotError> {
+/// Finds the file that counts; only reads, for tools.
+pub(super) fn look<D: Disk>(disk: &mut D) -> Result<Listed, SnapshotError> {
+    let mut unfinished = Vec::new();
     for (_, entry) in list(disk)?.into_iter().rev() {
         let file = disk.open(&entry.name)?;
         if !is_blank(disk, file)? {
-            return Ok(Some((file, entry)));
+            let newest = Some((file, entry));
+            return Ok(Listed { newest, unfinished });
         }
+        unfinished.push(path_of(disk, &entry));
     }
-    Ok(None)
+    Ok(Listed {
+        newest: None,
+        unfinished,
+    })
+}
+
+fn path_of<D: Disk>(disk: &D, entry: &FileEntry) -> String {
+    format!("{}/{}", disk.location(), entry.name)
 }
 
 /// All files, oldest first.
@@ -89,7 +116,7 @@ fn list<D: Disk>(disk: &mut D) -> Result<Vec<(SnapshotSeq, FileEntry)>, Snapshot
     for entry in disk.list()? {
         let sequence = sequence_of_name(&entry.name).filter(|_| entry.is_file);
         let sequence = sequence.ok_or_else(|| SnapshotError::ForeignFile {
-            file: format!("{}/{}", disk.location(), entry.name),
+            file: path_of(disk, &entry),
             problem: "it is not a snapshot",
         })?;
         files.push((sequence, entry));
@@ -98,7 +125,7 @@ fn list<D: Disk>(disk: &mut D) -> Result<Vec<(SnapshotSeq, FileEntry)>, Snapshot
     Ok(files)
 }
 
-/// Whether a file was never finished. The first block may be missing: it is the last one written.
+/// Whether a file looks unfinished. The first block may be missing: it is the last one written.
 fn is_blank<D: Disk>(disk: &mut D, file: FileId) -> Result<bool, DiskError> {
     let mut block = AlignedBuf::with_capacity(SNAPSHOT_BLOCK_BYTES);
     disk.read(file, 0, SNAPSHOT_BLOCK_BYTES, &mut block)?;

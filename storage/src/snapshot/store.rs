@@ -15,9 +15,10 @@
 //! 1. A file counts from the moment its superblock is durable, and everything else of it was durable before
 //!    (`super::draft`).
 //! 2. A file is removed only when a newer one counts and nobody else holds its snapshot, or when it never counted.
+//! 3. A file that was found at the start is removed only when the owner has a whole state without it.
 //!
 //! What a crash leaves: the current file; perhaps older ones, which are no longer needed; perhaps one that never counted.
-//! The next start removes all but the newest that counts (`super::startup`).
+//! The next start removes all but the newest that counts (`super::startup`), when its log was replayed.
 //!
 //! What fails: a block of values that cannot be read, or is damaged, fails those who want it. A disk without room fails
 //! the file that is being built. Any other failed write, flush or creation stops the store for good.
@@ -79,6 +80,9 @@ pub struct SnapshotStore<D: Disk> {
     draft: Option<Draft>,
     /// Files given up, until the disk has no more work on them.
     discarded: Vec<Draft>,
+    /// Files found at the start that do not count, and the paths of those that look unfinished.
+    leftovers: Vec<FileId>,
+    unfinished: Vec<String>,
     committed: Option<Arc<Snapshot>>,
     build_failure: Option<SnapshotError>,
     values: Values,
@@ -91,16 +95,19 @@ pub struct SnapshotStore<D: Disk> {
     operations: BTreeMap<u64, Operation>,
     next_token: u64,
     completions: Vec<Completion>,
+    /// Buffers for writes.
     spare: Vec<AlignedBuf>,
     poison: Option<SnapshotError>,
     counters: StoreCounters,
 }
 
 impl<D: Disk> SnapshotStore<D> {
-    /// Loads the newest file that counts and removes all others. Blocks.
+    /// Loads the newest file that counts, and leaves all others where they are. Blocks.
     pub fn open(mut disk: D, config: StoreConfig) -> Result<Self, SnapshotError> {
         let Found {
             newest,
+            leftovers,
+            unfinished,
             sequence_max,
         } = startup::find(&mut disk)?;
         let mut values = Values::new(config.cache_bytes_max, config.reads_in_flight_max);
@@ -117,6 +124,8 @@ impl<D: Disk> SnapshotStore<D> {
             sequence_max,
             draft: None,
             discarded: Vec::new(),
+            leftovers,
+            unfinished,
             committed: None,
             build_failure: None,
             values,
@@ -137,6 +146,21 @@ impl<D: Disk> SnapshotStore<D> {
     #[must_use]
     pub fn current(&self) -> Option<&Arc<Snapshot>> {
         self.files.last().map(|file| &file.snapshot)
+    }
+
+    /// Paths of the files found at the start that are newer than the current one and look unfinished. If the log does
+    /// not go back to the current one, it was one of these that held what is missing.
+    #[must_use]
+    pub fn unfinished(&self) -> &[String] {
+        &self.unfinished
+    }
+
+    /// Has the files that were found at the start and do not count removed: the owner has a whole state.
+    pub fn remove_leftovers(&mut self) {
+        self.unfinished.clear();
+        for file in std::mem::take(&mut self.leftovers) {
+            self.remove(file);
+        }
     }
 
     /// Counts up when a pump is due.
@@ -175,6 +199,7 @@ impl<D: Disk> SnapshotStore<D> {
         if place.snapshot == self.written.sequence
             && let Some(block) = self.written.block(&place.block)
         {
+            self.values.counters.hits += 1;
             let start = place.start as usize;
             return Some(block.slice(start..start + place.bytes as usize));
         }
@@ -213,12 +238,19 @@ impl<D: Disk> SnapshotStore<D> {
         self.share_cache();
     }
 
-    /// Half of the cache at most holds what was written last; blocks that were read have the rest.
+    /// Half of the cache at most holds what was written last, and buffers for the next writes; blocks that
+    /// were read have the rest.
     fn share_cache(&mut self) {
         let half = self.config.cache_bytes_max / 2;
-        self.writing.shrink(half);
-        self.written.shrink(half - self.writing.bytes());
-        let held = self.written.bytes() + self.writing.bytes();
+        self.writing.shrink(half, &mut self.spare);
+        self.written
+            .shrink(half - self.writing.bytes(), &mut self.spare);
+        let mut held = self.written.bytes() + self.writing.bytes();
+        self.spare.retain(|buf| {
+            let is_kept = held + buf.capacity() as u64 <= half;
+            held += u64::from(is_kept) * buf.capacity() as u64;
+            is_kept
+        });
         self.values
             .set_cache_bytes_max(self.config.cache_bytes_max - held);
     }
@@ -258,9 +290,14 @@ impl<D: Disk> SnapshotStore<D> {
         }
     }
 
-    /// A buffer of a write that is done, for [`Builder::reuse`](super::Builder::reuse).
+    /// A buffer of a write that is done, for a builder that [wants one](super::Builder::wants_buf).
     pub fn take_buf(&mut self) -> Option<AlignedBuf> {
         self.spare.pop()
+    }
+
+    /// Puts back a buffer for which there was no use.
+    pub fn untake_buf(&mut self, buf: AlignedBuf) {
+        self.spare.push(buf);
     }
 
     /// Whether the builder should ask for another run: not too much is read ahead.
@@ -291,6 +328,7 @@ impl<D: Disk> SnapshotStore<D> {
     /// nowhere if the file has failed.
     pub fn commit(&mut self, snapshot: Snapshot, superblock: AlignedBuf) {
         if let Some(draft) = &mut self.draft {
+            self.counters.bytes_written += superblock.len() as u64;
             draft.commit(snapshot, superblock);
         }
     }
@@ -308,8 +346,8 @@ impl<D: Disk> SnapshotStore<D> {
     /// Gives up the file being built, if there is one, and removes it.
     pub fn abort(&mut self) {
         self.runs.forget();
-        self.spare.clear();
-        self.writing = Written::default();
+        self.writing.shrink(0, &mut self.spare);
+        self.share_cache();
         self.discarded.extend(self.draft.take());
     }
 
@@ -335,7 +373,7 @@ impl<D: Disk> SnapshotStore<D> {
     pub fn counters(&self) -> StoreCounters {
         StoreCounters {
             values: self.values.counters,
-            cache_bytes: self.values.cache_bytes(),
+            cache_bytes: self.values.cache_bytes() + self.written.bytes() + self.writing.bytes(),
             ..self.counters
         }
     }
@@ -500,7 +538,8 @@ impl<D: Disk> SnapshotStore<D> {
         };
         let (file, snapshot) = done.into_file();
         self.writing.sequence = snapshot.sequence();
-        self.writing.keep_values_of(&snapshot);
+        self.writing.keep_values_of(&snapshot, &mut self.spare);
+        self.written.shrink(0, &mut self.spare);
         self.written = std::mem::take(&mut self.writing);
         self.share_cache();
         let snapshot = Arc::new(snapshot);
@@ -508,7 +547,6 @@ impl<D: Disk> SnapshotStore<D> {
         self.committed = Some(Arc::clone(&snapshot));
         self.files.push(CountedFile { file, snapshot });
         self.runs.forget();
-        self.spare.clear();
         self.counters.files_written += 1;
     }
 
@@ -567,7 +605,7 @@ impl<D: Disk> SnapshotStore<D> {
                 .expect("runs are those of the current file");
             let (file, snapshot) = (current.file, current.snapshot.sequence());
             let token = self.token(Operation::Run { snapshot, piece });
-            let buf = AlignedBuf::with_capacity(piece.bytes);
+            let buf = self.runs.buffer(&piece);
             self.disk
                 .submit_read(file, piece.offset, piece.bytes, buf, token);
         }

@@ -19,7 +19,7 @@ struct Told {
 
 /// Builds three files, gives one up, and reads from an older one while a newer one is current.
 fn live(disk: &mut SimDisk, told: &mut Told) -> Result<(), SnapshotError> {
-    let mut store = SnapshotStore::open(disk, small_config())?;
+    let mut store = open_and_tidy(disk)?;
     build_next(&mut store, told)?;
     build_keys(&mut store)?;
     store.abort();
@@ -44,9 +44,19 @@ fn build_next(
     Ok(snapshot)
 }
 
+/// Opens a directory, and removes what does not count.
+fn open_and_tidy(disk: &mut SimDisk) -> Result<SnapshotStore<&mut SimDisk>, SnapshotError> {
+    let mut store = SnapshotStore::open(disk, small_config())?;
+    store.remove_leftovers();
+    for _ in 0..6 {
+        store.wait()?;
+    }
+    Ok(store)
+}
+
 /// Opens what a crash left: one whole file that the life before allows, and nothing else.
 fn open(disk: &mut SimDisk, told: Told) -> u64 {
-    let mut store = SnapshotStore::open(&mut *disk, small_config()).unwrap();
+    let mut store = open_and_tidy(&mut *disk).unwrap();
     let current = store.current().cloned();
     let generation = current.as_ref().map_or(0, |current| generation_of(current));
     assert!(
@@ -86,7 +96,7 @@ fn power_loss_at_every_submission_leaves_one_whole_file() {
             older += u64::from(found < told.committed);
             newer += u64::from(found > told.durable);
             // Life goes on with what was found, and a second crash changes nothing.
-            let mut store = SnapshotStore::open(&mut disk, small_config()).unwrap();
+            let mut store = open_and_tidy(&mut disk).unwrap();
             build(&mut store).unwrap();
             drop(store);
             let told = Told {
@@ -114,7 +124,7 @@ fn power_loss_while_leftovers_are_removed_changes_nothing() {
             let mut disk = image.image(seed * 100 + at);
             leftovers += u64::from(disk.names().len() > 1);
             disk.power_off_at(at);
-            let done = SnapshotStore::open(&mut disk, small_config()).is_ok();
+            let done = open_and_tidy(&mut disk).is_ok();
             assert_eq!(open(&mut disk.crash(), told), found);
             if done {
                 break;
@@ -152,7 +162,7 @@ fn what_a_start_relies_on_is_durable() {
             disk.wait().unwrap();
             disk.reap(&mut done);
         }
-        drop(SnapshotStore::open(&mut disk, small_config()).unwrap());
+        drop(open_and_tidy(&mut disk).unwrap());
         told.committed = told.durable;
         assert_eq!(open(&mut disk.crash(), told), told.durable);
     }

@@ -503,7 +503,7 @@ fn what_does_not_belong_here_is_refused_and_nothing_is_touched() {
 }
 
 #[test]
-fn unfinished_files_of_any_length_are_removed() {
+fn unfinished_files_of_any_length_stay_until_the_owner_has_a_whole_state() {
     let mut store = open_with(13, 1);
     for (number, bytes) in [(2, 0), (3, 512), (4, 4096), (5, 20_000)] {
         let mut content = vec![0; bytes];
@@ -516,7 +516,17 @@ fn unfinished_files_of_any_length_are_removed() {
     }
     let mut image = store.disk_mut().image(1);
     let mut store = SnapshotStore::open(&mut image, small_config()).unwrap();
+    let unfinished = [5, 4, 3, 2].map(|number| format!("simulated/{number:08}.snap"));
+    assert_eq!(store.unfinished(), unfinished);
+    settle(&mut store);
+    let names: Vec<_> = (1..=5).map(|number| format!("{number:08}.snap")).collect();
+    assert_eq!(store.disk_mut().names(), names, "nobody said so yet");
+    store.remove_leftovers();
     assert_eq!(store.begin(), SnapshotSeq(6), "no number is used twice");
+    store.abort();
+    settle(&mut store);
+    assert!(store.unfinished().is_empty());
+    assert_eq!(store.counters().files_removed, 5, "and the one given up");
     drop(store);
     assert_eq!(image.names(), ["00000001.snap"]);
 }

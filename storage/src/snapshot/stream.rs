@@ -81,6 +81,11 @@ impl ValueStream {
         spare.unwrap_or_else(|| AlignedBuf::with_capacity(self.write_bytes))
     }
 
+    /// Whether it would have to allocate the next buffer.
+    pub(super) fn wants_buf(&self) -> bool {
+        self.spare.is_empty()
+    }
+
     /// Takes back a buffer that was written.
     pub(super) fn reuse(&mut self, mut buf: AlignedBuf) {
         buf.clear();

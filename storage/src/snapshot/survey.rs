@@ -12,14 +12,19 @@ use super::leaf::ArchivedLeaf;
 use super::load::{Loader, Rules, keys_of_leaf, view};
 use super::page::{Content, Page};
 use super::snapshot::Snapshot;
-use super::startup;
+use super::startup::{self, Listed};
 use crate::io::{Disk, FileEntry, FileId};
 use crate::limits::SNAPSHOT_BLOCK_BYTES;
 
 impl Snapshot {
-    /// The file of a shard's directory that counts. Only reads: what a start would remove stays.
+    /// The file of a shard's directory that counts. Only reads.
     pub fn newest_in<D: Disk>(disk: &mut D) -> Result<Option<(FileId, FileEntry)>, SnapshotError> {
-        startup::newest_counted(disk)
+        Ok(Self::list(disk)?.newest)
+    }
+
+    /// The file of a shard's directory that counts, and newer ones that do not. Only reads.
+    pub fn list<D: Disk>(disk: &mut D) -> Result<Listed, SnapshotError> {
+        startup::look(disk)
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) struct Values {
 /// What became of the values' reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ValueCounters {
-    /// Values that were had from memory.
+    /// Values that were in memory when somebody asked; not those whose block was read for it.
     pub hits: u64,
     /// Blocks that came from the disk, sound.
     pub blocks_read: u64,
@@ -87,11 +87,16 @@ impl Values {
         let key = key_of(place.snapshot, &place.block);
         let turn = self.turn;
         // Whoever waited for the block does not mark it: only use beyond that shows that it should stay.
-        let block = match self.cache.get(key, |came| !is_fresh(came, turn)) {
+        let mut is_hit = false;
+        let marks = |came| {
+            is_hit = !is_fresh(came, turn);
+            is_hit
+        };
+        let block = match self.cache.get(key, marks) {
             Some(block) => block,
             None => self.fresh.iter().find_map(|fresh| fresh.block_of(key))?,
         };
-        self.counters.hits += 1;
+        self.counters.hits += u64::from(is_hit);
         let start = place.start as usize;
         Some(block.slice(start..start + place.bytes as usize))
     }

@@ -4,9 +4,11 @@
 //! checkpoint would be on the disk after it. So the buffers of the writes stay, as long as there is room.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::lent::lend;
 use super::snapshot::Snapshot;
 use super::version::BlockPlace;
 use crate::ids::SnapshotSeq;
@@ -17,8 +19,23 @@ use crate::io::AlignedBuf;
 pub(super) struct Written {
     pub(super) sequence: SnapshotSeq,
     /// By their offset in the file.
-    pieces: BTreeMap<u64, Bytes>,
+    pieces: BTreeMap<u64, Piece>,
     bytes: u64,
+}
+
+/// A buffer, and its content as it is lent out.
+#[derive(Debug)]
+struct Piece {
+    buf: Arc<AlignedBuf>,
+    bytes: Bytes,
+}
+
+impl Piece {
+    /// The buffer, unless somebody still reads a part of it.
+    fn into_buf(self) -> Option<AlignedBuf> {
+        drop(self.bytes);
+        Arc::into_inner(self.buf)
+    }
 }
 
 impl Written {
@@ -39,26 +56,31 @@ impl Written {
             return Err(buf);
         }
         self.bytes += bytes;
-        self.pieces.insert(offset, Bytes::from_owner(buf));
+        let (buf, bytes) = lend(buf);
+        self.pieces.insert(offset, Piece { buf, bytes });
         Ok(())
     }
 
-    /// Lets go of what is not a value: the index is in memory anyway.
-    pub(super) fn keep_values_of(&mut self, snapshot: &Snapshot) {
+    /// Lets go of what is not a value, the index is in memory anyway; the buffers are added to `spare`.
+    pub(super) fn keep_values_of(&mut self, snapshot: &Snapshot, spare: &mut Vec<AlignedBuf>) {
         let end = snapshot.leaf_count().checked_sub(1).map_or(0, |last| {
             let (offset, bytes) = snapshot.leaf_run(last);
             offset + bytes
         });
         let index = self.pieces.split_off(&end);
-        self.bytes -= index.values().map(|piece| piece.len() as u64).sum::<u64>();
+        for piece in index.into_values() {
+            self.bytes -= piece.bytes.len() as u64;
+            spare.extend(piece.into_buf());
+        }
     }
 
-    /// Lets go of pieces until `bytes_max` are left.
-    pub(super) fn shrink(&mut self, bytes_max: u64) {
+    /// Lets go of pieces until `bytes_max` are left; their buffers are added to `spare`.
+    pub(super) fn shrink(&mut self, bytes_max: u64, spare: &mut Vec<AlignedBuf>) {
         while self.bytes > bytes_max
             && let Some((_, piece)) = self.pieces.pop_last()
         {
-            self.bytes -= piece.len() as u64;
+            self.bytes -= piece.bytes.len() as u64;
+            spare.extend(piece.into_buf());
         }
     }
 
@@ -67,7 +89,7 @@ impl Written {
         let (offset, piece) = self.pieces.range(..=block.offset).next_back()?;
         let start = usize::try_from(block.offset - offset).ok()?;
         let end = start + block.bytes as usize;
-        (end <= piece.len()).then(|| piece.slice(start..end))
+        (end <= piece.bytes.len()).then(|| piece.bytes.slice(start..end))
     }
 }
 
@@ -98,9 +120,13 @@ mod tests {
         assert!(written.block(&block(0, 4096)).is_none());
         assert!(written.block(&block(20480, 4096)).is_none());
         assert!(written.keep(20480, piece(3), 3 * 8192 - 1).is_err());
-        written.shrink(8192);
-        assert_eq!(written.bytes(), 8192);
+        let mut spare = Vec::new();
+        written.shrink(8192, &mut spare);
+        assert_eq!((written.bytes(), spare.len()), (8192, 1));
         assert!(written.block(&block(16384, 4096)).is_none());
-        assert!(written.block(&block(4096, 4096)).is_some());
+        let lent = written.block(&block(4096, 4096)).unwrap();
+        written.shrink(0, &mut spare);
+        assert_eq!((written.bytes(), spare.len()), (0, 1), "somebody reads it");
+        assert_eq!(lent[..], [1; 4096]);
     }
 }

@@ -131,8 +131,8 @@ fn changes_data(request: &Request) -> bool {
         | Request::ClusterInit(_)
         | Request::MemberPublish(_)
         | Request::MemberAdd(_)
-        | Request::MemberPromote(_)
         | Request::MemberRemove(_)
-        | Request::MemberUpdate(_) => false,
+        | Request::MemberUpdate(_)
+        | Request::MemberPromote(_) => false,
     }
 }

@@ -11,15 +11,14 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use keelson_proto::etcdserverpb::{
     AlarmRequest, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest,
-    LeaseRevokeRequest, PutRequest, TxnRequest,
+    LeaseRevokeRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest, PutRequest,
+    TxnRequest,
 };
 use prost::Message;
 
 use crate::ids::LeaseTime;
 use crate::state::leases::LeaseRenewMany;
-use crate::state::members::{
-    ClusterInit, Member, MemberPromote, MemberPublish, MemberRemove, MemberUpdate,
-};
+use crate::state::members::{ClusterInit, MemberAdd, MemberPublish};
 
 /// Bytes before the commands of an entry.
 pub const ENTRY_HEADER_BYTES: usize = 8 + 4;
@@ -53,14 +52,14 @@ pub enum CommandKind {
     MemberPublish = 12,
     /// [`LeaseRenewMany`].
     LeaseRenewMany = 13,
-    /// [`Member`], which is added. Alone in its entry.
+    /// [`MemberAdd`].
     MemberAdd = 14,
-    /// [`MemberPromote`]. Alone in its entry.
-    MemberPromote = 15,
-    /// [`MemberRemove`]. Alone in its entry.
-    MemberRemove = 16,
-    /// [`MemberUpdate`].
-    MemberUpdate = 17,
+    /// `MemberRemoveRequest`.
+    MemberRemove = 15,
+    /// `MemberUpdateRequest`.
+    MemberUpdate = 16,
+    /// `MemberPromoteRequest`.
+    MemberPromote = 17,
 }
 
 impl CommandKind {
@@ -80,9 +79,9 @@ impl CommandKind {
         Self::MemberPublish,
         Self::LeaseRenewMany,
         Self::MemberAdd,
-        Self::MemberPromote,
         Self::MemberRemove,
         Self::MemberUpdate,
+        Self::MemberPromote,
     ];
 
     /// The kind with this number.
@@ -95,15 +94,6 @@ impl CommandKind {
             .get(index)
             .copied()
             .ok_or(CommandError::UnknownKind(number))
-    }
-
-    /// Whether the raft group changes with it. Such a command has an entry of its own, of another kind.
-    #[must_use]
-    pub fn changes_membership(self) -> bool {
-        matches!(
-            self,
-            Self::MemberAdd | Self::MemberPromote | Self::MemberRemove
-        )
     }
 }
 
@@ -124,10 +114,10 @@ pub enum Request {
     ClusterInit(ClusterInit),
     MemberPublish(MemberPublish),
     LeaseRenewMany(LeaseRenewMany),
-    MemberAdd(Member),
-    MemberPromote(MemberPromote),
-    MemberRemove(MemberRemove),
-    MemberUpdate(MemberUpdate),
+    MemberAdd(MemberAdd),
+    MemberRemove(MemberRemoveRequest),
+    MemberUpdate(MemberUpdateRequest),
+    MemberPromote(MemberPromoteRequest),
 }
 
 impl Request {
@@ -149,9 +139,9 @@ impl Request {
             Self::MemberPublish(_) => CommandKind::MemberPublish,
             Self::LeaseRenewMany(_) => CommandKind::LeaseRenewMany,
             Self::MemberAdd(_) => CommandKind::MemberAdd,
-            Self::MemberPromote(_) => CommandKind::MemberPromote,
             Self::MemberRemove(_) => CommandKind::MemberRemove,
             Self::MemberUpdate(_) => CommandKind::MemberUpdate,
+            Self::MemberPromote(_) => CommandKind::MemberPromote,
         }
     }
 
@@ -178,9 +168,9 @@ impl Request {
             CommandKind::MemberPublish => Self::MemberPublish(message(body)?),
             CommandKind::LeaseRenewMany => Self::LeaseRenewMany(message(body)?),
             CommandKind::MemberAdd => Self::MemberAdd(message(body)?),
-            CommandKind::MemberPromote => Self::MemberPromote(message(body)?),
             CommandKind::MemberRemove => Self::MemberRemove(message(body)?),
             CommandKind::MemberUpdate => Self::MemberUpdate(message(body)?),
+            CommandKind::MemberPromote => Self::MemberPromote(message(body)?),
         })
     }
 
@@ -201,9 +191,9 @@ impl Request {
             Self::MemberPublish(message) => message.encode_to_vec(),
             Self::LeaseRenewMany(message) => message.encode_to_vec(),
             Self::MemberAdd(message) => message.encode_to_vec(),
-            Self::MemberPromote(message) => message.encode_to_vec(),
             Self::MemberRemove(message) => message.encode_to_vec(),
             Self::MemberUpdate(message) => message.encode_to_vec(),
+            Self::MemberPromote(message) => message.encode_to_vec(),
         })
     }
 }

@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::state::members::Member;
 
 fn command() -> impl Strategy<Value = Command> {
     let bytes = |max| proptest::collection::vec(any::<u8>(), 0..max).prop_map(Bytes::from);
@@ -133,6 +134,26 @@ fn golden_bytes_of_renewals() {
         Request::decode(CommandKind::LeaseRenewMany, &body),
         Ok(renew)
     );
+}
+
+#[test]
+fn golden_bytes_of_a_new_member() {
+    let add = Request::MemberAdd(MemberAdd {
+        member: Some(Member {
+            id: 0x96,
+            peer_urls: vec!["u".to_owned()],
+            is_learner: true,
+            ..Member::default()
+        }),
+        learners_max: 1,
+    });
+    let body = add.encode_body();
+    #[rustfmt::skip]
+    let golden = [
+        0x0a, 8,   0x08, 0x96, 0x01,   0x1a, 1, b'u',   0x28, 1,   0x10, 1,
+    ];
+    assert_eq!(body[..], golden);
+    assert_eq!(Request::decode(CommandKind::MemberAdd, &body), Ok(add));
 }
 
 #[test]

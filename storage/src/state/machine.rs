@@ -20,19 +20,22 @@ use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, CompactionRequest, CompactionResponse,
     DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
-    LeaseKeepAliveResponse, LeaseRevokeResponse, PutResponse, RangeRequest, ResponseHeader,
+    LeaseKeepAliveResponse, LeaseRevokeResponse, MemberAddResponse, MemberPromoteResponse,
+    MemberRemoveResponse, MemberUpdateResponse, PutResponse, RangeRequest, ResponseHeader,
     TxnRequest, TxnResponse,
 };
 
 use crate::ids::{LeaseId, LeaseTime, RaftIndex, Revision, Term};
-use crate::mvcc::{Change, Digest, Found, HashScan, Layer, Record, Select, Selection, Store};
+use crate::mvcc::{
+    Change, Digest, Found, HashScan, Layer, MemoryBytes, Record, Select, Selection, Store,
+};
 use crate::snapshot::{HardState, LeaseMeta, Meta, Snapshot};
 use crate::state::alarms::Alarms;
 use crate::state::command::Request;
 use crate::state::fill;
 use crate::state::kv::Keyspace;
 use crate::state::leases::{Lease, LeaseRenewMany, Leases, Renewal};
-use crate::state::members::{Cluster, Member};
+use crate::state::members::Cluster;
 use crate::state::txn;
 
 /// Where in the log a command stands, and what the lease clock says there.
@@ -59,10 +62,12 @@ pub enum Response {
     LeaseRevoke(LeaseRevokeResponse),
     LeaseKeepAlive(LeaseKeepAliveResponse),
     Alarm(AlarmResponse),
+    MemberAdd(MemberAddResponse),
+    MemberRemove(MemberRemoveResponse),
+    MemberUpdate(MemberUpdateResponse),
+    MemberPromote(MemberPromoteResponse),
     /// In the order of the command; it becomes a response for each.
     LeaseRenewMany(Vec<Renewal>),
-    /// All members after a change of theirs.
-    Members(Vec<Member>),
     /// To commands no client waits for.
     Empty,
 }
@@ -117,7 +122,11 @@ impl Response {
             Self::LeaseRevoke(response) => response.header.as_mut(),
             Self::LeaseKeepAlive(response) => response.header.as_mut(),
             Self::Alarm(response) => response.header.as_mut(),
-            Self::LeaseRenewMany(_) | Self::Members(_) | Self::Empty => None,
+            Self::MemberAdd(response) => response.header.as_mut(),
+            Self::MemberRemove(response) => response.header.as_mut(),
+            Self::MemberUpdate(response) => response.header.as_mut(),
+            Self::MemberPromote(response) => response.header.as_mut(),
+            Self::LeaseRenewMany(_) | Self::Empty => None,
         }
     }
 }
@@ -207,13 +216,13 @@ impl State {
 
     /// Puts the snapshot that was made of it in the place of what was frozen. The layer that is returned
     /// is not needed any more; dropping it takes time.
-    pub fn replace_frozen(&mut self, snapshot: Arc<Snapshot>) -> Option<Layer> {
+    pub fn replace_frozen(&mut self, snapshot: Arc<Snapshot>) -> Option<Arc<Layer>> {
         self.keyspace.store.replace_below(snapshot)
     }
 
     /// The layer of which a checkpoint makes a snapshot.
     #[must_use]
-    pub fn frozen(&self) -> Option<&Layer> {
+    pub fn frozen(&self) -> Option<&Arc<Layer>> {
         self.store().frozen()
     }
 
@@ -304,12 +313,11 @@ impl State {
                 self.cluster.publish(publish);
                 Response::Empty
             }
-            Request::MemberAdd(_)
-            | Request::MemberPromote(_)
-            | Request::MemberRemove(_)
-            | Request::MemberUpdate(_) => {
-                self.cluster.change(request)?;
-                Response::Members(self.cluster.members.values().cloned().collect())
+            Request::MemberAdd(add) => Response::MemberAdd(self.cluster.add(add)?),
+            Request::MemberRemove(remove) => Response::MemberRemove(self.cluster.remove(remove)?),
+            Request::MemberUpdate(update) => Response::MemberUpdate(self.cluster.update(update)?),
+            Request::MemberPromote(promote) => {
+                Response::MemberPromote(self.cluster.promote(promote)?)
             }
         })
     }
@@ -405,6 +413,12 @@ impl State {
         self.store().scrubbed_revision()
     }
 
+    /// Versions that compactions have found unreachable since the start.
+    #[must_use]
+    pub fn scrubbed_versions(&self) -> u64 {
+        self.store().scrubbed_versions()
+    }
+
     /// A lease.
     #[must_use]
     pub fn lease(&self, id: LeaseId) -> Option<&Lease> {
@@ -463,9 +477,9 @@ impl State {
         self.store().live_bytes()
     }
 
-    /// What is taken of memory, roughly: by versions that no snapshot holds, and by the snapshot's index.
+    /// What keys and versions take of memory, roughly.
     #[must_use]
-    pub fn memory_bytes(&self) -> (u64, u64) {
+    pub fn memory_bytes(&self) -> MemoryBytes {
         self.store().memory_bytes()
     }
 
@@ -520,6 +534,9 @@ impl State {
         digest.number(self.cluster.cluster_id.0);
         for member in self.cluster.members.values() {
             digest.bytes(&prost::Message::encode_to_vec(member));
+        }
+        for removed in &self.cluster.removed {
+            digest.number(removed.0);
         }
         digest.bytes(&self.auth);
         digest.finish()

@@ -11,9 +11,7 @@ use keelson_proto::etcdserverpb::{
 
 use super::*;
 use crate::ids::{ClusterId, MemberId};
-use crate::state::members::{
-    ClusterInit, Member, MemberPromote, MemberPublish, MemberRemove, MemberUpdate,
-};
+use crate::state::members::{ClusterInit, Member, MemberPublish};
 
 const NONE: i32 = AlarmType::None as i32;
 const NOSPACE: i32 = AlarmType::Nospace as i32;
@@ -330,71 +328,6 @@ fn members_are_founded_once_and_publish() {
         ),
         ("n", &member.peer_urls, 1)
     );
-}
-
-#[test]
-fn g_r_3_members_come_and_go() {
-    let state = &mut State::new();
-    let member = |id, url: &str, is_learner| Member {
-        id,
-        peer_urls: vec![url.into()],
-        is_learner,
-        ..Member::default()
-    };
-    let found = ClusterInit {
-        cluster_id: 9,
-        members: vec![member(1, "http://a", false)],
-    };
-    apply(state, Request::ClusterInit(found)).unwrap();
-    let promote = |member_id| Request::MemberPromote(MemberPromote { member_id });
-    let remove = |member_id| Request::MemberRemove(MemberRemove { member_id });
-    let update = |member_id, url: &str| {
-        Request::MemberUpdate(MemberUpdate {
-            member_id,
-            peer_urls: vec![url.into()],
-        })
-    };
-    let steps = [
-        (
-            Request::MemberAdd(member(1, "http://b", false)),
-            Some(ApiError::MemberExist),
-        ),
-        (
-            Request::MemberAdd(member(0, "http://b", false)),
-            Some(ApiError::MemberExist),
-        ),
-        (
-            Request::MemberAdd(member(2, "http://a", true)),
-            Some(ApiError::PeerUrlExist),
-        ),
-        (Request::MemberAdd(member(2, "http://b", true)), None),
-        (promote(1), Some(ApiError::MemberNotLearner)),
-        (promote(3), Some(ApiError::MemberNotFound)),
-        (remove(1), Some(ApiError::MemberNotEnoughStarted)),
-        (promote(2), None),
-        (update(2, "http://a"), Some(ApiError::PeerUrlExist)),
-        (update(3, "http://c"), Some(ApiError::MemberNotFound)),
-        (update(2, "http://b"), None),
-        (update(2, "http://c"), None),
-        (remove(1), None),
-        (remove(1), Some(ApiError::MemberNotFound)),
-    ];
-    for (request, refused) in steps {
-        let before = state.cluster().clone();
-        match (apply(state, request.clone()), refused) {
-            (Ok(Response::Members(members)), None) => {
-                let now: Vec<_> = state.cluster().members.values().cloned().collect();
-                assert_eq!(members, now, "{request:?}");
-            }
-            (Err(error), Some(refused)) => {
-                assert_eq!(error, refused, "{request:?}");
-                assert_eq!(*state.cluster(), before);
-            }
-            (answer, _) => panic!("{request:?} is answered {answer:?}"),
-        }
-    }
-    let left = member(2, "http://c", false);
-    assert_eq!(state.cluster().members, [(MemberId(2), left)].into());
 }
 
 /// Requests that validation refuses still have an answer here.

@@ -34,9 +34,7 @@ pub use command::{
 };
 pub use leases::{Lease, LeaseRenewMany, Renewal};
 pub use machine::{ChangeRef, Position, Response, State};
-pub use members::{
-    Cluster, ClusterInit, Member, MemberPromote, MemberPublish, MemberRemove, MemberUpdate,
-};
+pub use members::{Cluster, ClusterInit, Member, MemberAdd, MemberChange, MemberPublish};
 pub use txn::{is_read_only, is_serializable};
 pub use validate::{
     RequestLimits, validate, validate_delete_range, validate_put, validate_range, validate_txn,

@@ -200,6 +200,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct Files {
     contents: BTreeMap<SnapshotSeq, Vec<u8>>,
     running: Option<Checkpoint>,
+    /// Leaves whose runs were handed over.
+    asked: u32,
     last: SnapshotSeq,
 }
 
@@ -215,19 +217,24 @@ impl Files {
                 ..BuilderConfig::default()
             };
             let last = state.snapshot().cloned();
-            self.running = Some(Checkpoint::new(self.last, config, meta, last));
+            let frozen = Arc::clone(state.frozen().expect("it was just frozen"));
+            self.asked = 0;
+            self.running = Some(Checkpoint::new(self.last, config, meta, frozen, last));
             self.contents.insert(self.last, Vec::new());
             return true;
         };
-        while let Some(leaf) = job.wants_run(2) {
-            let last = state.snapshot().expect("runs are the last snapshot's");
+        let last = state.snapshot();
+        while let Some(last) = last.filter(|last| self.asked < last.leaf_count())
+            && job.runs_held() < 2
+        {
+            let leaf = self.asked;
+            self.asked += 1;
             let (offset, bytes) = last.leaf_run(leaf);
             let file = &self.contents[&last.sequence()];
             let run = &file[offset as usize..(offset + bytes) as usize];
             job.on_run(leaf, Bytes::copy_from_slice(run));
         }
-        let frozen = state.frozen().expect("a checkpoint runs");
-        let progress = job.step(frozen, budget).expect("no block is damaged");
+        let progress = job.step(budget).expect("no block is damaged");
         let file = self.contents.get_mut(&self.last).expect("it was begun");
         while let Some(write) = job.take_write() {
             assert_eq!(file.len().max(4096) as u64, write.offset);
@@ -546,6 +553,15 @@ proptest! {
         while pair.state.scrub(5, None) {}
         pair.check();
         prop_assert_eq!(pair.state.scrubbed_revision(), pair.state.compact_revision());
+        // What the next snapshot will hold is known before it is made.
+        let in_use = pair.state.frozen().is_none().then(|| pair.state.size_in_use_bytes());
+        pair.run(&Step::Checkpoint(7));
+        while pair.files.running.is_some() {
+            pair.run(&Step::Checkpoint(7));
+        }
+        if let Some(in_use) = in_use {
+            prop_assert_eq!(pair.state.size_in_use_bytes(), in_use);
+        }
         // With everything in one layer, nothing unreachable is left.
         for _ in 0..2 {
             pair.run(&Step::Checkpoint(1));

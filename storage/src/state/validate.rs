@@ -50,9 +50,9 @@ pub fn validate(request: &Request, limits: &RequestLimits) -> Result<(), ApiErro
         | Request::ClusterInit(_)
         | Request::MemberPublish(_)
         | Request::MemberAdd(_)
-        | Request::MemberPromote(_)
         | Request::MemberRemove(_)
-        | Request::MemberUpdate(_) => Ok(()),
+        | Request::MemberUpdate(_)
+        | Request::MemberPromote(_) => Ok(()),
     }
 }
 

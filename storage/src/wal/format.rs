@@ -22,7 +22,7 @@ pub const RECORD_HEADER_BYTES: usize = 32;
 pub const RECORD_ALIGN_BYTES: usize = 8;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"KEELSEGM";
-const GROUP_MAGIC: [u8; 4] = *b"KGRP";
+pub(super) const GROUP_MAGIC: [u8; 4] = *b"KGRP";
 
 const FLAG_SEAL: u16 = 1;
 const KNOWN_FLAGS: u16 = FLAG_SEAL;

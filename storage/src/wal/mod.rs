@@ -25,6 +25,8 @@
 mod config;
 mod error;
 pub mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod group;
 mod lane;
 mod prepare;

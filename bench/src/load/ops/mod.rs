@@ -28,6 +28,7 @@ pub use fill::{FILL_PLACES, Fill};
 pub use keepalive::Keepalive;
 pub use kube::Kube;
 pub use kv::Kv;
+pub use stamp::{WatchAnswer, read_watch};
 pub use watch::Watch;
 
 use super::keys::{KeyText, value};

@@ -22,7 +22,7 @@ pub(super) const CLUSTERING: &[Flag] = {
             Text,
             "default=http://localhost:2380",
             Used,
-            "The cluster as name=URL pairs. One member, this one. Left out, it is --name with \
+            "The members of the cluster as name=URL pairs, this one among them. Left out, it is --name with \
              --initial-advertise-peer-urls.",
         ),
         row(
@@ -31,7 +31,8 @@ pub(super) const CLUSTERING: &[Flag] = {
             Text,
             "new",
             Used,
-            "new to found a cluster, existing to find one in the data directory.",
+            "new to found a cluster; existing to join one that runs, after etcdctl member add, or to find one in \
+             the data directory.",
         ),
         row(
             "initial-cluster-token",
@@ -191,15 +192,15 @@ pub(super) const CLUSTERING: &[Flag] = {
             Clustering,
             Bool,
             "true",
-            Idle("a cluster of one member has no quorum to lose"),
-            "",
+            Used,
+            "Refuse changes of the membership after which too few members would be there to decide.",
         ),
         row(
             "pre-vote",
             Clustering,
             Bool,
             "true",
-            Idle("a single member has nobody to ask for votes"),
+            Idle("a member always asks whether it could win before it stands for election"),
             "",
         ),
         row(

@@ -1,6 +1,6 @@
 //! Flags of the member itself: names, addresses, limits.
 
-use super::{Flag, Group, Kind, NO_BACKEND, NO_PEERS, Standing, row};
+use super::{Flag, Group, Kind, NO_BACKEND, Standing, row};
 
 /// The table.
 pub(super) const MEMBER: &[Flag] = {
@@ -46,8 +46,7 @@ pub(super) const MEMBER: &[Flag] = {
             Uint,
             "100",
             Used,
-            "Milliseconds between a leader's heartbeats; a single member only checks it against \
-             --election-timeout.",
+            "Milliseconds between a leader's heartbeats; at most a fifth of --election-timeout.",
         ),
         row(
             "election-timeout",
@@ -63,8 +62,9 @@ pub(super) const MEMBER: &[Flag] = {
             Member,
             Bool,
             "true",
-            Idle("a single member elects itself at once"),
-            "",
+            Used,
+            "Start as if most of the election timeout had passed without a leader, so that the first election \
+             comes sooner.",
         ),
         row(
             "listen-peer-urls",
@@ -72,7 +72,7 @@ pub(super) const MEMBER: &[Flag] = {
             Text,
             "http://localhost:2380",
             Used,
-            "URLs for other members; checked and announced, but a cluster of one listens to no peers.",
+            "URLs to listen on for other members.",
         ),
         row(
             "listen-client-urls",
@@ -218,7 +218,7 @@ pub(super) const MEMBER: &[Flag] = {
             Member,
             Duration,
             "5s",
-            Idle(NO_PEERS),
+            Idle("links to other members have time limits of their own"),
             "",
         ),
         row(
@@ -226,7 +226,7 @@ pub(super) const MEMBER: &[Flag] = {
             Member,
             Duration,
             "5s",
-            Idle(NO_PEERS),
+            Idle("links to other members have time limits of their own"),
             "",
         ),
         row(

@@ -162,8 +162,8 @@ pub(super) const fn row(
 /// What to do about TLS flags.
 pub(super) const NO_TLS: &str =
     "TLS is not available yet; leave the flag out and use http URLs, on a network you trust";
-const NO_DISCOVERY: &str = "a cluster of one member needs no discovery; leave the flag out and name the member in --initial-cluster";
-const NO_PEERS: &str = "a cluster of one member has no peers";
+const NO_DISCOVERY: &str =
+    "discovery is not available; leave the flag out and name the members in --initial-cluster";
 const NO_AUTH: &str = "users and tokens are not available yet; leave the flag out";
 const NO_TRACING: &str = "distributed tracing is not available; leave the flag out";
 const NO_BACKEND: &str = "there is no database file behind the log whose commits could be tuned";

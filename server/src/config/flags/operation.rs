@@ -1,6 +1,6 @@
 //! Flags of metrics, log, traces, checks, and what is unsafe.
 
-use super::{Flag, Group, Kind, NO_PEERS, NO_TRACING, Standing, row};
+use super::{Flag, Group, Kind, NO_TRACING, Standing, row};
 
 /// The table.
 pub(super) const OPERATION: &[Flag] = {
@@ -189,15 +189,15 @@ pub(super) const OPERATION: &[Flag] = {
             Features,
             Int,
             "1",
-            Idle("a cluster of one member has no learners"),
-            "",
+            Used,
+            "Learners that a cluster may have when this member is asked to add one.",
         ),
         row(
             "downgrade-check-time",
             Features,
             Duration,
             "5s",
-            Idle(NO_PEERS),
+            Idle("there is no version to go back to"),
             "",
         ),
         row(
@@ -205,7 +205,7 @@ pub(super) const OPERATION: &[Flag] = {
             Features,
             Uint,
             "5000",
-            Idle(NO_PEERS),
+            Idle("what stays of the log for members that lag is bounded by rules of its own"),
             "",
         ),
         row(
@@ -229,8 +229,9 @@ pub(super) const OPERATION: &[Flag] = {
             Unsafe,
             Bool,
             "false",
-            Later("a cluster of one member has nobody to drop; leave the flag out"),
-            "",
+            Used,
+            "Start with the data that is here as a cluster of one; all other members are dropped. For when most \
+             members are lost for ever.",
         ),
         row(
             "unsafe-no-fsync",

@@ -35,10 +35,15 @@ pub(super) async fn status(api: &Rc<Api>) -> Result<StatusResponse, Status> {
 /// No page of the database is ever rewritten in place, so there is nothing to defragment. What a
 /// compaction left behind goes with the next checkpoint: that is what is asked for and waited for.
 pub(super) async fn defragment(api: &Rc<Api>) -> Result<DefragmentResponse, Status> {
-    match api.ask_without_limit(Ask::Checkpoint).await? {
+    let (disk, began) = (&api.metrics.disk, Instant::now());
+    disk.defrags_in_flight.add(1);
+    let answer = api.ask_without_limit(Ask::Checkpoint).await;
+    disk.defrags_in_flight.subtract(1);
+    match answer? {
         Answer::Checkpointed(header) => Ok(DefragmentResponse {
             header: Some(header),
-        }),
+        })
+        .inspect(|_| disk.backend_defrag.observe_duration(began.elapsed())),
         other => unreachable!("a checkpoint is answered when it is durable, not with {other:?}"),
     }
 }

@@ -62,6 +62,8 @@ pub struct ApiConfig {
     pub request_bytes_max: usize,
     /// Limits that requests are validated against.
     pub limits: RequestLimits,
+    /// Learners that there may be after one is added here.
+    pub learners_max: u32,
     /// Smallest lease TTL that is granted.
     pub lease_ttl_seconds_min: i64,
     /// Time after which a client is told that its request timed out.
@@ -183,7 +185,19 @@ impl Api {
             Method::LeaseKeepAlive => Box::pin(lease::keep_alive(&self, call)).await,
             Method::LeaseTimeToLive => unary(call, |body| lease::time_to_live(&self, body)).await,
             Method::LeaseLeases => unary(call, |_| lease::leases(&self)).await,
-            Method::ClusterMemberList => unary(call, |_| cluster::member_list(&self)).await,
+            Method::ClusterMemberList => {
+                unary(call, |body| cluster::member_list(&self, body)).await;
+            }
+            Method::ClusterMemberAdd => unary(call, |body| cluster::member_add(&self, body)).await,
+            Method::ClusterMemberRemove => {
+                unary(call, |body| cluster::member_remove(&self, body)).await;
+            }
+            Method::ClusterMemberUpdate => {
+                unary(call, |body| cluster::member_update(&self, body)).await;
+            }
+            Method::ClusterMemberPromote => {
+                unary(call, |body| cluster::member_promote(&self, body)).await;
+            }
             Method::MaintenanceAlarm => unary(call, |body| maintenance::alarm(&self, body)).await,
             Method::MaintenanceStatus => unary(call, |_| maintenance::status(&self)).await,
             Method::MaintenanceDefragment => unary(call, |_| maintenance::defragment(&self)).await,

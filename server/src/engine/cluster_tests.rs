@@ -1,0 +1,412 @@
+//! Three engines over simulated disks and a network of queues, in one thread, from a seed.
+//!
+//! Messages are delayed, lost and cut off between pairs; members crash and come back with what their disks kept.
+//! Clients write to and read from any member. What was acknowledged must be there in the end, on all of them,
+//! and a linearizable read must see what was acknowledged before it was asked.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use keelson_consensus::replicate::Item;
+use keelson_proto::etcdserverpb::{PutRequest, RangeRequest};
+use keelson_storage::ids::MemberId;
+use keelson_storage::io::SimDisk;
+use keelson_storage::state::{Member, Request};
+use keelson_storage::wal::WalConfig;
+use proptest::prelude::*;
+
+use super::engine_tests::{config, crash, disks};
+use super::message::{Answer, Ask, Inbound, Outbound, Token};
+use super::{CheckpointConfig, Disks, Engine, EngineConfig, GroupConfig};
+use crate::runtime::ManualClock;
+
+const MEMBERS: usize = 3;
+const STEP_US: u64 = 1_000;
+
+fn member(index: usize) -> Member {
+    Member {
+        id: 11 + index as u64,
+        name: format!("m{index}"),
+        client_urls: vec![format!("http://m{index}:2379")],
+        peer_urls: vec![format!("http://m{index}:2380")],
+        is_learner: false,
+    }
+}
+
+/// What founders know of each other: no names, no client URLs.
+fn founding() -> Vec<Member> {
+    (0..MEMBERS)
+        .map(|index| Member {
+            name: String::new(),
+            client_urls: Vec::new(),
+            ..member(index)
+        })
+        .collect()
+}
+
+fn start(disks: Disks<SimDisk>, index: usize, seed: u64, clock: &ManualClock) -> Engine<SimDisk> {
+    let config = EngineConfig {
+        member: MemberId(11 + index as u64),
+        group: GroupConfig {
+            is_identity_certain: true,
+            founding: founding(),
+            tick_us: 20_000,
+            ..GroupConfig::default()
+        },
+        seed,
+        cores: 1,
+        // Members that lag are fed from the log.
+        checkpoint: CheckpointConfig {
+            commands: u64::MAX,
+            log_bytes: (u64::MAX, u64::MAX),
+            ..config().checkpoint
+        },
+        ..config()
+    };
+    let wal = WalConfig {
+        segment_bytes: 256 << 10,
+        ..WalConfig::default()
+    };
+    Engine::open(disks, wal, config, member(index), clock)
+        .expect("a sound disk opens")
+        .0
+}
+
+/// A small generator: the test's own choices come from the seed alone.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+enum Asked {
+    Put {
+        key: Bytes,
+    },
+    /// A read of everything, and what had been acknowledged when it was asked.
+    Read {
+        seen: BTreeSet<Bytes>,
+    },
+}
+
+struct World {
+    clock: ManualClock,
+    dice: Dice,
+    engines: Vec<Option<Engine<SimDisk>>>,
+    kept: Vec<Option<Disks<SimDisk>>>,
+    wire: VecDeque<(u64, usize, usize, Item)>,
+    cut: BTreeSet<(usize, usize)>,
+    loss_percent: u64,
+    now_us: u64,
+    asked: Vec<BTreeMap<u64, Asked>>,
+    acknowledged: BTreeSet<Bytes>,
+    next_token: u64,
+    reads: u64,
+    starts: u64,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let clock = ManualClock::default();
+        let mut world = Self {
+            clock,
+            dice: Dice(seed | 1),
+            engines: Vec::new(),
+            kept: (0..MEMBERS).map(|_| None).collect(),
+            wire: VecDeque::new(),
+            cut: BTreeSet::new(),
+            loss_percent: 0,
+            now_us: 0,
+            asked: (0..MEMBERS).map(|_| BTreeMap::new()).collect(),
+            acknowledged: BTreeSet::new(),
+            next_token: 0,
+            reads: 0,
+            starts: 0,
+        };
+        for index in 0..MEMBERS {
+            let disks = disks(seed.wrapping_add(index as u64));
+            let engine = world.start(index, disks);
+            world.engines.push(Some(engine));
+        }
+        world
+    }
+
+    fn start(&mut self, index: usize, disks: Disks<SimDisk>) -> Engine<SimDisk> {
+        self.starts += 1;
+        start(disks, index, self.starts * 100 + index as u64, &self.clock)
+    }
+
+    fn ask(&mut self, index: usize, asked: Asked) {
+        let Some(engine) = &mut self.engines[index] else {
+            return;
+        };
+        self.next_token += 1;
+        let ask = match &asked {
+            Asked::Put { key } => {
+                let request = Request::Put(PutRequest {
+                    key: key.clone(),
+                    value: Bytes::from_static(b"value"),
+                    ..PutRequest::default()
+                });
+                let body = request.encode_body();
+                Ask::Write { request, body }
+            }
+            Asked::Read { .. } => Ask::Range(RangeRequest {
+                key: Bytes::from_static(b"k"),
+                range_end: Bytes::from_static(b"l"),
+                ..RangeRequest::default()
+            }),
+        };
+        self.asked[index].insert(self.next_token, asked);
+        let token = Token(self.next_token);
+        engine.on_inbound(0, Inbound { token, ask });
+    }
+
+    fn step(&mut self) {
+        self.now_us += STEP_US;
+        self.clock.advance_us(STEP_US);
+        let due: Vec<_> = {
+            let now_us = self.now_us;
+            let (due, later) = std::mem::take(&mut self.wire)
+                .into_iter()
+                .partition(|(at_us, ..)| *at_us <= now_us);
+            self.wire = later;
+            let due: VecDeque<_> = due;
+            due.into()
+        };
+        for (_, from, to, item) in due {
+            if let Some(engine) = &mut self.engines[to] {
+                let from = MemberId(11 + from as u64);
+                engine.on_peer(from, item).expect("a sound message");
+            }
+        }
+        for index in 0..MEMBERS {
+            self.step_one(index);
+        }
+    }
+
+    fn step_one(&mut self, index: usize) {
+        let Some(engine) = &mut self.engines[index] else {
+            return;
+        };
+        engine.step(&self.clock).expect("the disk works");
+        let items = engine.take_peer_items();
+        let mut replies = Vec::new();
+        while let Some(reply) = engine.take_reply(0) {
+            replies.push(reply);
+        }
+        for (to, item) in items {
+            let to = (to.0 - 11) as usize;
+            let is_lost = self.dice.roll(100) < self.loss_percent;
+            if !is_lost && !self.cut.contains(&(index, to)) {
+                let delay_us = self.dice.roll(5) * STEP_US;
+                self.wire
+                    .push_back((self.now_us + delay_us, index, to, item));
+            }
+        }
+        for reply in replies {
+            self.on_reply(index, reply);
+        }
+    }
+
+    fn on_reply(&mut self, index: usize, reply: Outbound) {
+        let Outbound::Reply { token, result } = reply else {
+            return;
+        };
+        let asked = self.asked[index].remove(&token.0);
+        match (
+            asked.expect("only what was asked is answered, and once"),
+            result,
+        ) {
+            (Asked::Put { key }, Ok(_)) => {
+                self.acknowledged.insert(key);
+            }
+            (Asked::Read { seen }, Ok(Answer::Range(_, selection))) => {
+                let keys = selection.records.iter();
+                let found: BTreeSet<Bytes> = keys
+                    .map(|record| Bytes::copy_from_slice(record.key()))
+                    .collect();
+                let missing: Vec<_> = seen.difference(&found).collect();
+                assert!(
+                    missing.is_empty(),
+                    "a read at member {index} missed {missing:?}"
+                );
+                self.reads += 1;
+            }
+            (_, Err(_)) => {}
+            (Asked::Read { .. }, Ok(other)) => panic!("a range is answered with {other:?}"),
+        }
+    }
+
+    fn crash(&mut self, index: usize) {
+        if let Some(engine) = self.engines[index].take() {
+            self.kept[index] = Some(crash(engine));
+            self.asked[index].clear();
+        }
+    }
+
+    fn restart(&mut self, index: usize) {
+        if let Some(disks) = self.kept[index].take() {
+            let engine = self.start(index, disks);
+            self.engines[index] = Some(engine);
+        }
+    }
+
+    fn write_somewhere(&mut self) {
+        let index = self.dice.roll(MEMBERS as u64) as usize;
+        let key = Bytes::from(format!("k{:06}", self.next_token));
+        self.ask(index, Asked::Put { key });
+    }
+
+    fn read_somewhere(&mut self) {
+        let index = self.dice.roll(MEMBERS as u64) as usize;
+        let seen = self.acknowledged.clone();
+        self.ask(index, Asked::Read { seen });
+    }
+
+    /// Until somebody is in office whom all follow, and nothing is on its way.
+    fn settle(&mut self) {
+        self.cut.clear();
+        self.loss_percent = 0;
+        (0..MEMBERS).for_each(|index| self.restart(index));
+        for _ in 0..20_000 {
+            self.step();
+            let engines: Vec<_> = self.engines.iter().flatten().collect();
+            let applied = engines.iter().map(|engine| engine.state().applied().index);
+            let all: BTreeSet<_> = applied.collect();
+            let leaders: BTreeSet<_> = engines
+                .iter()
+                .map(|engine| engine.node().leader())
+                .collect();
+            let knows_all = engines.iter().all(|engine| {
+                let members = &engine.state().cluster().members;
+                members.len() == MEMBERS && members.values().all(|member| !member.name.is_empty())
+            });
+            let is_idle = engines.iter().all(|engine| engine.pending_count() == 0);
+            if all.len() == 1
+                && leaders.len() == 1
+                && !leaders.contains(&None)
+                && is_idle
+                && knows_all
+            {
+                return;
+            }
+        }
+        for engine in self.engines.iter().flatten() {
+            let (node, applied) = (engine.node(), engine.state().applied());
+            println!(
+                "{}: leader {:?} term {} last {} committed {} applied {applied:?} pending {} progress {:?}",
+                node.member(),
+                node.leader(),
+                node.term(),
+                node.last(),
+                node.committed(),
+                engine.pending_count(),
+                node.progress(),
+            );
+        }
+        panic!("the group does not settle");
+    }
+
+    fn check(&mut self) {
+        let mut contents = Vec::new();
+        for engine in self.engines.iter_mut().flatten() {
+            let request = RangeRequest {
+                key: Bytes::from_static(b"k"),
+                range_end: Bytes::from_static(b"l"),
+                ..RangeRequest::default()
+            };
+            let state = &mut engine.state;
+            let mut select = state.select_begin(&request).expect("a sound request");
+            let found = state.select_step(&mut select, usize::MAX);
+            let records = found.expect("one step is enough").records;
+            let keys: Vec<_> = records
+                .iter()
+                .map(|record| (Bytes::copy_from_slice(record.key()), record.revision))
+                .collect();
+            for key in &self.acknowledged {
+                assert!(
+                    keys.iter().any(|(found, _)| found == key),
+                    "{key:?} is lost"
+                );
+            }
+            contents.push((state.revision(), keys));
+        }
+        contents.dedup();
+        assert_eq!(contents.len(), 1, "all members have the same");
+    }
+}
+
+#[test]
+fn g_r_3_three_members_serve_wherever_a_client_asks() {
+    let mut world = World::new(3);
+    world.settle();
+    for _ in 0..200 {
+        world.write_somewhere();
+        world.read_somewhere();
+        world.step();
+    }
+    world.settle();
+    for _ in 0..2_000 {
+        world.step();
+    }
+    world.check();
+    assert_eq!(world.acknowledged.len(), 200);
+    assert_eq!(world.reads, 200);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn g_r_3_g_d_1_acknowledged_writes_survive_crashes_and_cuts(seed in any::<u64>()) {
+        let mut world = World::new(seed);
+        world.settle();
+        for _ in 0..40 {
+            match world.dice.roll(8) {
+                0 => {
+                    let index = world.dice.roll(MEMBERS as u64) as usize;
+                    world.crash(index);
+                }
+                1 | 2 => {
+                    let index = world.dice.roll(MEMBERS as u64) as usize;
+                    world.restart(index);
+                }
+                3 => {
+                    let pair = (world.dice.roll(3) as usize, world.dice.roll(3) as usize);
+                    world.cut.insert(pair);
+                }
+                4 => world.cut.clear(),
+                5 => world.loss_percent = world.dice.roll(30),
+                _ => {}
+            }
+            for _ in 0..world.dice.roll(120) {
+                if world.dice.roll(3) == 0 {
+                    world.write_somewhere();
+                }
+                if world.dice.roll(6) == 0 {
+                    world.read_somewhere();
+                }
+                world.step();
+            }
+        }
+        world.settle();
+        for _ in 0..1_000 {
+            world.step();
+        }
+        world.check();
+        // And it serves on.
+        let before = world.acknowledged.len();
+        for _ in 0..10 {
+            world.write_somewhere();
+            world.step();
+        }
+        world.settle();
+        world.check();
+        prop_assert_eq!(world.acknowledged.len(), before + 10);
+    }
+}

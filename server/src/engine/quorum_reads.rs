@@ -1,0 +1,141 @@
+//! Reads that must see every write acknowledged before they came: they wait for an index.
+//!
+//! Where this member alone decides, the index is what is committed, and all of that is applied before a turn
+//! looks at reads: they are answered at once. Otherwise all reads of a turn ask together which entry they must have
+//! seen: the leader by a round of heartbeats, a follower by a question to the leader. They are answered when
+//! that entry is applied here. A question that gets no answer, because the leader changed or a message was lost,
+//! is asked again.
+//!
+//! Invariant: a read is answered from a state that holds every entry that was committed when it came.
+
+use std::collections::VecDeque;
+
+use keelson_consensus::node::{NodeError, ReadId};
+use keelson_storage::ids::RaftIndex;
+use keelson_storage::io::Disk;
+
+use super::limits::READ_INDEX_RETRY_US;
+use super::message::Ask;
+use super::shard::{Engine, Origin};
+
+/// Reads that wait for their index or for its entry.
+#[derive(Debug, Default)]
+pub(super) struct QuorumReads {
+    /// Not asked for yet. Bounded like all questions.
+    fresh: Vec<(Origin, Ask)>,
+    /// Asked, in order.
+    asked: VecDeque<Asked>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    id: ReadId,
+    at_us: u64,
+    /// What must be applied first, once it is known.
+    index: Option<RaftIndex>,
+    reads: Vec<(Origin, Ask)>,
+}
+
+impl QuorumReads {
+    pub(super) fn count(&self) -> usize {
+        let asked = self.asked.iter().map(|asked| asked.reads.len());
+        self.fresh.len() + asked.sum::<usize>()
+    }
+}
+
+/// Whether a read must see every write acknowledged before it.
+fn is_linearizable(ask: &Ask) -> bool {
+    match ask {
+        Ask::Range(range) => !range.serializable,
+        Ask::Members { linearizable } => *linearizable,
+        Ask::ReadTxn(_) | Ask::Leases | Ask::LeaseTimeToLive { .. } => true,
+        _ => false,
+    }
+}
+
+impl<D: Disk> Engine<D> {
+    /// Answers a read, or has it wait for its index.
+    pub(super) fn take_read(&mut self, origin: Origin, ask: Ask) {
+        if !is_linearizable(&ask) {
+            return self.read(origin, ask);
+        }
+        match self.node.read_index_alone() {
+            Some(must_reach) => {
+                let applied = self.state.applied().index;
+                assert!(
+                    applied >= must_reach,
+                    "a turn applies what is committed before it reads: applied {applied} < {must_reach}"
+                );
+                self.read(origin, ask);
+            }
+            None => self.quorum_reads.fresh.push((origin, ask)),
+        }
+    }
+
+    /// Asks for the reads of this turn, and answers those whose entry is applied.
+    pub(super) fn advance_quorum_reads(&mut self) {
+        self.ask_again();
+        self.ask_fresh();
+        while let Some(state) = self.node.take_read_state() {
+            let asked = self.quorum_reads.asked.iter_mut();
+            for asked in asked.take_while(|asked| asked.id <= state.id) {
+                asked.index.get_or_insert(state.index);
+            }
+        }
+        // What is being applied holds reads back anyway.
+        if self.applying.is_some() {
+            return;
+        }
+        let applied = self.state.applied().index;
+        while let Some(asked) = self.quorum_reads.asked.front()
+            && asked.index.is_some_and(|index| index <= applied)
+        {
+            let asked = self.quorum_reads.asked.pop_front();
+            for (origin, ask) in asked.into_iter().flat_map(|asked| asked.reads) {
+                self.read(origin, ask);
+            }
+        }
+    }
+
+    /// When an unanswered question is asked again.
+    pub(super) fn quorum_reads_deadline_us(&self) -> Option<u64> {
+        let mut asked = self.quorum_reads.asked.iter();
+        let oldest = asked.find(|asked| asked.index.is_none());
+        oldest.map(|asked| asked.at_us + READ_INDEX_RETRY_US)
+    }
+
+    fn ask_again(&mut self) {
+        let now_us = self.now_us;
+        let is_lost =
+            |asked: &Asked| asked.index.is_none() && now_us >= asked.at_us + READ_INDEX_RETRY_US;
+        if !self.quorum_reads.asked.iter().any(is_lost) {
+            return;
+        }
+        let asked = std::mem::take(&mut self.quorum_reads.asked);
+        for asked in asked {
+            if is_lost(&asked) {
+                self.quorum_reads.fresh.extend(asked.reads);
+            } else {
+                self.quorum_reads.asked.push_back(asked);
+            }
+        }
+    }
+
+    fn ask_fresh(&mut self) {
+        if self.quorum_reads.fresh.is_empty() {
+            return;
+        }
+        let id = match self.node.read_index() {
+            Ok(id) => id,
+            // They stay for a later turn; a front's time limit bounds how long.
+            Err(NodeError::NoLeader | NodeError::NotReady | NodeError::TooManyReads) => return,
+            Err(error) => unreachable!("a read is asked for or waits: {error}"),
+        };
+        self.quorum_reads.asked.push_back(Asked {
+            id,
+            at_us: self.now_us,
+            index: None,
+            reads: std::mem::take(&mut self.quorum_reads.fresh),
+        });
+    }
+}
