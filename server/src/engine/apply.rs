@@ -195,14 +195,14 @@ impl<D: Disk> Engine<D> {
             }
             Request::Alarm(_) => self.nospace_proposed = false,
             Request::ClusterInit(_) => self.found_group(),
+            Request::Compact(_) if result.is_ok() => self
+                .auto_compact
+                .on_compacted(self.state.compact_revision()),
             request if result.is_ok() => {
                 if let Some(change) = request.member_change() {
                     self.on_membership(to_group(change));
                 }
             }
-            Request::Compact(_) if result.is_ok() => self
-                .auto_compact
-                .on_compacted(self.state.compact_revision()),
             _ => {}
         }
     }
