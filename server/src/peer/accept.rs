@@ -12,11 +12,12 @@ use bytes::Bytes;
 use futures_lite::future::or;
 use keelson_consensus::limits::FRAME_BODY_BYTES_MAX;
 use keelson_consensus::replicate::{
-    FRAME_HEADER_BYTES, Frame, FrameError, FrameHeader, Hello, frame_bytes,
+    FRAME_HEADER_BYTES, Frame, FrameError, FrameHeader, Hello, Refusal, frame_bytes,
 };
 use keelson_storage::ids::MemberId;
 
 use super::assemble::Assembler;
+use super::guests;
 use super::hello::advice;
 use super::http;
 use super::limits::{
@@ -218,6 +219,9 @@ async fn answer(
             Ok((link, accepted, version))
         }
         (Err(refusal), _) => {
+            if refusal == Refusal::NotAMember {
+                guests::look_up(peers, hello.from);
+            }
             // The other side reads the answer before it sees the end.
             socket.shut_down();
             let is_itself = hello.start == peers.identity().start;

@@ -55,6 +55,9 @@ pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// How often at most the log hears of strangers on the peer port.
 pub const STRANGERS_TOLD_EVERY: Duration = Duration::from_secs(10);
 
+/// Members that left and are remembered as such.
+pub const FORMER_COUNT_MAX: usize = 1024;
+
 /// The answer of a member that is asked who belongs to its cluster.
 pub const FETCHED_BYTES_MAX: u64 = 1 << 20;
 

@@ -5,6 +5,7 @@
 //!           take() <-- inbox <----------------------------- accepted  hears a hello, welcomes or refuses, reads frames
 //!                                                           http      GET /members, GET /version on the same port
 //!   boot:   fetch_members(urls)                             fetch     asks a member who belongs to its cluster
+//!                                                           guests    who is new, and not known here yet
 //! ```
 //!
 //! Every member dials every other one and writes its frames on the connection that it dialled; it reads frames
@@ -22,7 +23,8 @@
 //! 3. A member has one accepted connection. A new one takes the place of the old, whose rest is not read.
 //! 4. What waits is bounded by bytes: towards a member by dropping what comes on top, from members by not reading.
 //!    What is dropped or was on its way when a link broke is told as [`Heard::Unreachable`].
-//! 5. Nobody but a member of this cluster gets further than its hello.
+//! 5. Nobody but a member of this cluster gets further than its hello: one that this member knows, or that those
+//!    know whom it knows.
 //!
 //! Nothing here touches a disk, so a crash leaves nothing behind.
 
@@ -31,6 +33,7 @@ mod assemble;
 mod error;
 mod facts;
 mod fetch;
+mod guests;
 mod hello;
 mod http;
 mod inbox;

@@ -116,6 +116,17 @@ async fn next_item(peers: &Peers) -> (u64, u64) {
     }
 }
 
+/// The port of a member that was stopped.
+async fn bind_again(members: &BTreeMap<MemberId, Member>, member: u64) -> TcpListener {
+    let address = members[&MemberId(member)].peer_urls[0].replace("http://", "");
+    loop {
+        match TcpListener::bind(&address) {
+            Ok(listener) => return listener,
+            Err(_) => sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
 async fn until(mut holds: impl FnMut() -> bool) {
     while !holds() {
         sleep(Duration::from_millis(5)).await;
@@ -191,13 +202,7 @@ fn a_member_that_restarts_is_found_again() {
         while heard(&a).await != Heard::Unreachable(MemberId(2)) {}
         assert!(!a.send(MemberId(2), SHARD, &item(1, 8)), "there is no link");
         assert_eq!(facts(&a, 2).dropped_item_count, 1);
-        let address = members[&MemberId(2)].peer_urls[0].replace("http://", "");
-        let listener = loop {
-            match TcpListener::bind(&address) {
-                Ok(listener) => break listener,
-                Err(_) => sleep(Duration::from_millis(5)).await,
-            }
-        };
+        let listener = bind_again(&members, 2).await;
         let b = Peers::start(config(2), vec![listener]).unwrap();
         b.set_members(&members);
         reachable(&a, 2).await;
@@ -282,6 +287,41 @@ fn a_removed_member_is_refused_until_it_is_added_again() {
         assert_eq!(next_item(&a).await, (2, 5));
         a.stop();
         b.stop();
+    });
+}
+
+#[test]
+fn a_member_that_was_away_lets_in_whom_the_others_know() {
+    on_core(|| async {
+        let ([a, b, c], members) = cluster::<3>();
+        reachable(&a, 3).await;
+        reachable(&c, 1).await;
+        c.stop();
+        // The third comes back as it was before the first joined.
+        let listener = bind_again(&members, 3).await;
+        let c = Peers::start(config(3), vec![listener]).unwrap();
+        let mut old = members.clone();
+        old.remove(&MemberId(1));
+        c.set_members(&old);
+        reachable(&c, 1).await;
+        reachable(&a, 3).await;
+        assert!(a.send(MemberId(3), SHARD, &item(1, 8)));
+        a.flush();
+        assert_eq!(next_item(&c).await, (1, 1));
+        assert!(c.send(MemberId(1), SHARD, &item(2, 8)));
+        c.flush();
+        assert_eq!(next_item(&a).await, (3, 2));
+        // Its list catches up, step by step, and nothing is torn down.
+        c.set_members(&old);
+        c.set_members(&members);
+        assert_eq!(facts(&c, 1).connect_count, 1);
+        assert!(facts(&c, 1).connected_since_ms.is_some());
+        // Then the first leaves, and whoever still knows it does not bring it back.
+        c.set_members(&old);
+        let refused_count = c.refused_connection_count();
+        until(|| c.refused_connection_count() > refused_count + 2).await;
+        assert_eq!(c.facts().len(), 1);
+        [a, b, c].iter().for_each(Peers::stop);
     });
 }
 

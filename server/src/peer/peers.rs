@@ -13,6 +13,7 @@ use keelson_storage::state::Member;
 use super::accept::{self, Accepted};
 use super::error::PeerError;
 use super::facts::{Count, PeerFacts};
+use super::guests::Guests;
 use super::hello::Identity;
 use super::inbox::{Heard, Inbox};
 use super::limits;
@@ -76,6 +77,7 @@ pub(super) struct State {
     identity: Identity,
     /// Everybody, this member included, as the state machine has them.
     members: RefCell<BTreeMap<MemberId, Member>>,
+    pub(super) guests: Guests,
     links: RefCell<BTreeMap<MemberId, Rc<Link>>>,
     pub(super) accepted: RefCell<BTreeMap<MemberId, Rc<Accepted>>>,
     pub(super) accepted_count: Cell<usize>,
@@ -104,6 +106,7 @@ impl Peers {
         let peers = Self(Rc::new(State {
             identity,
             members: RefCell::default(),
+            guests: Guests::default(),
             links: RefCell::default(),
             accepted: RefCell::default(),
             accepted_count: Cell::new(0),
@@ -129,12 +132,13 @@ impl Peers {
         if self.0.stopped.is_set() {
             return;
         }
-        self.0.members.replace(members.clone());
+        let old = self.0.members.replace(members.clone());
+        self.0.guests.on_members(&old, members);
         let left: Vec<Rc<Link>> = {
             let mut links = self.0.links.borrow_mut();
             let (kept, left) = std::mem::take(&mut *links)
                 .into_iter()
-                .partition(|(id, _)| members.contains_key(id));
+                .partition(|(id, _)| members.contains_key(id) || self.0.guests.contains(*id));
             *links = kept;
             left.into_values().collect()
         };
@@ -259,6 +263,15 @@ impl Peers {
         self.0.members.borrow().clone()
     }
 
+    /// Peer URLs of all other members.
+    pub(super) fn other_urls(&self) -> Vec<String> {
+        let members = self.0.members.borrow();
+        let others = members.iter().filter(|(id, _)| **id != self.0.config.me);
+        others
+            .flat_map(|(_, member)| member.peer_urls.clone())
+            .collect()
+    }
+
     pub(super) fn on_open(&self, link: &Link) {
         link.found.set(true);
         self.list_news(link);
@@ -270,7 +283,7 @@ impl Peers {
         self.list_news(link);
     }
 
-    fn add_link(&self, id: MemberId) -> Rc<Link> {
+    pub(super) fn add_link(&self, id: MemberId) -> Rc<Link> {
         let link = Rc::new(Link::new(id, &self.0.config));
         self.0.links.borrow_mut().insert(id, link.clone());
         let (peers, kept) = (self.clone(), link.clone());

@@ -11,6 +11,7 @@ use super::{
     DataDir, DirError, LANE_PREFIX, MEMBER_NAME, SNAPSHOTS_PREFIX, list_names, read_text, write_new,
 };
 use crate::ids::{ClusterId, MemberId};
+use crate::io::PROBE_NAME;
 
 const IDENTITY_NAME: &str = "IDENTITY";
 const IDENTITY_DRAFT_NAME: &str = "IDENTITY.new";
@@ -56,7 +57,11 @@ impl DataDir {
         }
         for name in list_names(&member)? {
             let is_data = name.starts_with(LANE_PREFIX) || name.starts_with(SNAPSHOTS_PREFIX);
-            if is_data && !list_names(&member.join(&name))?.is_empty() {
+            if is_data
+                && list_names(&member.join(&name))?
+                    .iter()
+                    .any(|file| file != PROBE_NAME)
+            {
                 return Ok(true);
             }
         }
@@ -135,7 +140,8 @@ mod tests {
         let dir = DataDir::open(scratch.path()).unwrap();
         let lane = dir.lane_path(LaneId(0)).unwrap();
         let snapshots = dir.snapshots_path(ShardId(0)).unwrap();
-        assert!(!holds_member());
+        std::fs::write(lane.join(PROBE_NAME), b"").unwrap();
+        assert!(!holds_member(), "a probe is nobody's");
         std::fs::write(lane.join("1.seg"), b"").unwrap();
         assert!(holds_member());
         std::fs::remove_file(lane.join("1.seg")).unwrap();
