@@ -30,6 +30,7 @@ use super::limits::{
     MEMORY_VERSIONS_BYTES_MIN,
 };
 use super::message::Answer;
+use super::persist::Persisting;
 use super::shard::{Engine, EngineError, Origin};
 use crate::runtime::Bell;
 
@@ -245,7 +246,7 @@ impl<D: Disk> Engine<D> {
             .interval_us
             .is_some_and(|interval_us| self.now_us >= checkpoints.began_us + interval_us);
         let is_needed = self.is_memory_short() || self.is_held_back();
-        is_long || log_bytes >= max || is_needed || (is_old && self.has_changed())
+        is_long || (log_bytes >= max && self.wal.holds_back()) || is_needed || (is_old && self.has_changed())
     }
 
     /// Whether the versions that no snapshot holds take more than a quarter of the memory that the index
@@ -347,7 +348,18 @@ impl<D: Disk> Engine<D> {
         let unpublished = self.unpublished();
         Frozen {
             meta: self.state.freeze(hard_state, unpublished),
-            covered: self.applied_lsn,
+            covered: self.covered(),
+        }
+    }
+
+    /// The last record that a snapshot of the applied state covers. If no entry waits behind that, all that follows is
+    /// hard states, and the newest of them is in the snapshot.
+    fn covered(&self) -> Lsn {
+        let is_entry = |(_, what): &(Lsn, Persisting)| matches!(what, Persisting::Entry(_));
+        if self.logged.is_empty() && !self.persisting.iter().any(is_entry) {
+            self.wal.last()
+        } else {
+            self.applied_lsn
         }
     }
 

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keelson_consensus::limits::ENTRY_COMMANDS_MAX;
-use keelson_consensus::node::{Membership, MembershipChange, Message};
+use keelson_consensus::node::{Body, Membership, MembershipChange, Message};
 use keelson_consensus::replicate::{ForwardRefusal, Item};
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::MemberRemoveRequest;
@@ -192,6 +192,7 @@ impl<D: Disk> Engine<D> {
             }
         }
         self.take_office();
+        self.advance_spread();
         self.publish_self();
         self.forget_forwarded();
     }
@@ -354,6 +355,9 @@ impl<D: Disk> Engine<D> {
     }
 
     fn on_raft_message(&mut self, from: MemberId, message: Message) -> Result<(), EngineError> {
+        if message.body == Body::TimeoutNow {
+            self.on_asked_to_lead();
+        }
         self.node.on_message(from, message)?;
         Ok(())
     }

@@ -106,7 +106,7 @@ impl<D: Disk> Engine<D> {
         Ok(())
     }
 
-    fn append(
+    pub(super) fn append(
         &mut self,
         kind: RecordKind,
         term: Term,

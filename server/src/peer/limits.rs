@@ -34,6 +34,9 @@ pub const HTTP_CONNECTION_MAX: Duration = Duration::from_secs(20);
 /// Accepted connections at a time: one for each member, those that they replace, and tools.
 pub const ACCEPTED_COUNT_MAX: usize = 128;
 
+/// Accepted connections on their way to another core.
+pub const HANDOVER_COUNT_MAX: usize = 64;
+
 /// Length of a hello or welcome, header included.
 pub const OPENING_FRAME_BYTES_MAX: usize = 256;
 

@@ -14,6 +14,7 @@ use super::accept::{self, Accepted};
 use super::error::PeerError;
 use super::facts::{Count, PeerFacts};
 use super::guests::Guests;
+use super::handover::{PeerRoutes, Ways};
 use super::hello::Identity;
 use super::inbox::{Heard, Inbox};
 use super::limits;
@@ -81,6 +82,7 @@ pub(super) struct State {
     links: RefCell<BTreeMap<MemberId, Rc<Link>>>,
     pub(super) accepted: RefCell<BTreeMap<MemberId, Rc<Accepted>>>,
     pub(super) accepted_count: Cell<usize>,
+    pub(super) ways: RefCell<Ways>,
     pub(super) refused_connections: Count,
     pub(super) strangers_told_ms: Cell<u64>,
     pub(super) inbox: Inbox,
@@ -91,20 +93,33 @@ pub(super) struct State {
 }
 
 impl Peers {
-    /// Serves the listening sockets on this core. Nobody is dialled, and nobody is let in, before
-    /// [`set_members`](Self::set_members).
+    /// The links of the only core that has any. See [`start_routed`](Self::start_routed).
     ///
     /// # Errors
     /// A socket cannot be served.
     pub fn start(config: PeerConfig, listeners: Vec<TcpListener>) -> Result<Self, PeerError> {
+        Self::start_routed(config, listeners, PeerRoutes::default())
+    }
+
+    /// Serves the listening sockets on this core, and what comes by way of another. Nobody is dialled, and nobody is let in, before
+    /// [`set_members`](Self::set_members).
+    ///
+    /// # Errors
+    /// A socket cannot be served.
+    pub fn start_routed(
+        config: PeerConfig,
+        listeners: Vec<TcpListener>,
+        routes: PeerRoutes,
+    ) -> Result<Self, PeerError> {
         let identity = Identity {
             me: config.me,
             cluster: config.cluster,
             core: config.core,
             start: config.start,
         };
-        let peers = Self(Rc::new(State {
+        let start = |ways| Self(Rc::new(State {
             identity,
+            ways: RefCell::new(ways),
             members: RefCell::default(),
             guests: Guests::default(),
             links: RefCell::default(),
@@ -118,6 +133,7 @@ impl Peers {
             stopped: Latch::new(),
             config,
         }));
+        let peers = routes.attach(start);
         let acceptors = listeners.into_iter().map(Acceptor::new);
         for acceptor in acceptors.collect::<Result<Vec<_>, _>>()? {
             let peers = peers.clone();
