@@ -92,6 +92,9 @@ pub(super) fn plan(
         }
     }
     check_known(&plans, &known)?;
+    if plans.len() > 1 {
+        dir.expect_shards()?;
+    }
     Ok(plans)
 }
 

@@ -1,9 +1,9 @@
 //! Which shards a directory holds, and in which lane each of them is.
 //!
 //! A directory that never held any shard but `main` has no such file: its layout is that of versions that knew no
-//! other. The file is written before the first record of a further shard could be missed, that is when all shards are open and
-//! each has a record; it appears by a rename after its content is durable. Before it the version in `FORMAT` is
-//! raised, so that an older version does not take the records of several shards for those of one.
+//! other. Before the first record of a further shard the version in `FORMAT` is raised, so that an older version does not
+//! take the records of several shards for those of one. The file follows when all shards are open and each has a
+//! record; it appears by a rename after its content is durable.
 //!
 //! Invariants: (1) a shard's id follows from its name, and so is the same on all members; (2) a shard that stands in the
 //! file stays there, in its lane.
@@ -74,12 +74,19 @@ impl DataDir {
         })
     }
 
+    /// From here on the lanes may hold records of more shards than `main`: older versions are to keep out.
+    ///
+    /// # Errors
+    /// The operating system refuses.
+    pub fn expect_shards(&self) -> Result<(), DirError> {
+        write_format(&self.path, FORMAT_SHARDS)
+    }
+
     /// Writes down, durably, which shards there are.
     ///
     /// # Errors
     /// The operating system refuses.
     pub fn set_shards(&self, shards: &ShardPlaces) -> Result<(), DirError> {
-        write_format(&self.path, FORMAT_SHARDS)?;
         let member = self.path.join(MEMBER_NAME);
         let (draft, target) = (member.join(SHARDS_DRAFT_NAME), member.join(SHARDS_NAME));
         write_new(&draft, &target, &encode(shards))
@@ -151,6 +158,7 @@ mod tests {
             assert_eq!(dir.shards().unwrap(), ShardPlaces::new());
             let text = std::fs::read_to_string(&format).unwrap();
             assert_eq!(text, "keelson data directory\nformat 1\n");
+            dir.expect_shards().unwrap();
             dir.set_shards(&places).unwrap();
         }
         let dir = DataDir::open(scratch.path()).unwrap();
