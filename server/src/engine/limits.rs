@@ -25,9 +25,6 @@ pub const HEARD_PER_TURN_MAX: usize = 4096;
 /// travels alone.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// A group leaves beside others in flight when it has at least this part, one in so many, of the
-/// commands that they have.
-pub const COMPANY_SHARE: usize = 2;
 
 /// Command bytes waiting for a batch; proposals beyond it get "too many requests".
 pub const QUEUED_BYTES_MAX: usize = 256 << 20;
