@@ -63,7 +63,9 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let identity = identity.found_in(main, &dir, config)?;
     shards::note(&dir, &plans)?;
     let facts = Facts::new(config, identity.member.0);
-    let registries = plans.iter().map(|_| Arc::new(Registry::new(&cores, facts.clone())));
+    let registries = plans
+        .iter()
+        .map(|_| Arc::new(Registry::new(&cores, facts.clone())));
     let shared = Shared {
         registries: registries.collect(),
         failure: Arc::new(OnceLock::new()),
@@ -128,7 +130,11 @@ fn bind(config: &Config, plans: &[ShardPlan]) -> anyhow::Result<Bound> {
     };
     let mut listeners = Vec::with_capacity(plans.len());
     for (place, plan) in plans.iter().enumerate() {
-        let flag = if place == 0 { "--listen-client-urls" } else { "--shards" };
+        let flag = if place == 0 {
+            "--listen-client-urls"
+        } else {
+            "--shards"
+        };
         let client = plan.addresses.iter();
         let own = client.map(|address| listen(*address, Role::Client, flag));
         listeners.push(own.collect::<anyhow::Result<Vec<_>>>()?);
@@ -180,8 +186,7 @@ fn start_cores(
         let core = CoreId(u16::try_from(core).expect("there are fewer cores"));
         PeerConfig::new(member, cluster, core, start)
     };
-    let seats =
-        |links: &[CoreLink]| make_seats(links, opened, bound.listeners, peers, bound.peers);
+    let seats = |links: &[CoreLink]| make_seats(links, opened, bound.listeners, peers, bound.peers);
     let main = move |core: Core, seat: Seat| run_core(plan.clone(), core, seat);
     Ok(runtime::start(&core_ids, &runtime_config, seats, main)?)
 }

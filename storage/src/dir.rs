@@ -239,7 +239,9 @@ pub enum DirError {
         path: String,
     },
     /// The file that says which shards there are cannot be understood.
-    #[error("{path} does not say which shards this data directory holds: restore the file from a backup")]
+    #[error(
+        "{path} does not say which shards this data directory holds: restore the file from a backup"
+    )]
     ShardsDamaged {
         /// The file.
         path: String,

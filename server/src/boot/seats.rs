@@ -24,9 +24,7 @@ use crate::front::api::{
 use crate::front::{ArrivalSeat, Front, FrontConfig, HandoverSeat, Listener, handover};
 use crate::observe::Registry;
 use crate::peer::{PeerConfig, PeerRoutes, Peers};
-use crate::runtime::{
-    self, Bell, Core, CoreLink, MonotonicClock, RingReceiver, RingSender, ring,
-};
+use crate::runtime::{self, Bell, Core, CoreLink, MonotonicClock, RingReceiver, RingSender, ring};
 
 /// What a core is given when it starts.
 pub(super) struct Seat {
@@ -180,7 +178,11 @@ pub(super) async fn run_core(plan: CorePlan, core: Core, seat: Seat) {
         drain(&fronts, plan.drain_limit).await;
         return;
     };
-    let own: Vec<Rc<Api>> = engines.plans.iter().map(|plan| apis[*plan].clone()).collect();
+    let own: Vec<Rc<Api>> = engines
+        .plans
+        .iter()
+        .map(|plan| apis[*plan].clone())
+        .collect();
     own.iter()
         .for_each(|api| runtime::spawn(follow_main(api.clone())));
     let watched = plan.shared.checkpoint.watch(move || {
@@ -291,7 +293,15 @@ impl EngineRun {
             Ok(peers) => {
                 let (shards, ports) = (self.shards, self.ports);
                 let outside = (peers, self.leaving);
-                driver::run(shards, ports, outside, MonotonicClock, self.drained, observe).await
+                driver::run(
+                    shards,
+                    ports,
+                    outside,
+                    MonotonicClock,
+                    self.drained,
+                    observe,
+                )
+                .await
             }
             Err(error) => Err(error.into()),
         };

@@ -62,10 +62,20 @@ pub(super) fn plan(
     core_count: usize,
 ) -> anyhow::Result<Vec<ShardPlan>> {
     let known = dir.shards()?;
-    let main = (MAIN_SHARD, config.client_addresses(), &config.advertise_client_urls, 0);
+    let main = (
+        MAIN_SHARD,
+        config.client_addresses(),
+        &config.advertise_client_urls,
+        0,
+    );
     let others = config.shards.iter().map(|shard| {
         let addresses = shard.client_addresses();
-        (shard.name.as_str(), addresses, &shard.advertise_client_urls, shard.core)
+        (
+            shard.name.as_str(),
+            addresses,
+            &shard.advertise_client_urls,
+            shard.core,
+        )
     });
     let shards = std::iter::once(main).chain(others);
     let plans = shards.map(|(name, addresses, advertised, core)| ShardPlan {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use keelson_tuning::Profile;
 
 use crate::config::{
-    AutoCompaction, ClusterMember, ClusterState, Config, CoreSelection, FeatureGates, HttpUrl, ShardConfig,
-    LogConfig, LogFormat, LogLevel, LogOutput, Standing, all_flags, flag,
+    AutoCompaction, ClusterMember, ClusterState, Config, CoreSelection, FeatureGates, HttpUrl,
+    LogConfig, LogFormat, LogLevel, LogOutput, ShardConfig, Standing, all_flags, flag,
 };
 
 use super::{CliError, Invocation, Serve, parse};

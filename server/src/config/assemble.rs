@@ -18,12 +18,12 @@ use super::error::ConfigError;
 use super::features::FeatureGates;
 use super::flags::{Flag, Kind, Standing, flag};
 use super::given::{Given, Source};
-use super::shards::{SHARD_FLAGS, ShardConfig, parse_shards};
 use super::settings::{
     Config, ELECTION_TIMEOUT_MS_MAX, LogConfig, LogFormat, LogLevel, LogOutput,
     PROGRESS_INTERVAL_MIN, QUOTA_BYTES_DEFAULT, QUOTA_BYTES_SENSIBLE, REQUEST_BYTES_MAX,
     REQUEST_BYTES_SENSIBLE,
 };
+use super::shards::{SHARD_FLAGS, ShardConfig, parse_shards};
 use super::spelling::{format_duration, parse_bool, parse_duration};
 use super::url::HttpUrl;
 use crate::engine::limits::entry_payload_bytes_max;

@@ -96,12 +96,16 @@ pub(super) fn parse_shards(
 /// The values of the three flags that make these shards.
 pub(super) fn show_shards(shards: &[ShardConfig]) -> [String; 3] {
     let pairs = |urls: fn(&ShardConfig) -> &[HttpUrl]| {
-        let pairs = shards
-            .iter()
-            .flat_map(|shard| urls(shard).iter().map(|url| format!("{}={url}", shard.name)));
+        let pairs = shards.iter().flat_map(|shard| {
+            urls(shard)
+                .iter()
+                .map(|url| format!("{}={url}", shard.name))
+        });
         pairs.collect::<Vec<_>>().join(",")
     };
-    let cores = shards.iter().map(|shard| format!("{}={}", shard.name, shard.core));
+    let cores = shards
+        .iter()
+        .map(|shard| format!("{}={}", shard.name, shard.core));
     [
         pairs(|shard| &shard.listen_client_urls),
         pairs(|shard| &shard.advertise_client_urls),
@@ -131,7 +135,8 @@ pub(super) fn flags_of_list(list: &[Value]) -> Result<Vec<(&'static str, String)
                 Value::Sequence(items) => items.iter().map(text_of).collect(),
                 value => text_of(value).map(|text| text.split(',').map(str::to_owned).collect()),
             };
-            let texts: Vec<String> = texts.ok_or_else(|| format!("has no plain {key} in {name}"))?;
+            let texts: Vec<String> =
+                texts.ok_or_else(|| format!("has no plain {key} in {name}"))?;
             values[field].extend(texts.iter().map(|text| format!("{name}={}", text.trim())));
         }
         if !shard.contains_key("listen-client-urls") {
@@ -140,7 +145,9 @@ pub(super) fn flags_of_list(list: &[Value]) -> Result<Vec<(&'static str, String)
     }
     let flags = SHARD_FLAGS.iter().zip(values);
     let flags = flags.filter(|(_, values)| !values.is_empty());
-    Ok(flags.map(|((_, flag), values)| (*flag, values.join(","))).collect())
+    Ok(flags
+        .map(|((_, flag), values)| (*flag, values.join(",")))
+        .collect())
 }
 
 fn text_of(value: &Value) -> Option<String> {
@@ -153,7 +160,9 @@ fn text_of(value: &Value) -> Option<String> {
 
 fn check_names(shards: &[ClusterMember]) -> Result<(), String> {
     if shards.len() >= SHARDS_MAX {
-        return Err(format!("at most {SHARDS_MAX} shards, main among them, are possible"));
+        return Err(format!(
+            "at most {SHARDS_MAX} shards, main among them, are possible"
+        ));
     }
     let mut ids = BTreeMap::new();
     for shard in shards {
@@ -170,7 +179,9 @@ fn check_names(shards: &[ClusterMember]) -> Result<(), String> {
             ));
         }
         if let Some(other) = ids.insert(shard_id(name), name) {
-            return Err(format!("{name} and {other} have the same id, which is made of the name; rename one"));
+            return Err(format!(
+                "{name} and {other} have the same id, which is made of the name; rename one"
+            ));
         }
     }
     Ok(())
@@ -210,13 +221,18 @@ fn advertised_by_default(shard: &ClusterMember) -> Result<Vec<HttpUrl>, String> 
 }
 
 fn parse_cores(text: &str) -> Result<BTreeMap<String, usize>, String> {
-    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    let pairs = text
+        .split(',')
+        .map(str::trim)
+        .filter(|pair| !pair.is_empty());
     let cores = pairs.map(|pair| {
         let core = pair.split_once('=').and_then(|(name, core)| {
             let core: u16 = core.parse().ok()?;
             Some((name.to_owned(), usize::from(core)))
         });
-        core.ok_or_else(|| format!("{pair:?} is not of the form name=core, a place in --cores from 0"))
+        core.ok_or_else(|| {
+            format!("{pair:?} is not of the form name=core, a place in --cores from 0")
+        })
     });
     cores.collect()
 }
@@ -246,7 +262,10 @@ mod tests {
         assert_eq!(shards.len(), 2);
         assert_eq!(shards[0].name, "events");
         assert_eq!(shards[0].client_addresses().len(), 2);
-        assert_eq!(shards[0].advertise_client_urls, shards[0].listen_client_urls);
+        assert_eq!(
+            shards[0].advertise_client_urls,
+            shards[0].listen_client_urls
+        );
         assert_eq!((shards[0].core, shards[1].core), (0, 1));
         let shown = show_shards(&shards);
         let again = parse_shards([&shown[0], &shown[1], &shown[2]], &[]).unwrap();
@@ -259,12 +278,24 @@ mod tests {
         for (values, said) in [
             (["events", "", ""], "name=http://host:port"),
             (["main=http://127.0.0.1:1", "", ""], "leave it out"),
-            (["Events=http://127.0.0.1:1", "", ""], "cannot be a shard's name"),
-            (["a=http://127.0.0.1:1,b=http://127.0.0.1:1", "", ""], "listens there too"),
-            (["a=http://127.0.0.1:2379", "", ""], "main listens there too"),
+            (
+                ["Events=http://127.0.0.1:1", "", ""],
+                "cannot be a shard's name",
+            ),
+            (
+                ["a=http://127.0.0.1:1,b=http://127.0.0.1:1", "", ""],
+                "listens there too",
+            ),
+            (
+                ["a=http://127.0.0.1:2379", "", ""],
+                "main listens there too",
+            ),
             (["a=http://host:1", "", ""], "IP address or localhost"),
             (["a=http://0.0.0.0:1", "", ""], "how clients reach it"),
-            (["a=http://127.0.0.1:1", "b=http://127.0.0.1:1", ""], "no shard \"b\""),
+            (
+                ["a=http://127.0.0.1:1", "b=http://127.0.0.1:1", ""],
+                "no shard \"b\"",
+            ),
             (["a=http://127.0.0.1:1", "", "b=1"], "no shard \"b\""),
             (["a=http://127.0.0.1:1", "", "a=x"], "name=core"),
         ] {
@@ -291,7 +322,10 @@ mod tests {
         assert_eq!(
             flags.unwrap(),
             [
-                ("shards", text("events=http://a:1,events=http://b:2,leases=http://a:3")),
+                (
+                    "shards",
+                    text("events=http://a:1,events=http://b:2,leases=http://a:3")
+                ),
                 ("shards-advertise-client-urls", text("leases=http://c:3")),
                 ("shards-cores", text("events=1")),
             ]

@@ -8,8 +8,8 @@ use super::assemble::Assembled;
 use super::cluster::ClusterState;
 use super::compaction::AutoCompaction;
 use super::flags::{Flag, Standing, current_flags};
-use super::shards::{SHARD_FLAGS, show_shards};
 use super::settings::{Config, LogFormat, LogLevel, LogOutput};
+use super::shards::{SHARD_FLAGS, show_shards};
 use super::spelling::format_duration;
 use super::url::HttpUrl;
 

@@ -57,17 +57,18 @@ impl Leaving {
         (0..count).map(of_core).collect()
     }
 
-    /// Looks at the shards of this core; true when nobody needs this process any more.
-    fn look<D: Disk>(&self, shards: &mut Shards<D>) -> bool {
-        for engine in shards.iter().filter(|engine| engine.was_removed()) {
-            if engine.shard() == MAIN_SHARD_ID {
-                self.main.get_or_init(|| ());
-            }
+    /// Looks at the shards of this core; true when nobody needs this process any more. A shard is left when it applied
+    /// its removal, or when the others have nothing to say to this member any more.
+    fn look<D: Disk>(&self, shards: &mut Shards<D>, peers: &Peers) -> bool {
+        let is_left = |engine: &Engine<D>| engine.was_removed() || peers.is_let_go();
+        let main = shards.iter().find(|engine| engine.shard() == MAIN_SHARD_ID);
+        if main.is_some_and(is_left) {
+            self.main.get_or_init(|| ());
         }
         if self.main.get().is_none() {
             return false;
         }
-        if shards.iter().all(Engine::was_removed) {
+        if shards.iter().all(is_left) {
             self.cores[self.core].get_or_init(|| ());
         }
         // Who does not belong to `main` any more cannot read there that another shard is to be left, too.
@@ -119,7 +120,7 @@ pub async fn run<D: Disk, C: Clock>(
             observe(place, engine);
             discard(engine.take_discarded());
         }
-        if leaving.look(&mut shards) {
+        if leaving.look(&mut shards, &peers) {
             return Err(EngineError::Removed);
         }
         if stopping.is_set() && shards.are_drained() {
@@ -141,7 +142,9 @@ fn take_heard<D: Disk>(shards: &mut Shards<D>, peers: &Peers) -> Result<bool, En
         match peers.take() {
             Some(Heard::Item { from, shard, item }) => match shards.place_of(shard) {
                 Some(place) => shards.engine(place).on_peer(from, item)?,
-                None => tracing::debug!(member = %from, %shard, "message to a shard not of this core"),
+                None => {
+                    tracing::debug!(member = %from, %shard, "message to a shard not of this core")
+                }
             },
             Some(Heard::Unreachable(member)) => {
                 for place in 0..shards.count() {

@@ -63,11 +63,7 @@ impl<D: Disk> Lane<D> {
         next.held = self.held.take();
     }
 
-    pub(super) fn append(
-        &mut self,
-        meta: &RecordMeta,
-        payload: &[&[u8]],
-    ) -> Result<Lsn, WalError> {
+    pub(super) fn append(&mut self, meta: &RecordMeta, payload: &[&[u8]]) -> Result<Lsn, WalError> {
         let place = self.place;
         let held = self.held_mut();
         let lsn = held.wal.append(meta, payload)?;

@@ -143,7 +143,10 @@ pub fn open_lane<D: Disk>(
         if is_shared && replayed.last_lsn == Lsn(0) {
             new.push(engines.len());
         }
-        if let Some(main) = engines.first().filter(|first| first.shard() == MAIN_SHARD_ID) {
+        if let Some(main) = engines
+            .first()
+            .filter(|first| first.shard() == MAIN_SHARD_ID)
+        {
             seat.take_after(main);
         }
         engines.push(Engine::assemble(replayed, end, seat, clock.now_us())?);

@@ -64,12 +64,15 @@ fn open(
     past: ShardPast,
     clock: &ManualClock,
 ) -> Result<Shards<SimDisk>, EngineError> {
-    let seats = snapshots.into_iter().zip(ids).map(|(snapshots, shard)| ShardSeat {
-        snapshots,
-        config: shard_config(*shard),
-        member: member(),
-        past,
-    });
+    let seats = snapshots
+        .into_iter()
+        .zip(ids)
+        .map(|(snapshots, shard)| ShardSeat {
+            snapshots,
+            config: shard_config(*shard),
+            member: member(),
+            past,
+        });
     let wal = WalConfig {
         segment_bytes: SEGMENT_BYTES,
         ..WalConfig::default()
@@ -79,7 +82,9 @@ fn open(
 }
 
 fn new_disks(seed: u64) -> (SimDisk, Vec<SimDisk>) {
-    let snapshots = SHARDS.iter().map(|shard| SimDisk::new(seed ^ u64::from(shard.0) << 20));
+    let snapshots = SHARDS
+        .iter()
+        .map(|shard| SimDisk::new(seed ^ u64::from(shard.0) << 20));
     (SimDisk::new(!seed), snapshots.collect())
 }
 
@@ -144,7 +149,8 @@ impl World {
         let (lane, snapshots) = self.shards.into_disks();
         let snapshots = snapshots.into_iter().map(SimDisk::crash).collect();
         let disks = (lane.crash(), snapshots);
-        self.shards = open(disks, &SHARDS, ShardPast::Known, &self.clock).expect("what is left opens");
+        self.shards =
+            open(disks, &SHARDS, ShardPast::Known, &self.clock).expect("what is left opens");
         self.asked = vec![BTreeMap::new(); SHARDS.len()];
         self
     }
@@ -156,7 +162,9 @@ impl World {
             ..RangeRequest::default()
         });
         let token = Token(u64::MAX - 1);
-        self.shards.engine(place).on_inbound(0, Inbound { token, ask });
+        self.shards
+            .engine(place)
+            .on_inbound(0, Inbound { token, ask });
         for _ in 0..10_000 {
             let engine = self.shards.engine(place);
             while let Some(reply) = engine.take_reply(0) {
@@ -166,7 +174,9 @@ impl World {
                 } = reply
                 {
                     let records = selection.records.iter();
-                    return records.map(|record| Bytes::copy_from_slice(record.key())).collect();
+                    return records
+                        .map(|record| Bytes::copy_from_slice(record.key()))
+                        .collect();
                 }
             }
             self.shards.turn(&self.clock).expect("sound disks");
@@ -182,10 +192,17 @@ impl World {
             let others = (0..SHARDS.len()).filter(|other| *other != place);
             for other in others {
                 let strange: Vec<_> = self.acknowledged[other].intersection(&keys).collect();
-                assert!(strange.is_empty(), "shard {place} has {strange:?} of {other}");
+                assert!(
+                    strange.is_empty(),
+                    "shard {place} has {strange:?} of {other}"
+                );
             }
             let revision = self.shards.engine(place).state().revision().0;
-            assert_eq!(revision, 1 + keys.len() as i64, "revisions are a shard's own");
+            assert_eq!(
+                revision,
+                1 + keys.len() as i64,
+                "revisions are a shard's own"
+            );
         }
     }
 }
@@ -247,7 +264,11 @@ fn what_all_shards_say_in_a_turn_is_one_flush() {
         world.settle();
         let now = world.shards.engine(0).wal().counters().clone();
         assert!(now.records - before.records >= 3 * (round + 1));
-        assert_eq!(groups(&now) - groups(&before), round + 1, "one group for three shards");
+        assert_eq!(
+            groups(&now) - groups(&before),
+            round + 1,
+            "one group for three shards"
+        );
     }
 }
 

@@ -20,7 +20,7 @@ use super::inbox::{Heard, Inbox};
 use super::limits;
 use super::link::{Link, hex};
 use super::outbox::Dropped;
-use crate::runtime::{Acceptor, Latch, LocalEvent, spawn};
+use crate::runtime::{Acceptor, Latch, LocalEvent, monotonic_ms, spawn};
 
 /// Who this member is, and what bounds its links.
 #[derive(Clone, Debug)]
@@ -90,6 +90,7 @@ pub(super) struct State {
     news: RefCell<VecDeque<MemberId>>,
     pub(super) receive: RefCell<Box<[u8]>>,
     pub(super) stopped: Latch,
+    is_let_go: Cell<bool>,
 }
 
 impl Peers {
@@ -117,22 +118,25 @@ impl Peers {
             core: config.core,
             start: config.start,
         };
-        let start = |ways| Self(Rc::new(State {
-            identity,
-            ways: RefCell::new(ways),
-            members: RefCell::default(),
-            guests: Guests::default(),
-            links: RefCell::default(),
-            accepted: RefCell::default(),
-            accepted_count: Cell::new(0),
-            refused_connections: Count::default(),
-            strangers_told_ms: Cell::new(0),
-            inbox: Inbox::new(config.inbox_bytes_max),
-            news: RefCell::default(),
-            receive: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
-            stopped: Latch::new(),
-            config,
-        }));
+        let start = |ways| {
+            Self(Rc::new(State {
+                identity,
+                ways: RefCell::new(ways),
+                members: RefCell::default(),
+                guests: Guests::default(),
+                links: RefCell::default(),
+                accepted: RefCell::default(),
+                accepted_count: Cell::new(0),
+                refused_connections: Count::default(),
+                strangers_told_ms: Cell::new(0),
+                inbox: Inbox::new(config.inbox_bytes_max),
+                news: RefCell::default(),
+                receive: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
+                stopped: Latch::new(),
+                is_let_go: Cell::new(false),
+                config,
+            }))
+        };
         let peers = routes.attach(start);
         let acceptors = listeners.into_iter().map(Acceptor::new);
         for acceptor in acceptors.collect::<Result<Vec<_>, _>>()? {
@@ -221,6 +225,13 @@ impl Peers {
         &self.0.inbox.event
     }
 
+    /// Whether most of the other members have said for a while that this one is no member: it was removed, and was not told
+    /// because its links were closed at once.
+    #[must_use]
+    pub fn is_let_go(&self) -> bool {
+        self.0.is_let_go.get()
+    }
+
     /// Ends all links and gives up the listening sockets, within a turn or two. What was taken in can still be
     /// taken.
     pub fn stop(&self) {
@@ -297,6 +308,20 @@ impl Peers {
         link.found.set(false);
         link.lost.set(true);
         self.list_news(link);
+    }
+
+    pub(super) fn count_denials(&self) {
+        let links = self.0.links.borrow();
+        let long_ms = limits::LET_GO_AFTER.as_millis() as u64;
+        let now_ms = monotonic_ms();
+        let denies = |link: &&Rc<Link>| {
+            let since_ms = link.denied_since_ms.get();
+            since_ms.is_some_and(|since_ms| now_ms >= since_ms + long_ms)
+        };
+        let is_let_go = 2 * links.values().filter(denies).count() > links.len();
+        if is_let_go && !self.0.is_let_go.replace(is_let_go) {
+            self.0.inbox.event.notify();
+        }
     }
 
     pub(super) fn add_link(&self, id: MemberId) -> Rc<Link> {

@@ -55,20 +55,23 @@ async fn shards_are_independent_and_survive_kill_9() {
         .await;
     let clients = clients_of(&server, &addresses).await;
     let mut watch = clients[1].watch_session();
-    watch.create(shapes::watch_from("k", 0)).await;
+    let watcher = watch.created(shapes::watch("k")).await.watch_id;
     for (shard, clients) in clients.iter().enumerate() {
         for count in 0..=shard {
             let revision = clients.put_key("k", format!("{shard}")).await;
             assert_eq!(revision, 2 + count as i64, "revisions are a shard's own");
         }
     }
-    let events = watch.events(2).await;
+    let events = watch.events(watcher, 2).await;
     assert!(events.iter().all(|event| {
         let kv = event.kv.as_ref().expect("an event has a key");
         kv.value == "1"
     }));
     clients[1].grant(77, 600).await;
-    assert!(clients[0].time_to_live(77).await.ttl < 0, "leases are a shard's own");
+    assert!(
+        clients[0].time_to_live(77).await.ttl < 0,
+        "leases are a shard's own"
+    );
     assert!(clients[1].time_to_live(77).await.ttl > 0);
     clients[2].compact(3).await;
     let at_2 = clients[0].range(shapes::get_at("k", 2)).await;
@@ -93,7 +96,11 @@ async fn shards_are_independent_and_survive_kill_9() {
         let keys = metric(address, "etcd_debugging_mvcc_keys_total").await;
         assert_eq!(keys, 121);
         let current = metric(address, "etcd_debugging_mvcc_current_revision").await;
-        assert_eq!(current, 2 + (shard as u64 + 1) + 120, "metrics are a shard's own");
+        assert_eq!(
+            current,
+            2 + (shard as u64 + 1) + 120,
+            "metrics are a shard's own"
+        );
     }
     server.stop().await;
 }
@@ -144,7 +151,10 @@ async fn a_flush_carries_the_writes_of_all_shards_of_a_core() {
 /// What a server printed that must refuse to start.
 async fn refusal(options: ServerOptions) -> String {
     let mut server = options.launch();
-    let status = server.wait_exit(DEADLINE).await.expect("it refuses to start");
+    let status = server
+        .wait_exit(DEADLINE)
+        .await
+        .expect("it refuses to start");
     assert!(!status.success(), "it ended with {status}");
     server.log()
 }
@@ -153,12 +163,16 @@ async fn refusal(options: ServerOptions) -> String {
 async fn a_shard_is_not_forgotten_or_moved_in_silence() {
     ours_only!("etcd has one keyspace");
     let addresses = free_addresses();
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("shards-{}", std::process::id()));
+    let folder =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("shards-{}", std::process::id()));
     let options = || ServerOptions::new("shards-refused").data_dir(&folder);
     let mut server = options().flag(shards_flag(&addresses)).start().await;
     server.stop().await;
     let log = refusal(options()).await;
-    assert!(log.contains("has a shard events, which is not configured"), "{log}");
+    assert!(
+        log.contains("has a shard events, which is not configured"),
+        "{log}"
+    );
     let flag = shards_flag(&addresses);
     let log = refusal(options().flag(&flag).flag("--shards-cores=events=4000")).await;
     assert!(log.contains("there are"), "{log}");
@@ -190,7 +204,9 @@ impl Cluster {
             .iter()
             .map(|port| format!("http://127.0.0.1:{port}"))
             .collect();
-        let events: Vec<String> = (0..4).map(|_| format!("127.0.0.1:{}", free_port())).collect();
+        let events: Vec<String> = (0..4)
+            .map(|_| format!("127.0.0.1:{}", free_port()))
+            .collect();
         let mut cluster = Cluster {
             servers: Vec::new(),
             peer_urls: urls,
@@ -243,7 +259,13 @@ impl Cluster {
         let members = list["members"].as_array().cloned().unwrap_or_default();
         let text = |member: &Value| {
             let learner = member["isLearner"].as_bool().unwrap_or_default();
-            (member["peerURLs"][0].as_str().unwrap_or_default().to_owned(), learner)
+            (
+                member["peerURLs"][0]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
+                learner,
+            )
         };
         members.iter().map(text).collect()
     }
@@ -273,14 +295,20 @@ async fn three_members_serve_two_shards_whose_leaders_are_spread() {
         events.ok(&["put", "key", &format!("{index}")]).await;
         events.ok(&["put", "key", &format!("{index}+")]).await;
         let health = events.ok(&["endpoint", "health", "--cluster"]).await;
-        assert!(!health.contains(&server.address()), "the shard's own URLs: {health}");
+        assert!(
+            !health.contains(&server.address()),
+            "the shard's own URLs: {health}"
+        );
     }
     for (index, server) in cluster.servers.iter().enumerate() {
         let main = Etcdctl::new(server.address());
         let keys = main.ok(&["get", "", "--prefix", "--keys-only"]).await;
         assert_eq!(keys.lines().filter(|line| !line.is_empty()).count(), 3);
         let events = Etcdctl::new(cluster.events[index].clone());
-        assert_eq!(events.ok(&["get", "key", "--print-value-only"]).await, "2+\n");
+        assert_eq!(
+            events.ok(&["get", "key", "--print-value-only"]).await,
+            "2+\n"
+        );
     }
     eventually("the leaders are two members", || async {
         let (main, events) = cluster.leaders().await?;
@@ -362,7 +390,9 @@ async fn every_shard_sees_who_joins_and_who_leaves() {
     let main = Etcdctl::new(main_address);
     let list = main.json(&["member", "list"]).await;
     let id = list["members"].as_array().and_then(|members| {
-        let new = members.iter().find(|member| member["peerURLs"][0] == url.as_str())?;
+        let new = members
+            .iter()
+            .find(|member| member["peerURLs"][0] == url.as_str())?;
         new["ID"].as_u64()
     });
     let id = format!("{:x}", id.expect("the new member has an id"));
@@ -387,7 +417,10 @@ async fn every_shard_sees_who_joins_and_who_leaves() {
     })
     .await;
     let mut gone = cluster.servers.pop().expect("the new member");
-    assert!(gone.wait_exit(DEADLINE).await.is_some(), "a removed member ends");
+    assert!(
+        gone.wait_exit(DEADLINE).await.is_some(),
+        "a removed member ends"
+    );
     events.ok(&["put", "after", "x"]).await;
     let request = pb::MemberListRequest { linearizable: true };
     let clients = Clients::connect(&format!("http://{}", cluster.events[2])).await;

@@ -66,7 +66,10 @@ async fn propose_one(api: &Api, changes: Vec<Request>) {
         match api.write(change, body).await {
             Ok(_) => return,
             Err(error) => {
-                tracing::debug!(error = error.message(), "the members of a shard do not follow yet");
+                tracing::debug!(
+                    error = error.message(),
+                    "the members of a shard do not follow yet"
+                );
             }
         }
     }

@@ -200,7 +200,9 @@ impl Api {
             Method::ClusterMemberList => {
                 unary(call, |body| cluster::member_list(&self, body)).await;
             }
-            Method::ClusterMemberAdd => unary(call, |body| cluster::member_add(self.authority(), body)).await,
+            Method::ClusterMemberAdd => {
+                unary(call, |body| cluster::member_add(self.authority(), body)).await
+            }
             Method::ClusterMemberRemove => {
                 unary(call, |body| cluster::member_remove(self.authority(), body)).await;
             }
