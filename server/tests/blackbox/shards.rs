@@ -344,6 +344,38 @@ async fn three_members_serve_two_shards_whose_leaders_are_spread() {
     }
 }
 
+/// Waits until a member has a key by itself.
+async fn has_key(address: &str, key: &str) {
+    eventually("a member has the shard's data", || async {
+        let get = ["get", key, "--print-value-only", "--consistency=s"];
+        let got = Etcdctl::new(address).run(&get, "").await;
+        (got.ok && got.out == "x\n").then_some(())
+    })
+    .await;
+}
+
+/// Promotes the member with this peer URL at `main`, waits until the other shard has followed, and tells its id.
+async fn promote(cluster: &Cluster, url: &str) -> String {
+    let main = Etcdctl::new(cluster.servers[1].address());
+    let list = main.json(&["member", "list"]).await;
+    let id = list["members"].as_array().and_then(|members| {
+        let new = members.iter().find(|member| member["peerURLs"][0] == url)?;
+        new["ID"].as_u64()
+    });
+    let id = format!("{:x}", id.expect("the new member has an id"));
+    eventually("it is promoted", || async {
+        let promoted = main.run(&["member", "promote", &id], "").await;
+        promoted.ok.then_some(())
+    })
+    .await;
+    eventually("and so it is in the other shard", || async {
+        let listed = cluster.listed(&cluster.events[1]).await;
+        listed.contains(&(url.to_owned(), false)).then_some(())
+    })
+    .await;
+    id
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_shard_sees_who_joins_and_who_leaves() {
     ours_only!("etcd has one keyspace");
@@ -380,32 +412,9 @@ async fn every_shard_sees_who_joins_and_who_leaves() {
         .member(name, 3, 4, extra)
         .flag("--initial-cluster-state=existing");
     cluster.servers.push(options.launch());
-    let joined = cluster.events[3].clone();
-    eventually("the new member has the shard's data", || async {
-        let get = ["get", "before", "--print-value-only", "--consistency=s"];
-        let got = Etcdctl::new(joined.clone()).run(&get, "").await;
-        (got.ok && got.out == "x\n").then_some(())
-    })
-    .await;
-    let main = Etcdctl::new(main_address);
-    let list = main.json(&["member", "list"]).await;
-    let id = list["members"].as_array().and_then(|members| {
-        let new = members
-            .iter()
-            .find(|member| member["peerURLs"][0] == url.as_str())?;
-        new["ID"].as_u64()
-    });
-    let id = format!("{:x}", id.expect("the new member has an id"));
-    eventually("it is promoted", || async {
-        let promoted = main.run(&["member", "promote", &id], "").await;
-        promoted.ok.then_some(())
-    })
-    .await;
-    eventually("and so it is in the other shard", || async {
-        let listed = cluster.listed(&cluster.events[1]).await;
-        listed.contains(&(url.clone(), false)).then_some(())
-    })
-    .await;
+    has_key(&cluster.events[3], "before").await;
+    let id = promote(&cluster, &url).await;
+    let main = Etcdctl::new(cluster.servers[1].address());
     eventually("it leaves again", || async {
         let removed = main.run(&["member", "remove", &id], "").await;
         removed.ok.then_some(())
