@@ -25,7 +25,6 @@ pub const HEARD_PER_TURN_MAX: usize = 4096;
 /// travels alone.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
-
 /// Command bytes waiting for a batch; proposals beyond it get "too many requests".
 pub const QUEUED_BYTES_MAX: usize = 256 << 20;
 
