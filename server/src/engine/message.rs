@@ -86,7 +86,7 @@ pub enum Ask {
     /// A slice of history for one watcher. Not answered by token but by [`Outbound::CatchUp`].
     CatchUp(CatchUp),
     /// The values of cold records.
-    Load(Vec<Arc<Record>>),
+    Load(Vec<Record>),
     /// A checkpoint; answered when it is durable.
     Checkpoint,
     /// The file of the newest snapshot, held where it is.
@@ -148,9 +148,9 @@ pub enum Answer {
     /// The response of an applied command or a read-only transaction, header complete.
     Response(Response),
     /// A response some of whose values have to be filled in, and the records that they belong to.
-    Cold(Box<(Response, Vec<Arc<Record>>)>),
+    Cold(Box<(Response, Vec<Record>)>),
     /// The records of [`Ask::Load`], whole.
-    Loaded(Vec<Arc<Record>>),
+    Loaded(Vec<Record>),
     /// Everything applied when it was asked for is in a durable snapshot.
     Checkpointed(ResponseHeader),
     /// The file of the newest snapshot, if there is any, and whether everything applied is in it.

@@ -437,14 +437,14 @@ fn membership(state: &State, founding: &[Member]) -> Membership {
 /// The whole of a cold record. Blocks.
 fn load<D: Disk>(
     snapshots: &mut SnapshotStore<D>,
-    record: Arc<Record>,
-) -> Result<Arc<Record>, SnapshotError> {
+    record: Record,
+) -> Result<Record, SnapshotError> {
     let Some(place) = record.place() else {
         return Ok(record);
     };
     loop {
         if let Some(value) = snapshots.cached(place) {
-            return Ok(Arc::new(record.with_value(&value)));
+            return Ok(record.with_value(&value));
         }
         if let Some(error) = snapshots.failed(place) {
             return Err(error.clone());
