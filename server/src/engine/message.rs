@@ -11,7 +11,7 @@ use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::{
     AlarmMember, Member, RangeRequest, ResponseHeader, StatusResponse, TxnRequest,
 };
-use keelson_storage::ids::{LeaseId, Revision};
+use keelson_storage::ids::{LeaseId, MemberId, Revision};
 use keelson_storage::mvcc::{Change, HashScan, Record, Selection};
 use keelson_storage::snapshot::PinnedFile;
 use keelson_storage::state::{Renewal, Request, Response};
@@ -91,6 +91,8 @@ pub enum Ask {
     Checkpoint,
     /// The file of the newest snapshot, held where it is.
     PinSnapshot,
+    /// Hands the leadership to this member; answered when it leads.
+    MoveLeader(MemberId),
     /// A progress mark for a stream, answered by [`Outbound::Progress`].
     Progress(StreamKey),
 }
@@ -153,6 +155,8 @@ pub enum Answer {
     Loaded(Vec<Record>),
     /// Everything applied when it was asked for is in a durable snapshot.
     Checkpointed(ResponseHeader),
+    /// The member that was asked for leads.
+    LeaderMoved(ResponseHeader),
     /// The file of the newest snapshot, if there is any, and whether everything applied is in it.
     Pinned(Option<PinnedFile>, bool),
     /// The result of a range and the header that goes with it.

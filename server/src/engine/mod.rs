@@ -32,6 +32,7 @@ mod lease_clock;
 pub mod limits;
 mod lost;
 pub mod message;
+mod move_leader;
 pub(crate) mod offline;
 mod open;
 mod persist;

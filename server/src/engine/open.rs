@@ -213,6 +213,7 @@ impl<D: Disk> Engine<D> {
             keep_alives: Default::default(),
             group: Group::new(member, config.group.tick_us, config.seed, now_us),
             spread: Default::default(),
+            leader_moves: Vec::new(),
             quorum_reads: Default::default(),
             auto_compact: AutoCompact::new(config.auto_compact, now_us),
             ports: (0..config.cores).map(|_| Port::default()).collect(),

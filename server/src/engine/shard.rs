@@ -24,6 +24,7 @@ use super::lane::Lane;
 use super::lease_clock::LeaseClock;
 use super::lost::LostState;
 use super::message::{Answer, Ask, CatchUp, CaughtUp, EventBatch, Inbound, Outbound, Token};
+use super::move_leader::LeaderMove;
 use super::persist::Persisting;
 use super::quorum_reads::QuorumReads;
 use super::read::{RunningHash, RunningSelect};
@@ -45,6 +46,7 @@ pub struct Engine<D: Disk> {
     pub(super) keep_alives: KeepAlives,
     pub(super) group: Group,
     pub(super) spread: Spread,
+    pub(super) leader_moves: Vec<LeaderMove>,
     pub(super) quorum_reads: QuorumReads,
     pub(super) auto_compact: AutoCompact,
     pub(super) now_us: u64,
@@ -322,6 +324,7 @@ impl<D: Disk> Engine<D> {
             Ask::WatchIdle => self.ports[port].published = None,
             Ask::Load(records) => self.load(origin, records),
             Ask::Checkpoint => self.request_checkpoint(origin),
+            Ask::MoveLeader(to) => self.move_leader(origin, to),
             // Everything committed is applied before a read looks at it.
             read if self.applying.is_some() => self.held_reads.push_back((origin, read)),
             read => self.take_read(origin, read),
@@ -352,6 +355,7 @@ impl<D: Disk> Engine<D> {
         self.write()?;
         self.apply_committed(clock)?;
         self.answer_keep_alives();
+        self.advance_leader_moves();
         self.advance_quorum_reads();
         self.advance_reads();
         self.advance_loads();
@@ -509,6 +513,7 @@ impl<D: Disk> Engine<D> {
                 self.checkpoint_deadline_us(),
                 self.group_deadline_us(),
                 self.quorum_reads_deadline_us(),
+                self.leader_moves_deadline_us(),
             ]
             .into_iter()
             .flatten()

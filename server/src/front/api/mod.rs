@@ -219,6 +219,9 @@ impl Api {
             Method::MaintenanceHashKv => {
                 unary(call, |body| maintenance::hash_kv(&self, body)).await;
             }
+            Method::MaintenanceMoveLeader => {
+                unary(call, |body| maintenance::move_leader(&self, body)).await;
+            }
             Method::MaintenanceSnapshot => Box::pin(snapshot::serve(self, call)).await,
             Method::HealthCheck => unary(call, |body| health::check(&self, body)).await,
             Method::HealthWatch => Box::pin(health::watch(call)).await,
