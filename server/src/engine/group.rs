@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keelson_consensus::limits::ENTRY_COMMANDS_MAX;
-use keelson_consensus::node::{Membership, MembershipChange, Message};
+use keelson_consensus::node::{Membership, MembershipChange, Message, NodeError};
 use keelson_consensus::replicate::{ForwardRefusal, Item};
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::MemberRemoveRequest;
@@ -165,6 +165,14 @@ impl<D: Disk> Engine<D> {
     /// A message to this member could not be sent.
     pub fn on_unreachable(&mut self, member: MemberId) {
         self.node.report_unreachable(member);
+    }
+
+    /// Offers the leadership to another voter.
+    ///
+    /// # Errors
+    /// This member does not lead, or the other one cannot.
+    pub fn transfer_leader(&mut self, to: MemberId) -> Result<(), NodeError> {
+        self.node.transfer_leader(to)
     }
 
     /// Whether this member makes entries.

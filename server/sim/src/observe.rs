@@ -1,0 +1,150 @@
+//! What is seen of a member after each of its turns, and judged at once.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use keelson_server::engine::Engine;
+use keelson_storage::ids::Revision;
+use keelson_storage::mvcc::{Change, Record};
+
+use crate::check::{Applied, Event, EventLog, LeaseEnd, Violation};
+use crate::disk::SharedDisk;
+use crate::member::lease_ids;
+use crate::world::World;
+
+/// The state is compared at every entry whose index is a multiple of this.
+const DIGEST_EVERY: u64 = 4;
+
+/// Lease time that passes in one go while a leader serves, in milliseconds.
+const LEASE_TIME_GAP_MS: u64 = 6_000;
+
+impl World {
+    /// Looks at a member after its turn.
+    pub(crate) fn observe(&mut self, index: usize) -> Result<(), Violation> {
+        let now_us = self.now_us;
+        let member = &mut self.members[index];
+        let id = member.id.0;
+        let Some(running) = &mut member.running else {
+            return Ok(());
+        };
+        let engine = &running.engine;
+        if engine.node().is_leader() {
+            let (term, last) = (engine.node().term().0, engine.node().last().0);
+            self.group.on_leader(id, term, last)?;
+        }
+        let applied = engine.state().applied();
+        if applied.index.0 == running.index_seen {
+            return Ok(());
+        }
+        running.index_seen = applied.index.0;
+        let revision = engine.state().revision().0;
+        if revision > running.revision_seen {
+            take_changes(engine, running.revision_seen, &mut self.history.log)?;
+            running.revision_seen = revision;
+        }
+        let is_due = applied.index.0.is_multiple_of(DIGEST_EVERY);
+        let digest = is_due.then(|| digest(engine, &self.history.log));
+        let seen = Applied {
+            member: id,
+            index: applied.index.0,
+            term: applied.term.0,
+            revision,
+            digest,
+        };
+        self.trace.number(seen.index << 16 | id);
+        self.trace.number(digest.unwrap_or(revision as u64));
+        self.group.on_applied(seen)?;
+        let leases = lease_ids(engine);
+        for id in running.leases.difference(&leases) {
+            self.trace
+                .event(now_us, format_args!("lease {id} is gone"));
+            self.history.lease_ends.push(LeaseEnd {
+                id: *id,
+                at_us: now_us,
+            });
+        }
+        running.leases = leases;
+        self.note_lease_time(applied.lease_time.0);
+        Ok(())
+    }
+
+    /// Lease time is the time that somebody in office has written down.
+    fn note_lease_time(&mut self, lease_time_ms: u64) {
+        if lease_time_ms <= self.lease_time_ms {
+            return;
+        }
+        let passed_ms = lease_time_ms - self.lease_time_ms;
+        self.lease_time_ms = lease_time_ms;
+        let from_us = self.now_us.saturating_sub(passed_ms * 1000);
+        let offices = &mut self.history.offices;
+        match offices.last_mut() {
+            Some((_, until_us)) if passed_ms <= LEASE_TIME_GAP_MS && from_us <= *until_us + 1000 => {
+                *until_us = self.now_us;
+            }
+            _ => offices.push((from_us, self.now_us)),
+        }
+    }
+}
+
+/// Records what is new, and compares what others have seen before.
+fn take_changes(
+    engine: &Engine<SharedDisk>,
+    seen: i64,
+    log: &mut EventLog,
+) -> Result<(), Violation> {
+    let mut events: Vec<Event> = Vec::new();
+    for change in engine.state().changes_from(Revision(seen + 1)) {
+        if events
+            .last()
+            .is_some_and(|last| last.revision < change.revision().0)
+        {
+            take_revision(std::mem::take(&mut events), log)?;
+        }
+        events.push(event(&change.change()));
+    }
+    match events.is_empty() {
+        true => Ok(()),
+        false => take_revision(events, log),
+    }
+}
+
+fn take_revision(events: Vec<Event>, log: &mut EventLog) -> Result<(), Violation> {
+    let revision = events[0].revision;
+    if revision > log.revision() {
+        return log.push(events);
+    }
+    if events != log.at(revision) {
+        let what = format!(
+            "revision {revision} is {events:?} on one member, {:?} on another",
+            log.at(revision)
+        );
+        return Err(Violation::new("G-R-7", what));
+    }
+    Ok(())
+}
+
+fn event(change: &Change) -> Event {
+    let record = &change.record;
+    Event {
+        revision: record.revision.0,
+        key: Bytes::copy_from_slice(record.key()),
+        value: Bytes::copy_from_slice(record.value()),
+        create_revision: record.create_revision.0,
+        version: record.version,
+        lease: record.lease.0,
+        is_delete: record.tombstone,
+    }
+}
+
+/// The digest of a member's state. What it has on the disk only is taken from the record of all changes.
+pub(crate) fn digest(engine: &Engine<SharedDisk>, log: &EventLog) -> u64 {
+    engine.state().digest_with(&mut |record: Arc<Record>| {
+        if record.place().is_none() {
+            return record;
+        }
+        let events = log.at(record.revision.0);
+        let event = events.iter().find(|event| event.key == record.key());
+        let event = event.expect("what a member has was recorded");
+        Arc::new(record.with_value(&event.value))
+    })
+}

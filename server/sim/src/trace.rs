@@ -1,0 +1,82 @@
+//! What a run leaves: its digest, its last events, and how often rare things happened.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+/// Events that are kept for a report.
+const KEPT_COUNT: usize = 120;
+
+/// The record of a run.
+#[derive(Debug)]
+pub struct Trace {
+    digest: u64,
+    kept: VecDeque<(u64, String)>,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self {
+            digest: 0xcbf2_9ce4_8422_2325,
+            kept: VecDeque::new(),
+            counts: BTreeMap::new(),
+        }
+    }
+}
+
+impl Trace {
+    /// Something happened that belongs into the report of a failure.
+    pub fn event(&mut self, at_us: u64, what: fmt::Arguments<'_>) {
+        let text = what.to_string();
+        self.bytes(&at_us.to_le_bytes());
+        self.bytes(text.as_bytes());
+        if self.kept.len() == KEPT_COUNT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back((at_us, text));
+    }
+
+    /// Something that is counted by name happened.
+    pub fn count(&mut self, what: &'static str) {
+        self.count_many(what, 1);
+    }
+
+    /// It happened so often.
+    pub fn count_many(&mut self, what: &'static str, times: u64) {
+        *self.counts.entry(what).or_default() += times;
+    }
+
+    /// A number that tells runs apart.
+    pub fn number(&mut self, number: u64) {
+        self.bytes(&number.to_le_bytes());
+    }
+
+    /// FNV-1a, which is the same everywhere.
+    fn bytes(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.digest ^= u64::from(*byte);
+            self.digest = self.digest.wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// Equal for equal runs.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// Counts by name.
+    #[must_use]
+    pub fn counts(&self) -> &BTreeMap<&'static str, u64> {
+        &self.counts
+    }
+
+    /// The last events, a line each.
+    #[must_use]
+    pub fn last_events(&self) -> Vec<String> {
+        let line = |(at_us, what): &(u64, String)| {
+            format!("{:>12.6} s  {what}", *at_us as f64 / 1_000_000.0)
+        };
+        self.kept.iter().map(line).collect()
+    }
+}
