@@ -40,9 +40,11 @@ impl<D: Disk> Engine<D> {
             && self.has_room()
     }
 
-    /// Whether the raft group, the lane and memory take another entry.
+    /// Whether the raft group, the lane and memory take another entry. While the leadership is handed over the
+    /// group takes none: commands wait for who leads then.
     fn has_room(&self) -> bool {
         self.node.has_room()
+            && self.node.transferring_to().is_none()
             && self.wal.pending_bytes() <= PENDING_BYTES_MAX
             && !self.is_held_back()
     }
