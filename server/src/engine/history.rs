@@ -99,6 +99,8 @@ impl<D: Disk> Engine<D> {
         }
         for (port, mut slice) in slices {
             if self.warm_changes(&mut slice.changes)? {
+                // While it waited for the disk, batches may have left that its watcher, still late, did not take.
+                slice.current = self.state.revision();
                 self.ports[port].outbox.push_back(Outbound::CatchUp(slice));
             } else {
                 self.warming_slices.push((port, slice));
