@@ -7,7 +7,8 @@ use keelson_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetU
 use keelson_proto::etcdserverpb::request_op::Request as Op;
 use keelson_proto::etcdserverpb::{
     CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest,
-    MemberPromoteRequest, MemberRemoveRequest, PutRequest, RangeRequest, RequestOp, ResponseHeader, TxnRequest,
+    MemberPromoteRequest, MemberRemoveRequest, PutRequest, RangeRequest, RequestOp, ResponseHeader,
+    TxnRequest,
 };
 use keelson_server::engine::message::{Answer, Ask, Token};
 use keelson_storage::ids::{LeaseId, MemberId};
@@ -77,7 +78,13 @@ pub enum Came {
 }
 
 /// Draws the next operation of a client.
-pub fn draw(client: &Kind, number: usize, log: &EventLog, options: &Options, dice: &mut Dice) -> Call {
+pub fn draw(
+    client: &Kind,
+    number: usize,
+    log: &EventLog,
+    options: &Options,
+    dice: &mut Dice,
+) -> Call {
     match client {
         Kind::Keys => draw_keys(number, log, options, dice),
         Kind::Leases(leases) => draw_leases(leases, number, options, dice),
@@ -309,7 +316,10 @@ pub fn come(half: Option<Half>, answer: Answer) -> Came {
     Came::Whole(match answer {
         Answer::Range(header, selection) => {
             let cold = selection.records.iter();
-            let cold: Vec<_> = cold.filter(|record| record.place().is_some()).cloned().collect();
+            let cold: Vec<_> = cold
+                .filter(|record| record.place().is_some())
+                .cloned()
+                .collect();
             if !cold.is_empty() && !selection.keys_only {
                 return Came::Needs(Half::Range(header, selection), cold);
             }

@@ -24,7 +24,13 @@ impl World {
     fn invoke(&mut self, index: usize) {
         let number = self.history.ops.len();
         let kind = &self.clients[index].kind;
-        let call = draw(kind, number, &self.history.log, &self.options, &mut self.dice);
+        let call = draw(
+            kind,
+            number,
+            &self.history.log,
+            &self.options,
+            &mut self.dice,
+        );
         self.send(index, call);
     }
 
@@ -62,8 +68,10 @@ impl World {
             half: None,
         });
         let id = member.id;
-        self.trace
-            .event(self.now_us, format_args!("client {index} asks {id}: {call:?}"));
+        self.trace.event(
+            self.now_us,
+            format_args!("client {index} asks {id}: {call:?}"),
+        );
         self.history.ops.push(Op {
             client: index as u32,
             member: id.0,
@@ -85,7 +93,12 @@ impl World {
     }
 
     /// A member answers.
-    pub(crate) fn on_reply(&mut self, place: usize, token: Token, answer: Result<Answer, ApiError>) {
+    pub(crate) fn on_reply(
+        &mut self,
+        place: usize,
+        token: Token,
+        answer: Result<Answer, ApiError>,
+    ) {
         let Some(index) = self.tokens.remove(&token.0) else {
             return;
         };
@@ -114,8 +127,10 @@ impl World {
     }
 
     fn conclude(&mut self, index: usize, pending: &Pending, outcome: Outcome) {
-        self.trace
-            .event(self.now_us, format_args!("client {index} hears {outcome:?}"));
+        self.trace.event(
+            self.now_us,
+            format_args!("client {index} hears {outcome:?}"),
+        );
         let op = &mut self.history.ops[pending.op];
         op.returned_us = Some(self.now_us);
         if let Kind::Leases(leases) = &mut self.clients[index].kind {

@@ -98,10 +98,10 @@ impl SharedDisk {
         self.0.borrow_mut().accidents = accidents;
     }
 
-    /// What has happened since the last call.
+    /// What has happened in this life.
     #[must_use]
-    pub fn take_happened(&self) -> Happened {
-        std::mem::take(&mut self.0.borrow_mut().happened)
+    pub fn happened(&self) -> Happened {
+        self.0.borrow().happened
     }
 
     /// The power fails: what was in flight is torn, and the next life finds the rest.
@@ -109,34 +109,9 @@ impl SharedDisk {
         let mut held = self.0.borrow_mut();
         let disk = std::mem::replace(&mut held.disk, SimDisk::new(0));
         held.disk = disk.crash();
+        held.happened = Happened::default();
         held.ready_at_us = 0;
         held.in_flight = 0;
-    }
-
-    /// A new, empty disk takes its place.
-    pub fn replace(&self, seed: u64) {
-        let mut held = self.0.borrow_mut();
-        held.disk = SimDisk::new(seed);
-        held.ready_at_us = 0;
-        held.in_flight = 0;
-    }
-
-    /// Flips one bit somewhere in what is not all zeros; false if there is nothing.
-    pub fn rot(&self, dice: &mut Dice) -> bool {
-        let mut held = self.0.borrow_mut();
-        let names = held.disk.names();
-        if names.is_empty() {
-            return false;
-        }
-        let name = dice.pick(&names).clone();
-        let media = held.disk.media(&name).unwrap_or_default();
-        let used: Vec<usize> = (0..media.len()).filter(|at| media[*at] != 0).collect();
-        if used.is_empty() {
-            return false;
-        }
-        let at = *dice.pick(&used) as u64;
-        held.disk.flip(&name, at, 1 << dice.below(8));
-        true
     }
 }
 

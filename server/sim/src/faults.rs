@@ -73,6 +73,7 @@ impl World {
         match started {
             Ok(()) => {
                 self.trace.count("start");
+                self.record_replayed(place)?;
                 self.observe(place)
             }
             Err(error) => self.on_engine_error(place, &error),
@@ -156,8 +157,10 @@ impl World {
             member.snapshots.busy_until(until_us);
         }
         let id = member.id;
-        self.trace
-            .event(self.now_us, format_args!("the disk of {id} is stuck until {until_us} us"));
+        self.trace.event(
+            self.now_us,
+            format_args!("the disk of {id} is stuck until {until_us} us"),
+        );
         self.trace.count("disk stuck");
     }
 
@@ -167,8 +170,10 @@ impl World {
         let member = &mut self.members[place];
         member.paused_until_us = until_us;
         let id = member.id;
-        self.trace
-            .event(self.now_us, format_args!("{id} stands still until {until_us} us"));
+        self.trace.event(
+            self.now_us,
+            format_args!("{id} stands still until {until_us} us"),
+        );
         self.trace.count("process stands still");
     }
 

@@ -52,6 +52,10 @@ impl World {
             watcher.hurry();
         }
         for place in 0..self.members.len() {
+            // Who was told to stop and has not yet must not be what clients wait for.
+            if self.members[place].stop_at_us != u64::MAX {
+                self.crash_member(place);
+            }
             let member = &mut self.members[place];
             member.lane.set_accidents(Accidents::default());
             member.snapshots.set_accidents(Accidents::default());
@@ -71,7 +75,10 @@ impl World {
         let until_us = self.now_us + within_us;
         while !is_reached(self) {
             if self.now_us >= until_us {
-                let what = format!("no {what} after {within_us} us without faults; {}", self.describe());
+                let what = format!(
+                    "no {what} after {within_us} us without faults; {}",
+                    self.describe()
+                );
                 return Err(Violation::new("G-R-2", what));
             }
             // A member that stopped orderly, or ended because of its disk, is started again.
@@ -82,16 +89,23 @@ impl World {
     }
 
     fn is_led(&mut self) -> bool {
-        let mut leaders = self.members.iter().filter(|member| !member.is_removed).map(|member| {
-            let running = member.running.as_ref()?;
-            running.engine.node().leader()
-        });
+        let mut leaders = self
+            .members
+            .iter()
+            .filter(|member| !member.is_removed)
+            .map(|member| {
+                let running = member.running.as_ref()?;
+                running.engine.node().leader()
+            });
         let first = leaders.next().flatten();
         first.is_some() && leaders.all(|leader| leader == first)
     }
 
     fn is_equal(&mut self) -> bool {
-        let engines = self.members.iter().filter_map(|member| member.running.as_ref());
+        let engines = self
+            .members
+            .iter()
+            .filter_map(|member| member.running.as_ref());
         let mut applied = engines.map(|running| running.engine.state().applied());
         let first = applied.next();
         applied.all(|applied| Some(applied) == first)
@@ -99,19 +113,26 @@ impl World {
 
     fn is_watched(&mut self) -> bool {
         let newest = self.history.log.revision();
-        let engines = self.members.iter().filter_map(|member| member.running.as_ref());
-        engines
-            .flat_map(|running| &running.cores)
-            .all(|core| {
-                let counts = core.fanout.counts();
-                counts.watchers == 0
-                    || (counts.late == 0 && core.fanout.revision().0 == newest && counts.events_queued == 0)
-            })
+        let engines = self
+            .members
+            .iter()
+            .filter_map(|member| member.running.as_ref());
+        engines.flat_map(|running| &running.cores).all(|core| {
+            let counts = core.fanout.counts();
+            counts.watchers == 0
+                || (counts.late == 0
+                    && core.fanout.revision().0 == newest
+                    && counts.events_queued == 0)
+        })
     }
 
     /// Without faults every request is answered.
     fn check_answered(&self, since_us: u64) -> Result<(), Violation> {
-        let since = self.history.ops.iter().filter(|op| op.invoked_us >= since_us);
+        let since = self
+            .history
+            .ops
+            .iter()
+            .filter(|op| op.invoked_us >= since_us);
         for op in since {
             if op.outcome == Outcome::Unknown {
                 let what = format!("nobody answered {op:?}; {}", self.describe());
@@ -132,9 +153,13 @@ impl World {
             })
             .collect();
         if digests.iter().any(|(_, digest)| *digest != digests[0].1) {
-            return Err(Violation::new("G-R-7", format!("digests differ in the end: {digests:?}")));
+            return Err(Violation::new(
+                "G-R-7",
+                format!("digests differ in the end: {digests:?}"),
+            ));
         }
-        self.trace.number(digests.first().map_or(0, |(_, digest)| *digest));
+        self.trace
+            .number(digests.first().map_or(0, |(_, digest)| *digest));
         self.check_leases_gone()?;
         for watcher in &self.watchers {
             watcher.demand_all(&mut self.history.watches);
@@ -148,8 +173,12 @@ impl World {
         let counts = check_all(&self.history, &rules)?;
         self.trace.count_many("write acknowledged", counts.writes);
         self.trace.count_many("read checked", counts.reads);
-        self.trace.count_many("write of unknown fate that happened", counts.unknown_done);
-        self.trace.count_many("write of unknown fate that did not", counts.unknown_not_done);
+        self.trace
+            .count_many("write of unknown fate that happened", counts.unknown_done);
+        self.trace.count_many(
+            "write of unknown fate that did not",
+            counts.unknown_not_done,
+        );
         self.trace.count_many("term", self.group.terms() as u64);
         Ok(())
     }

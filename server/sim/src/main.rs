@@ -20,6 +20,9 @@ struct Arguments {
     /// How many at a time.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
+    /// Print every event.
+    #[arg(long)]
+    verbose: bool,
 }
 
 fn main() -> ExitCode {
@@ -30,7 +33,8 @@ fn main() -> ExitCode {
     let mut done = 0;
     let mut simulated_us = 0;
     let seeds = arguments.seed..arguments.seed + arguments.seeds;
-    run_seeds(seeds, arguments.jobs.max(1), |outcome| {
+    let (jobs, verbose) = (arguments.jobs.max(1), arguments.verbose);
+    run_seeds(seeds, jobs, verbose, |outcome| {
         done += 1;
         simulated_us += outcome.simulated_us;
         for (what, times) in &outcome.counts {

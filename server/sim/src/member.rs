@@ -15,6 +15,7 @@ use keelson_server::engine::{
 use keelson_server::fanout::{FanOut, OpenedAt};
 use keelson_server::runtime::{Clock, ManualClock};
 use keelson_storage::ids::{ClusterId, MemberId, ShardId};
+use keelson_storage::mvcc::Change;
 use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
 use keelson_storage::state::Member as Description;
 use keelson_storage::wal::WalConfig;
@@ -25,6 +26,8 @@ use crate::options::Options;
 
 /// Front cores of a member.
 pub const CORES: usize = 2;
+/// The port behind them, on which every change is recorded.
+const RECORDER: usize = CORES;
 /// The cluster.
 pub const CLUSTER: ClusterId = ClusterId(22);
 
@@ -52,8 +55,6 @@ pub struct Member {
     pub stop_at_us: u64,
     /// It was removed from the cluster and ended.
     pub is_removed: bool,
-    /// Whether its disk has lied since it was last sound.
-    pub is_suspect: bool,
     /// Who founded the cluster, if this member was among them.
     pub founding: Vec<Description>,
     /// Whom it was told of when it joined.
@@ -70,7 +71,7 @@ pub struct Running {
     pub wake_us: u64,
     /// When it began.
     pub began_us: u64,
-    /// The newest revision that was recorded.
+    /// The newest revision of which all changes were recorded.
     pub revision_seen: i64,
     /// The last entry that was recorded.
     pub index_seen: u64,
@@ -115,6 +116,8 @@ struct Drift {
 pub struct TurnResult {
     /// For other members.
     pub items: Vec<(MemberId, Item)>,
+    /// New changes.
+    pub changes: Vec<Change>,
     /// For clients.
     pub replies: Vec<(Token, Result<Answer, ApiError>)>,
 }
@@ -165,7 +168,6 @@ impl Member {
             restart_at_us: 0,
             stop_at_us: u64::MAX,
             is_removed: false,
-            is_suspect: false,
             founding: Vec::new(),
             peers: Vec::new(),
         }
@@ -211,7 +213,13 @@ impl Member {
             cores: (0..CORES).map(|_| core()).collect(),
             wake_us: now_us,
             began_us: now_us,
-            asks: Vec::new(),
+            asks: vec![(
+                RECORDER,
+                Inbound {
+                    token: NO_TOKEN,
+                    ask: Ask::WatchOpen,
+                },
+            )],
             heard: Vec::new(),
             notify_at_us: now_us,
             clock,
@@ -258,7 +266,7 @@ impl Member {
                 ..StoreConfig::default()
             },
             memory_budget_bytes: 1 << 20,
-            cores: CORES,
+            cores: CORES + 1,
             api_version: "3.6.0".to_owned(),
             storage_version: "3.6.0".to_owned(),
         }
@@ -337,6 +345,14 @@ impl Running {
             };
             is_busy |= self.deliver(port, count, &mut result);
         }
+        // Its first answer says that it is open.
+        while self.engine.take_reply(RECORDER).is_some() {}
+        while let Some(batch) = self.engine.publish(RECORDER)? {
+            self.engine.on_published(RECORDER, &batch);
+            self.revision_seen = batch.through.0;
+            result.changes.extend(batch.changes.iter().cloned());
+        }
+        is_busy |= self.engine.has_news(RECORDER);
         self.engine.pump_snapshots()?;
         drop(self.engine.take_discarded());
         let local_us = self.clock.now_us();
@@ -356,7 +372,10 @@ impl Running {
                 break;
             };
             match message {
-                Outbound::Reply { token, result: answer } => result.replies.push((token, answer)),
+                Outbound::Reply {
+                    token,
+                    result: answer,
+                } => result.replies.push((token, answer)),
                 Outbound::Batch(batch) => core.fanout.on_batch(&batch),
                 Outbound::WatchOpened {
                     revision,

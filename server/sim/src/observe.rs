@@ -36,13 +36,14 @@ impl World {
         if applied.index.0 == running.index_seen {
             return Ok(());
         }
-        running.index_seen = applied.index.0;
         let revision = engine.state().revision().0;
-        if revision > running.revision_seen {
-            take_changes(engine, running.revision_seen, &mut self.history.log)?;
-            running.revision_seen = revision;
+        if !engine.is_between_entries() {
+            self.trace.count("entry that waits for a value");
+            return Ok(());
         }
-        let is_due = applied.index.0.is_multiple_of(DIGEST_EVERY);
+        running.index_seen = applied.index.0;
+        let is_due =
+            applied.index.0.is_multiple_of(DIGEST_EVERY) && running.revision_seen == revision;
         let digest = is_due.then(|| digest(engine, &self.history.log));
         let seen = Applied {
             member: id,
@@ -56,8 +57,7 @@ impl World {
         self.group.on_applied(seen)?;
         let leases = lease_ids(engine);
         for id in running.leases.difference(&leases) {
-            self.trace
-                .event(now_us, format_args!("lease {id} is gone"));
+            self.trace.event(now_us, format_args!("lease {id} is gone"));
             self.history.lease_ends.push(LeaseEnd {
                 id: *id,
                 at_us: now_us,
@@ -66,6 +66,17 @@ impl World {
         running.leases = leases;
         self.note_lease_time(applied.lease_time.0);
         Ok(())
+    }
+
+    /// A start may apply what nobody had applied before. Nothing was freed yet.
+    pub(crate) fn record_replayed(&mut self, index: usize) -> Result<(), Violation> {
+        let Some(running) = &self.members[index].running else {
+            return Ok(());
+        };
+        let from = Revision(self.history.log.revision() + 1);
+        let changes = running.engine.state().changes_from(from);
+        let changes: Vec<Change> = changes.map(|change| change.change()).collect();
+        take_changes(changes.into_iter(), &mut self.history.log)
     }
 
     /// Lease time is the time that somebody in office has written down.
@@ -78,7 +89,9 @@ impl World {
         let from_us = self.now_us.saturating_sub(passed_ms * 1000);
         let offices = &mut self.history.offices;
         match offices.last_mut() {
-            Some((_, until_us)) if passed_ms <= LEASE_TIME_GAP_MS && from_us <= *until_us + 1000 => {
+            Some((_, until_us))
+                if passed_ms <= LEASE_TIME_GAP_MS && from_us <= *until_us + 1000 =>
+            {
                 *until_us = self.now_us;
             }
             _ => offices.push((from_us, self.now_us)),
@@ -86,21 +99,18 @@ impl World {
     }
 }
 
-/// Records what is new, and compares what others have seen before.
-fn take_changes(
-    engine: &Engine<SharedDisk>,
-    seen: i64,
+/// Records changes that nobody has seen before, and compares the others.
+pub(crate) fn take_changes(
+    changes: impl Iterator<Item = Change>,
     log: &mut EventLog,
 ) -> Result<(), Violation> {
     let mut events: Vec<Event> = Vec::new();
-    for change in engine.state().changes_from(Revision(seen + 1)) {
-        if events
-            .last()
-            .is_some_and(|last| last.revision < change.revision().0)
-        {
+    for change in changes {
+        let revision = change.record.revision.0;
+        if events.last().is_some_and(|last| last.revision < revision) {
             take_revision(std::mem::take(&mut events), log)?;
         }
-        events.push(event(&change.change()));
+        events.push(event(&change));
     }
     match events.is_empty() {
         true => Ok(()),

@@ -5,6 +5,10 @@ use crate::dice::Dice;
 use crate::disk::Accidents;
 use crate::wire::Weather;
 
+/// Whether a member that needs more than the log has gets a snapshot. Until then checkpoints, which trim the log, are
+/// left to members that are alone.
+const SENDS_SNAPSHOTS: bool = false;
+
 /// One run's settings.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -36,8 +40,6 @@ pub struct Options {
     pub checkpoint_commands: Option<u64>,
     /// Length of a segment of the log.
     pub segment_bytes: u64,
-    /// Entries kept behind the applied one.
-    pub keep_entries: usize,
     /// Chances of what happens now and then, in a thousand draws each.
     pub events: Events,
 }
@@ -55,9 +57,6 @@ pub struct Events {
     pub clock_jump: u64,
     pub transfer: u64,
     pub checkpoint: u64,
-    pub rot: u64,
-    pub membership: u64,
-    pub replace: u64,
     pub stop: u64,
 }
 
@@ -83,14 +82,19 @@ impl Options {
                 reorders,
             },
             disk_us: *dice.pick(&[100, 1_000, 20_000]),
-            accidents: Accidents::default(),
+            accidents: Accidents {
+                fail: maybe(dice, 200, 2_000),
+                ..Accidents::default()
+            },
             drift_permille: dice.below(3) * 5,
             tick_us: *dice.pick(&[20_000, 50_000, 100_000]),
             checkpoint_commands: dice.chance(700).then(|| dice.between(10, 200)),
             segment_bytes: *dice.pick(&[64 << 10, 256 << 10]),
-            keep_entries: 50_000,
             events: Events::default(),
         };
+        if members > 1 && !SENDS_SNAPSHOTS {
+            options.checkpoint_commands = None;
+        }
         options.draw_events(dice);
         options
     }
@@ -107,10 +111,11 @@ impl Options {
             pause: weight(dice, 200),
             clock_jump: weight(dice, 200),
             transfer: if is_group { weight(dice, 400) } else { 0 },
-            checkpoint: weight(dice, 300),
-            rot: 0,
-            membership: 0,
-            replace: 0,
+            checkpoint: if is_group && !SENDS_SNAPSHOTS {
+                0
+            } else {
+                weight(dice, 300)
+            },
             stop: weight(dice, 300),
         };
     }

@@ -53,10 +53,13 @@ impl Outcome {
     }
 }
 
-/// Runs one seed.
+/// Runs one seed; `is_told` prints every event as it happens.
 #[must_use]
-pub fn run_seed(seed: u64) -> Outcome {
+pub fn run_seed(seed: u64, is_told: bool) -> Outcome {
     let mut world = World::new(seed);
+    if is_told {
+        world.trace.tell();
+    }
     // A broken assertion in a member is a finding like any other, and nothing of the world is used afterwards but its record.
     let result = catch_unwind(AssertUnwindSafe(|| world.run()));
     let violation = match result {
@@ -85,6 +88,7 @@ pub fn run_seed(seed: u64) -> Outcome {
 pub fn run_seeds(
     seeds: impl Iterator<Item = u64>,
     jobs: usize,
+    is_told: bool,
     mut observe: impl FnMut(Outcome) -> bool,
 ) {
     let seeds: Vec<u64> = seeds.collect();
@@ -94,7 +98,7 @@ pub fn run_seeds(
             let (seeds, done) = (&seeds, done.clone());
             scope.spawn(move || {
                 for seed in seeds.iter().skip(job).step_by(jobs) {
-                    if done.send(run_seed(*seed)).is_err() {
+                    if done.send(run_seed(*seed, is_told)).is_err() {
                         return;
                     }
                 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 /// Events that are kept for a report.
-const KEPT_COUNT: usize = 120;
+const KEPT_COUNT: usize = 100;
+/// The longest text of an event.
+const TEXT_CHARS_MAX: usize = 600;
 
 /// The record of a run.
 #[derive(Debug)]
@@ -12,6 +14,7 @@ pub struct Trace {
     digest: u64,
     kept: VecDeque<(u64, String)>,
     counts: BTreeMap<&'static str, u64>,
+    is_told: bool,
 }
 
 impl Default for Trace {
@@ -20,16 +23,45 @@ impl Default for Trace {
             digest: 0xcbf2_9ce4_8422_2325,
             kept: VecDeque::new(),
             counts: BTreeMap::new(),
+            is_told: false,
         }
     }
 }
 
+fn line(at_us: u64, what: &str) -> String {
+    format!("{:>12.6} s  {what}", at_us as f64 / 1_000_000.0)
+}
+
+/// A text for a reader: values are padded, and requests have many fields that are empty.
+fn shortened(text: &str) -> String {
+    let mut short = String::with_capacity(text.len().min(TEXT_CHARS_MAX));
+    for char in text.chars() {
+        if char == '-' && short.ends_with('-') {
+            continue;
+        }
+        short.push(char);
+        if short.len() >= TEXT_CHARS_MAX {
+            short.push_str("...");
+            break;
+        }
+    }
+    short
+}
+
 impl Trace {
+    /// Every event is printed when it happens.
+    pub fn tell(&mut self) {
+        self.is_told = true;
+    }
+
     /// Something happened that belongs into the report of a failure.
     pub fn event(&mut self, at_us: u64, what: fmt::Arguments<'_>) {
-        let text = what.to_string();
+        let text = shortened(&what.to_string());
         self.bytes(&at_us.to_le_bytes());
         self.bytes(text.as_bytes());
+        if self.is_told {
+            println!("{}", line(at_us, &text));
+        }
         if self.kept.len() == KEPT_COUNT {
             self.kept.pop_front();
         }
@@ -74,9 +106,7 @@ impl Trace {
     /// The last events, a line each.
     #[must_use]
     pub fn last_events(&self) -> Vec<String> {
-        let line = |(at_us, what): &(u64, String)| {
-            format!("{:>12.6} s  {what}", *at_us as f64 / 1_000_000.0)
-        };
-        self.kept.iter().map(line).collect()
+        let kept = self.kept.iter();
+        kept.map(|(at_us, what)| line(*at_us, what)).collect()
     }
 }

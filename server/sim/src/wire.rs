@@ -82,12 +82,6 @@ impl Wire {
         self.cut.clear();
     }
 
-    /// Whether any link is cut.
-    #[must_use]
-    pub fn is_cut(&self) -> bool {
-        !self.cut.is_empty()
-    }
-
     /// When the next item arrives.
     #[must_use]
     pub fn next_us(&self) -> Option<u64> {
@@ -114,7 +108,11 @@ impl Wire {
             self.put(now_us, again, is_raft, dice);
         }
         self.put(now_us, arrival, is_raft, dice);
-        if comes_twice { Sent::Twice } else { Sent::Going }
+        if comes_twice {
+            Sent::Twice
+        } else {
+            Sent::Going
+        }
     }
 
     fn put(&mut self, now_us: u64, arrival: Arrival, is_raft: bool, dice: &mut Dice) {

@@ -12,6 +12,7 @@ use crate::check::{Group, History, Violation};
 use crate::client::{Client, Kind};
 use crate::dice::Dice;
 use crate::member::{Member, founder};
+use crate::observe::take_changes;
 use crate::options::Options;
 use crate::trace::Trace;
 use crate::watcher::Watcher;
@@ -36,7 +37,6 @@ pub struct World {
     /// Which client waits for a token.
     pub(crate) tokens: BTreeMap<u64, usize>,
     pub(crate) next_token: u64,
-    pub(crate) next_member: u64,
     pub(crate) next_fault_us: u64,
     /// Faults are over.
     pub(crate) is_calm: bool,
@@ -63,9 +63,7 @@ impl World {
         wire.set_weather(options.weather);
         let count = options.clients + options.lease_clients;
         let clients = (0..count).map(|number| Client {
-            home: dice
-                .chance(700)
-                .then(|| members[number % members.len()].id),
+            home: dice.chance(700).then(|| members[number % members.len()].id),
             next_us: 0,
             pending: None,
             kind: if number < options.clients {
@@ -75,10 +73,10 @@ impl World {
             },
         });
         let clients: Vec<Client> = clients.collect();
-        let watchers = (0..options.watchers as u32).map(|number| Watcher::new(number, &options, &mut dice));
+        let watchers =
+            (0..options.watchers as u32).map(|number| Watcher::new(number, &options, &mut dice));
         let watchers: Vec<Watcher> = watchers.collect();
         Self {
-            next_member: FIRST_MEMBER + options.members as u64,
             options,
             dice,
             now_us: 0,
@@ -105,6 +103,9 @@ impl World {
     pub fn run(&mut self) -> Result<(), Violation> {
         for index in 0..self.members.len() {
             self.start_member(index)?;
+            let member = &self.members[index];
+            member.lane.set_accidents(self.options.accidents);
+            member.snapshots.set_accidents(self.options.accidents);
         }
         while self.now_us < self.options.fault_us {
             self.step()?;
@@ -146,12 +147,18 @@ impl World {
 
     fn next_moment_us(&self) -> u64 {
         let members = self.members.iter().filter_map(Member::next_us);
-        let clients = self.clients.iter().filter_map(|client| match &client.pending {
-            Some(pending) => Some(pending.deadline_us),
-            None => (!self.is_quiet).then_some(client.next_us),
-        });
+        let clients = self
+            .clients
+            .iter()
+            .filter_map(|client| match &client.pending {
+                Some(pending) => Some(pending.deadline_us),
+                None => (!self.is_quiet).then_some(client.next_us),
+            });
         let watchers = self.watchers.iter().map(|watcher| watcher.next_us);
-        let all = members.chain(clients).chain(watchers).chain(self.wire.next_us());
+        let all = members
+            .chain(clients)
+            .chain(watchers)
+            .chain(self.wire.next_us());
         all.chain([self.next_fault_us])
             .min()
             .expect("there is always a next fault, or calm")
@@ -207,6 +214,7 @@ impl World {
             Ok(result) => result,
             Err(error) => return self.on_engine_error(index, &error),
         };
+        take_changes(result.changes.into_iter(), &mut self.history.log)?;
         self.observe(index)?;
         for (to, item) in result.items {
             let start = self.member_mut(to).map_or(0, |member| member.starts);
@@ -277,8 +285,7 @@ impl World {
         error: &EngineError,
     ) -> Result<(), Violation> {
         let member = &self.members[index];
-        let happened = [member.lane.take_happened(), member.snapshots.take_happened()];
-        let has_reason = member.is_suspect || happened.iter().any(|happened| happened.is_any());
+        let has_reason = member.lane.happened().is_any() || member.snapshots.happened().is_any();
         let id = member.id;
         self.trace
             .event(self.now_us, format_args!("member {id} ends: {error}"));

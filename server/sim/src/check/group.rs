@@ -48,7 +48,8 @@ impl Group {
         let newest = self.applied.values().next_back();
         match newest {
             Some(newest) if newest.term < term && newest.index > last => {
-                let what = format!("{member} leads term {term} with a log to {last}, but {newest:?}");
+                let what =
+                    format!("{member} leads term {term} with a log to {last}, but {newest:?}");
                 Err(Violation::new("G-R-1", what))
             }
             _ => Ok(()),

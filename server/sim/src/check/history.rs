@@ -52,11 +52,22 @@ pub enum Call {
     Delete(DeleteRangeRequest),
     Range(RangeRequest),
     Txn(TxnRequest),
-    Compact { revision: i64 },
-    LeaseGrant { id: i64, ttl_seconds: i64 },
-    LeaseRevoke { id: i64 },
-    KeepAlive { id: i64 },
-    TimeToLive { id: i64 },
+    Compact {
+        revision: i64,
+    },
+    LeaseGrant {
+        id: i64,
+        ttl_seconds: i64,
+    },
+    LeaseRevoke {
+        id: i64,
+    },
+    KeepAlive {
+        id: i64,
+    },
+    TimeToLive {
+        id: i64,
+    },
     /// A change of the members; its place in the history does not matter to the keyspace.
     Members(MembersChange),
 }

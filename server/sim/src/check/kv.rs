@@ -89,7 +89,9 @@ impl Judge<'_> {
         if may_write(&op.call) {
             let (effects, expected) = Effects::of(self.log, revision - 1, &op.call);
             let is_change = !effects.events.is_empty();
-            if is_change && effects.events == self.log.at(revision) && expected.as_ref() == Some(&reply)
+            if is_change
+                && effects.events == self.log.at(revision)
+                && expected.as_ref() == Some(&reply)
             {
                 return self.claim(revision, index);
             }
@@ -210,11 +212,17 @@ impl Judge<'_> {
     /// Whether exactly the keys of a lease are gone.
     fn is_end_of_lease(&self, revision: i64) -> bool {
         let gone = self.log.at(revision);
-        let Some(lease) = self.log.key_at(&gone[0].key, revision - 1).map(|key| key.lease) else {
+        let Some(lease) = self
+            .log
+            .key_at(&gone[0].key, revision - 1)
+            .map(|key| key.lease)
+        else {
             return false;
         };
         let attached = self.log.range_at(b"\0", b"\0", revision - 1);
-        let attached = attached.filter(|key| key.lease == lease).map(|key| &key.key);
+        let attached = attached
+            .filter(|key| key.lease == lease)
+            .map(|key| &key.key);
         lease != 0 && gone.iter().map(|event: &Event| &event.key).eq(attached)
     }
 
@@ -256,8 +264,7 @@ impl Judge<'_> {
             // A member that is behind does not know of it yet.
             let reads = wanted > 0 && op.reply().is_some() && !range.serializable;
             let may_be_gone = compactions.iter().any(|(revision, compaction)| {
-                *revision > wanted
-                    && op.returned_us.is_some_and(|at| compaction.invoked_us <= at)
+                *revision > wanted && op.returned_us.is_some_and(|at| compaction.invoked_us <= at)
             });
             let is_wrong = (reads && is_gone) || (op.outcome == Outcome::Compacted && !may_be_gone);
             if is_wrong {

@@ -100,9 +100,7 @@ fn check_not_early(
 ) -> Result<(), Violation> {
     let renewals = lease.renewed_us.iter().filter(|at_us| **at_us < ended_us);
     for renewed_us in renewals {
-        let jumps = history.clock_jumps.iter();
-        let jumps = jumps.filter(|jump| (*renewed_us..=ended_us).contains(&jump.at_us));
-        let jumped_us: u64 = jumps.map(|jump| jump.by_us).sum();
+        let jumped_us = jumped_us(history, *renewed_us, ended_us);
         let drift_us = lease.ttl_us * rules.drift_permille / 1000;
         let may_end_us = (renewed_us + lease.ttl_us).saturating_sub(jumped_us + drift_us);
         if ended_us < may_end_us {
@@ -115,6 +113,13 @@ fn check_not_early(
         }
     }
     Ok(())
+}
+
+/// How far clocks jumped within a time.
+fn jumped_us(history: &History, from_us: u64, until_us: u64) -> u64 {
+    let jumps = history.clock_jumps.iter();
+    let within = jumps.filter(|jump| (from_us..=until_us).contains(&jump.at_us));
+    within.map(|jump| jump.by_us).sum()
 }
 
 /// G-L-1, G-L-3: not long after it either, however often the leader changes.
@@ -133,12 +138,15 @@ fn check_not_late(
     let mut served_us = 0;
     let mut changes = 0;
     for (from_us, to_us) in &history.offices {
-        served_us += (*to_us).min(until_us).saturating_sub((*from_us).max(since_us));
+        served_us += (*to_us)
+            .min(until_us)
+            .saturating_sub((*from_us).max(since_us));
         changes += u64::from((since_us..until_us).contains(from_us));
     }
     let drift_us = lease.ttl_us * rules.drift_permille / 1000;
+    let jumped_us = jumped_us(history, since_us, until_us);
     let allowed_us =
-        lease.ttl_us + drift_us + rules.late_us + changes * rules.leader_change_us;
+        lease.ttl_us + drift_us + jumped_us + rules.late_us + changes * rules.leader_change_us;
     if served_us > allowed_us {
         let what = format!(
             "lease {id} of {} s lived on for {} ms with a leader in office ({changes} changes) after {since_us} us, \
@@ -167,7 +175,9 @@ fn check_answers(
         };
         let granted_us = leases.get(id).map_or(0, |lease| lease.ttl_us);
         let is_too_much = ttl_seconds > 0 && ttl_seconds as u64 * 1_000_000 > granted_us;
-        let is_gone = ends.get(id).is_some_and(|ended_us| *ended_us < op.invoked_us);
+        let is_gone = ends
+            .get(id)
+            .is_some_and(|ended_us| *ended_us < op.invoked_us);
         if is_too_much || (is_gone && ttl_seconds > 0) {
             let what = format!(
                 "a lease of {granted_us} us, gone at {:?}, was told {ttl_seconds} s: {op:?}",

@@ -45,7 +45,7 @@ impl EventLog {
                 format!("revision {revision} changes nothing"),
             ));
         }
-        self.starts.push(self.events.len());
+        let start = self.events.len();
         for event in events {
             self.check_fields(revision, &event)?;
             let place = self.events.len();
@@ -55,6 +55,7 @@ impl EventLog {
                 .push(place);
             self.events.push(event);
         }
+        self.starts.push(start);
         Ok(())
     }
 

@@ -28,7 +28,8 @@ mod check_tests;
 
 pub use group::{Applied, Group};
 pub use history::{
-    Call, ClockJump, History, LeaseEnd, MembersChange, Op, Outcome, Reply, Seen, Watch, WatchEvent, WatchWanted,
+    Call, ClockJump, History, LeaseEnd, MembersChange, Op, Outcome, Reply, Seen, Watch, WatchEvent,
+    WatchWanted,
 };
 pub use kv::{KvCounts, check_kv};
 pub use lease::{LeaseRules, check_leases};

@@ -40,7 +40,10 @@ fn check_watch(log: &EventLog, watch: &Watch) -> Result<(), Violation> {
         0 => revision + 1,
         start => start,
     };
-    let wanted = log.events().iter().filter(|event| wants(watch, start, event));
+    let wanted = log
+        .events()
+        .iter()
+        .filter(|event| wants(watch, start, event));
     let mut course = Course {
         watch,
         wanted: wanted.collect(),
