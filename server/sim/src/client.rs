@@ -40,6 +40,8 @@ pub enum Kind {
     Keys,
     /// Grants leases and keeps them alive: their ids and times to live.
     Leases(Vec<(i64, i64)>),
+    /// Changes the membership.
+    Operator,
 }
 
 /// An operation on its way.
@@ -88,6 +90,7 @@ pub fn draw(
     match client {
         Kind::Keys => draw_keys(number, log, options, dice),
         Kind::Leases(leases) => draw_leases(leases, number, options, dice),
+        Kind::Operator => unreachable!("an operator looks at the cluster first"),
     }
 }
 

@@ -22,6 +22,9 @@ impl World {
     }
 
     fn invoke(&mut self, index: usize) {
+        if matches!(self.clients[index].kind, Kind::Operator) {
+            return self.operate(index);
+        }
         let number = self.history.ops.len();
         let kind = &self.clients[index].kind;
         let call = draw(

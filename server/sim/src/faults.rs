@@ -17,6 +17,7 @@ impl World {
         }
         self.next_fault_us = self.now_us + self.dice.between(50_000, 900_000);
         self.restart_some()?;
+        self.start_added()?;
         let events = self.options.events;
         let weights = [
             events.crash,
@@ -83,6 +84,7 @@ impl World {
     /// The power of a member fails.
     pub(crate) fn crash_member(&mut self, place: usize) {
         self.members[place].crash();
+        self.set_office(place, None);
         let wait_us = self.dice.below(3_000_000);
         self.members[place].restart_at_us = self.now_us + wait_us;
         self.drop_connections(place);

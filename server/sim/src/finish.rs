@@ -9,8 +9,12 @@ use crate::world::World;
 
 /// How long the cluster may take to come right.
 const RECOVERY_US_MAX: u64 = 60_000_000;
+/// How long what was under way may take to come to its end.
+const SETTLE_US: u64 = 1_000_000;
 /// How long clients go on without faults.
 const CALM_US: u64 = 3_000_000;
+/// What a crash gives a lease at most: the interval at which lease time is written down, and that of the checks.
+const LEASE_GIVEN_US: u64 = 5_500_000;
 /// The longest time to live of a lease, and a little.
 const LEASES_US: u64 = 18_000_000;
 
@@ -18,21 +22,23 @@ impl World {
     /// Faults end; all members must serve and become equal, and the history must be right.
     pub(crate) fn finish(&mut self) -> Result<(), Violation> {
         self.calm_down()?;
+        self.start_added()?;
+        self.until(RECOVERY_US_MAX, "a leader", Self::has_leader)?;
+        self.start_added()?;
+        self.end_removed();
+        self.until(RECOVERY_US_MAX, "a leader that all follow", Self::is_led)?;
+        // What faults and changes of the membership have left under way comes to its end.
+        self.live(SETTLE_US)?;
+        self.end_removed();
         self.until(RECOVERY_US_MAX, "a leader that all follow", Self::is_led)?;
         let calm_from_us = self.now_us;
-        let until_us = self.now_us + CALM_US;
-        while self.now_us < until_us {
-            self.step()?;
-        }
+        self.live(CALM_US)?;
         self.is_quiet = true;
         self.until(RECOVERY_US_MAX, "every answer", |world| {
             world.clients.iter().all(|client| client.pending.is_none())
         })?;
         self.check_answered(calm_from_us)?;
-        let until_us = self.now_us + LEASES_US;
-        while self.now_us < until_us {
-            self.step()?;
-        }
+        self.live(LEASES_US)?;
         self.until(RECOVERY_US_MAX, "equal members", Self::is_equal)?;
         self.until(RECOVERY_US_MAX, "every event", Self::is_watched)?;
         self.judge()
@@ -66,6 +72,15 @@ impl World {
         Ok(())
     }
 
+    fn live(&mut self, for_us: u64) -> Result<(), Violation> {
+        let until_us = self.now_us + for_us;
+        while self.now_us < until_us {
+            self.restart_some()?;
+            self.step()?;
+        }
+        Ok(())
+    }
+
     fn until(
         &mut self,
         within_us: u64,
@@ -86,6 +101,11 @@ impl World {
             self.step()?;
         }
         Ok(())
+    }
+
+    /// Whether a leader has committed something of its own.
+    fn has_leader(&mut self) -> bool {
+        self.members.iter().any(|member| member.office.is_some())
     }
 
     fn is_led(&mut self) -> bool {
@@ -167,8 +187,8 @@ impl World {
         let can_stand_still = self.options.events.stuck_disk + self.options.events.pause > 0;
         let rules = LeaseRules {
             drift_permille: self.options.drift_permille,
-            late_us: 2_000_000 + if can_stand_still { 2 * STILL_US_MAX } else { 0 },
-            leader_change_us: 0,
+            late_us: 3_000_000 + if can_stand_still { 2 * STILL_US_MAX } else { 0 },
+            leader_change_us: LEASE_GIVEN_US + 40 * self.options.tick_us,
         };
         let counts = check_all(&self.history, &rules)?;
         self.trace.count_many("write acknowledged", counts.writes);

@@ -8,6 +8,7 @@
 //!     wire      delays, loss, repetition, cuts
 //!     clients, client    of keys and leases
 //!     watcher            of watches
+//!     operator           of the membership
 //!     faults    what befalls
 //!     observe   what is seen of members, and judged at once
 //!     finish    what must come right afterwards, and is judged then
@@ -32,6 +33,7 @@ mod faults;
 mod finish;
 mod member;
 mod observe;
+mod operator;
 mod options;
 pub mod run;
 mod trace;

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use sim::run::run_seeds;
+use sim::run::{Settings, run_seeds};
+
+#[cfg(feature = "bugs")]
+mod prove;
 
 /// Runs whole members in a simulated world that a seed decides.
 #[derive(Debug, Parser)]
@@ -23,18 +26,64 @@ struct Arguments {
     /// Print every event.
     #[arg(long)]
     verbose: bool,
+    /// Stop at the first seed that fails.
+    #[arg(long)]
+    first: bool,
+    /// A deliberate bug to run with, by its name.
+    #[cfg(feature = "bugs")]
+    #[arg(long)]
+    bug: Option<String>,
+    /// Run with every deliberate bug until it is found, and print how many seeds that took.
+    #[cfg(feature = "bugs")]
+    #[arg(long)]
+    prove: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    report_panics();
+    #[cfg(feature = "bugs")]
+    if arguments.prove {
+        return prove::prove();
+    }
+    run(&arguments)
+}
+
+/// Where a panic ends the process at once, it is reported before.
+fn report_panics() {
+    if cfg!(panic = "abort") {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            report(panic);
+            let (seed, events) = sim::run::last_events();
+            println!("{}", events.join("\n"));
+            println!("seed {seed} violates assertion: {panic}");
+            println!("repeat with: cargo run --release -p sim -- --seed {seed}");
+            std::process::exit(1);
+        }));
+    }
+}
+
+fn settings(arguments: &Arguments) -> Settings {
+    Settings {
+        is_told: arguments.verbose,
+        #[cfg(feature = "bugs")]
+        bug: arguments.bug.as_deref().map(prove::bug_of),
+        #[cfg(not(feature = "bugs"))]
+        bug: None,
+    }
+}
+
+fn run(arguments: &Arguments) -> ExitCode {
     let began = Instant::now();
     let mut counts: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
     let mut failed = 0;
     let mut done = 0;
     let mut simulated_us = 0;
     let seeds = arguments.seed..arguments.seed + arguments.seeds;
-    let (jobs, verbose) = (arguments.jobs.max(1), arguments.verbose);
-    run_seeds(seeds, jobs, verbose, |outcome| {
+    let jobs = arguments.jobs.max(1);
+    let settings = settings(arguments);
+    run_seeds(seeds, jobs, settings, |outcome| {
         done += 1;
         simulated_us += outcome.simulated_us;
         for (what, times) in &outcome.counts {
@@ -48,7 +97,7 @@ fn main() -> ExitCode {
         } else {
             println!("seed {} digest {:016x}", outcome.seed, outcome.digest);
         }
-        true
+        !(arguments.first && failed > 0)
     });
     if arguments.seeds > 1 {
         println!("{:>12} {:>8}  what happened", "times", "seeds");

@@ -55,6 +55,8 @@ pub struct Member {
     pub stop_at_us: u64,
     /// It was removed from the cluster and ended.
     pub is_removed: bool,
+    /// The term in which it is in office.
+    pub office: Option<u64>,
     /// Who founded the cluster, if this member was among them.
     pub founding: Vec<Description>,
     /// Whom it was told of when it joined.
@@ -168,6 +170,7 @@ impl Member {
             restart_at_us: 0,
             stop_at_us: u64::MAX,
             is_removed: false,
+            office: None,
             founding: Vec::new(),
             peers: Vec::new(),
         }

@@ -15,9 +15,6 @@ use crate::world::World;
 /// The state is compared at every entry whose index is a multiple of this.
 const DIGEST_EVERY: u64 = 4;
 
-/// Lease time that passes in one go while a leader serves, in milliseconds.
-const LEASE_TIME_GAP_MS: u64 = 6_000;
-
 impl World {
     /// Looks at a member after its turn.
     pub(crate) fn observe(&mut self, index: usize) -> Result<(), Violation> {
@@ -30,10 +27,14 @@ impl World {
         let engine = &running.engine;
         if engine.node().is_leader() {
             let (term, last) = (engine.node().term().0, engine.node().last().0);
-            self.group.on_leader(id, term, last)?;
+            if self.group.on_leader(id, term, last)? {
+                self.trace
+                    .event(now_us, format_args!("member {id} leads term {term}"));
+            }
         }
         let applied = engine.state().applied();
         if applied.index.0 == running.index_seen {
+            self.note_office(index);
             return Ok(());
         }
         let revision = engine.state().revision().0;
@@ -42,6 +43,7 @@ impl World {
             return Ok(());
         }
         running.index_seen = applied.index.0;
+
         let is_due =
             applied.index.0.is_multiple_of(DIGEST_EVERY) && running.revision_seen == revision;
         let digest = is_due.then(|| digest(engine, &self.history.log));
@@ -64,7 +66,7 @@ impl World {
             });
         }
         running.leases = leases;
-        self.note_lease_time(applied.lease_time.0);
+        self.note_office(index);
         Ok(())
     }
 
@@ -79,22 +81,38 @@ impl World {
         take_changes(changes.into_iter(), &mut self.history.log)
     }
 
-    /// Lease time is the time that somebody in office has written down.
-    fn note_lease_time(&mut self, lease_time_ms: u64) {
-        if lease_time_ms <= self.lease_time_ms {
+    /// Whoever leads and has applied its term's first entry is in office, until it is seen not to be.
+    fn note_office(&mut self, index: usize) {
+        let member = &self.members[index];
+        let term = member.running.as_ref().and_then(|running| {
+            let node = running.engine.node();
+            let term = node.term();
+            let is_in_office = node.is_leader() && running.engine.state().applied().term == term;
+            is_in_office.then_some(term.0)
+        });
+        self.set_office(index, term);
+    }
+
+    /// Notes that a member is in office in a term, or not.
+    pub(crate) fn set_office(&mut self, index: usize, term: Option<u64>) {
+        let member = &mut self.members[index];
+        if member.office == term {
             return;
         }
-        let passed_ms = lease_time_ms - self.lease_time_ms;
-        self.lease_time_ms = lease_time_ms;
-        let from_us = self.now_us.saturating_sub(passed_ms * 1000);
+        member.office = term;
         let offices = &mut self.history.offices;
-        match offices.last_mut() {
-            Some((_, until_us))
-                if passed_ms <= LEASE_TIME_GAP_MS && from_us <= *until_us + 1000 =>
-            {
+        let is_newest = term.is_some_and(|term| term > self.newest_office);
+        let is_vacant = self.members.iter().all(|member| member.office.is_none());
+        if is_newest || is_vacant {
+            if let Some((_, until_us)) = offices.last_mut().filter(|_| self.is_office_held) {
                 *until_us = self.now_us;
             }
-            _ => offices.push((from_us, self.now_us)),
+            self.is_office_held = false;
+        }
+        if let Some(term) = term.filter(|_| is_newest) {
+            self.newest_office = term;
+            self.is_office_held = true;
+            offices.push((self.now_us, u64::MAX));
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct Options {
     pub checkpoint_commands: Option<u64>,
     /// Length of a segment of the log.
     pub segment_bytes: u64,
+    /// Whether an operator changes the membership.
+    pub changes_members: bool,
     /// Chances of what happens now and then, in a thousand draws each.
     pub events: Events,
 }
@@ -90,10 +92,13 @@ impl Options {
             tick_us: *dice.pick(&[20_000, 50_000, 100_000]),
             checkpoint_commands: dice.chance(700).then(|| dice.between(10, 200)),
             segment_bytes: *dice.pick(&[64 << 10, 256 << 10]),
+            changes_members: dice.chance(350),
             events: Events::default(),
         };
-        if members > 1 && !SENDS_SNAPSHOTS {
-            options.checkpoint_commands = None;
+        if !SENDS_SNAPSHOTS {
+            // A member that was always alone keeps no log for others either.
+            options.changes_members &= members > 1;
+            options.checkpoint_commands = options.checkpoint_commands.filter(|_| members == 1);
         }
         options.draw_events(dice);
         options

@@ -6,7 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::channel;
 use std::thread;
 
+use keelson_storage::bugs::Bug;
+
 use crate::check::Violation;
+use crate::trace;
 use crate::world::World;
 
 /// What became of a seed.
@@ -53,11 +56,23 @@ impl Outcome {
     }
 }
 
-/// Runs one seed; `is_told` prints every event as it happens.
+/// How seeds are run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// Every event is printed as it happens.
+    pub is_told: bool,
+    /// A deliberate bug, which needs the feature `bugs`.
+    pub bug: Option<Bug>,
+}
+
+/// Runs one seed.
 #[must_use]
-pub fn run_seed(seed: u64, is_told: bool) -> Outcome {
+pub fn run_seed(seed: u64, settings: Settings) -> Outcome {
+    #[cfg(feature = "bugs")]
+    keelson_storage::bugs::select(settings.bug);
+    trace::begin(seed);
     let mut world = World::new(seed);
-    if is_told {
+    if settings.is_told {
         world.trace.tell();
     }
     // A broken assertion in a member is a finding like any other, and nothing of the world is used afterwards but its record.
@@ -79,16 +94,22 @@ pub fn run_seed(seed: u64, is_told: bool) -> Outcome {
         simulated_us: world.now_us,
         failure: violation.map(|violation| Failure {
             violation,
-            events: world.trace.last_events(),
+            events: trace::last().1,
         }),
     }
+}
+
+/// The seed that this thread runs, and its last events, for who reports a panic.
+#[must_use]
+pub fn last_events() -> (u64, Vec<String>) {
+    trace::last()
 }
 
 /// Runs seeds side by side; `observe` gets each outcome as it comes, and ends everything when it says false.
 pub fn run_seeds(
     seeds: impl Iterator<Item = u64>,
     jobs: usize,
-    is_told: bool,
+    settings: Settings,
     mut observe: impl FnMut(Outcome) -> bool,
 ) {
     let seeds: Vec<u64> = seeds.collect();
@@ -98,7 +119,7 @@ pub fn run_seeds(
             let (seeds, done) = (&seeds, done.clone());
             scope.spawn(move || {
                 for seed in seeds.iter().skip(job).step_by(jobs) {
-                    if done.send(run_seed(*seed, is_told)).is_err() {
+                    if done.send(run_seed(*seed, settings)).is_err() {
                         return;
                     }
                 }
@@ -112,4 +133,10 @@ pub fn run_seeds(
             }
         }
     });
+}
+
+/// How many seeds, from 1 on, find a deliberate bug for certain.
+#[must_use]
+pub fn seeds_to_find(_bug: Bug) -> u64 {
+    300
 }

@@ -1,5 +1,6 @@
 //! What a run leaves: its digest, its last events, and how often rare things happened.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
@@ -8,11 +9,29 @@ const KEPT_COUNT: usize = 100;
 /// The longest text of an event.
 const TEXT_CHARS_MAX: usize = 600;
 
+thread_local! {
+    /// The seed that a thread runs and its last events: a panic hook has nothing else to find them by.
+    static KEPT: RefCell<(u64, VecDeque<(u64, String)>)> = RefCell::default();
+}
+
+/// A thread begins a run.
+pub fn begin(seed: u64) {
+    KEPT.set((seed, VecDeque::new()));
+}
+
+/// The seed that this thread runs, and its last events, a line each.
+#[must_use]
+pub fn last() -> (u64, Vec<String>) {
+    KEPT.with_borrow(|(seed, kept)| {
+        let lines = kept.iter().map(|(at_us, what)| line(*at_us, what));
+        (*seed, lines.collect())
+    })
+}
+
 /// The record of a run.
 #[derive(Debug)]
 pub struct Trace {
     digest: u64,
-    kept: VecDeque<(u64, String)>,
     counts: BTreeMap<&'static str, u64>,
     is_told: bool,
 }
@@ -21,7 +40,6 @@ impl Default for Trace {
     fn default() -> Self {
         Self {
             digest: 0xcbf2_9ce4_8422_2325,
-            kept: VecDeque::new(),
             counts: BTreeMap::new(),
             is_told: false,
         }
@@ -62,10 +80,12 @@ impl Trace {
         if self.is_told {
             println!("{}", line(at_us, &text));
         }
-        if self.kept.len() == KEPT_COUNT {
-            self.kept.pop_front();
-        }
-        self.kept.push_back((at_us, text));
+        KEPT.with_borrow_mut(|(_, kept)| {
+            if kept.len() == KEPT_COUNT {
+                kept.pop_front();
+            }
+            kept.push_back((at_us, text));
+        });
     }
 
     /// Something that is counted by name happened.
@@ -101,12 +121,5 @@ impl Trace {
     #[must_use]
     pub fn counts(&self) -> &BTreeMap<&'static str, u64> {
         &self.counts
-    }
-
-    /// The last events, a line each.
-    #[must_use]
-    pub fn last_events(&self) -> Vec<String> {
-        let kept = self.kept.iter();
-        kept.map(|(at_us, what)| line(*at_us, what)).collect()
     }
 }

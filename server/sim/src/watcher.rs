@@ -193,7 +193,10 @@ impl Watcher {
             let response = WatchResponse::decode(&framed[PREFIX_BYTES..]);
             let response = response.expect("a member sends well-formed responses");
             trace.number(u64::from(mix(&framed)));
-            has_ended |= open.on_response(now_us, response, &mut self.courses, watches, trace);
+            has_ended = open.on_response(now_us, response, &mut self.courses, watches, trace);
+            if has_ended {
+                break;
+            }
         }
         if has_ended {
             running.cores[open.port].fanout.close_stream(open.stream);

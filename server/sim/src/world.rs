@@ -42,8 +42,12 @@ pub struct World {
     pub(crate) is_calm: bool,
     /// Clients ask no more.
     pub(crate) is_quiet: bool,
-    /// The highest lease time that any member has applied.
-    pub(crate) lease_time_ms: u64,
+    /// The newest term in which somebody was in office, and whether anybody is.
+    pub(crate) newest_office: u64,
+    /// See `newest_office`.
+    pub(crate) is_office_held: bool,
+    /// The id of the next member that joins.
+    pub(crate) next_member: u64,
 }
 
 impl World {
@@ -61,15 +65,18 @@ impl World {
         let members: Vec<Member> = members.collect();
         let mut wire = Wire::default();
         wire.set_weather(options.weather);
-        let count = options.clients + options.lease_clients;
+        let operators = usize::from(options.changes_members);
+        let count = options.clients + options.lease_clients + operators;
         let clients = (0..count).map(|number| Client {
             home: dice.chance(700).then(|| members[number % members.len()].id),
             next_us: 0,
             pending: None,
             kind: if number < options.clients {
                 Kind::Keys
-            } else {
+            } else if number < options.clients + options.lease_clients {
                 Kind::Leases(Vec::new())
+            } else {
+                Kind::Operator
             },
         });
         let clients: Vec<Client> = clients.collect();
@@ -77,6 +84,7 @@ impl World {
             (0..options.watchers as u32).map(|number| Watcher::new(number, &options, &mut dice));
         let watchers: Vec<Watcher> = watchers.collect();
         Self {
+            next_member: FIRST_MEMBER + options.members as u64,
             options,
             dice,
             now_us: 0,
@@ -92,7 +100,8 @@ impl World {
             next_fault_us: 1_000_000,
             is_calm: false,
             is_quiet: false,
-            lease_time_ms: 0,
+            newest_office: 0,
+            is_office_held: false,
         }
     }
 

@@ -23,6 +23,7 @@ use keelson_consensus::node::{Membership, MembershipChange, Message, NodeError};
 use keelson_consensus::replicate::{ForwardRefusal, Item};
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::MemberRemoveRequest;
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::{MemberId, ShardId, Term};
 use keelson_storage::io::Disk;
 use keelson_storage::state::{ClusterInit, Command, Member, MemberChange, MemberPublish, Request};
@@ -218,7 +219,11 @@ impl<D: Disk> Engine<D> {
             return;
         }
         self.group.office = Some(term);
-        self.lease_clock = LeaseClock::resume(self.state.applied().lease_time, self.now_us);
+        let mut lease_time = self.state.applied().lease_time;
+        if bugs::is_on(Bug::LeaseTimeRestarts) {
+            lease_time.0 = 0;
+        }
+        self.lease_clock = LeaseClock::resume(lease_time, self.now_us);
         self.auto_compact = AutoCompact::new(self.config.auto_compact, self.now_us);
         self.nospace_proposed = false;
         if std::mem::take(&mut self.config.group.forces_new_cluster) {
@@ -403,6 +408,9 @@ impl<D: Disk> Engine<D> {
         }
         match self.refusal(&request, &body) {
             None => {
+                if bugs::is_on(Bug::ForwardTwice) {
+                    self.queue_own(request.clone());
+                }
                 self.queued_bytes += body.len();
                 self.queue.push_back(Queued {
                     origin: Origin::Peer(from),

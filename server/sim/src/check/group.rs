@@ -32,17 +32,17 @@ pub struct Group {
 }
 
 impl Group {
-    /// A member leads a term, and its log ends with `last`.
+    /// A member leads a term, and its log ends with `last`; whether that is news.
     ///
     /// # Errors
     /// Somebody else leads it, or it lacks what was applied before.
-    pub fn on_leader(&mut self, member: u64, term: u64, last: u64) -> Result<(), Violation> {
+    pub fn on_leader(&mut self, member: u64, term: u64, last: u64) -> Result<bool, Violation> {
         match self.leaders.insert(term, member) {
             Some(other) if other != member => {
                 let what = format!("{other} and {member} lead term {term}");
                 return Err(Violation::new("G-R-1", what));
             }
-            Some(_) => return Ok(()),
+            Some(_) => return Ok(false),
             None => {}
         }
         let newest = self.applied.values().next_back();
@@ -52,7 +52,7 @@ impl Group {
                     format!("{member} leads term {term} with a log to {last}, but {newest:?}");
                 Err(Violation::new("G-R-1", what))
             }
-            _ => Ok(()),
+            _ => Ok(true),
         }
     }
 

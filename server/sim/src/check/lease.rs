@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Call, History, Outcome, Reply, Violation};
+use super::{Call, History, Op, Outcome, Reply, Violation};
 
 /// What clocks and the interval of checks may add or take.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +52,7 @@ pub fn check_leases(history: &History, rules: &LeaseRules) -> Result<(), Violati
         }
         check_not_late(history, rules, *id, lease, ended_us)?;
     }
-    check_answers(history, &leases, &ends)
+    check_answers(history, rules, &leases, &ends)
 }
 
 fn gather(history: &History) -> BTreeMap<i64, Lease> {
@@ -159,9 +159,30 @@ fn check_not_late(
     Ok(())
 }
 
+/// Whether an answer says that there is no such lease.
+fn reply_denies(reply: Option<&Reply>) -> bool {
+    matches!(
+        reply,
+        Some(Reply::KeepAlive { ttl_seconds: 0 } | Reply::TimeToLive { ttl_seconds: -1 })
+    )
+}
+
+/// Whether a lease cannot have ended by itself when an operation was answered.
+fn must_live(history: &History, rules: &LeaseRules, lease: &Lease, op: &Op) -> bool {
+    let returned_us = op.returned_us.unwrap_or(u64::MAX);
+    let drift_us = lease.ttl_us * rules.drift_permille / 1000;
+    !lease.was_revoked
+        && lease.renewed_us.iter().any(|renewed_us| {
+            let jumped_us = jumped_us(history, *renewed_us, returned_us);
+            *renewed_us < op.invoked_us
+                && returned_us < (renewed_us + lease.ttl_us).saturating_sub(jumped_us + drift_us)
+        })
+}
+
 /// G-L-4: no answer tells more than was granted, or of a lease that is gone.
 fn check_answers(
     history: &History,
+    rules: &LeaseRules,
     leases: &BTreeMap<i64, Lease>,
     ends: &BTreeMap<i64, u64>,
 ) -> Result<(), Violation> {
@@ -178,6 +199,16 @@ fn check_answers(
         let is_gone = ends
             .get(id)
             .is_some_and(|ended_us| *ended_us < op.invoked_us);
+        let is_denied = match reply_denies(op.reply()) {
+            true => leases
+                .get(id)
+                .is_some_and(|lease| must_live(history, rules, lease, op)),
+            false => false,
+        };
+        if is_denied {
+            let what = format!("a lease that was to live is none any more: {op:?}");
+            return Err(Violation::new("G-L-1", what));
+        }
         if is_too_much || (is_gone && ttl_seconds > 0) {
             let what = format!(
                 "a lease of {granted_us} us, gone at {:?}, was told {ttl_seconds} s: {op:?}",
