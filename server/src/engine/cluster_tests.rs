@@ -360,6 +360,34 @@ fn g_r_3_three_members_serve_wherever_a_client_asks() {
     assert_eq!(world.reads, 200);
 }
 
+/// The simulator's seed 1: a command that met a transfer of the leadership ended its leader.
+#[test]
+fn g_r_8_commands_wait_while_the_leadership_is_handed_over() {
+    let mut world = World::new(8);
+    world.settle();
+    for round in 0..60 {
+        let to = MemberId(11 + round % MEMBERS as u64);
+        for engine in world.engines.iter_mut().flatten() {
+            if engine.node().is_leader() {
+                // It may be the leader itself.
+                let _refused = engine.transfer_leader(to);
+            }
+        }
+        for _ in 0..10 {
+            world.write_somewhere();
+            world.step();
+        }
+    }
+    world.settle();
+    for _ in 0..2_000 {
+        world.step();
+    }
+    world.check();
+    // Others were refused, or lost on their way to who led no more.
+    let count = world.acknowledged.len();
+    assert!(count > 100, "{count} of 600 writes were acknowledged");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
     #[test]

@@ -19,10 +19,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keelson_consensus::limits::ENTRY_COMMANDS_MAX;
-use keelson_consensus::node::{Body, Membership, MembershipChange, Message};
+use keelson_consensus::node::{Body, Membership, MembershipChange, Message, NodeError};
 use keelson_consensus::replicate::{ForwardRefusal, Item};
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::MemberRemoveRequest;
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::{MemberId, ShardId, Term};
 use keelson_storage::io::Disk;
 use keelson_storage::state::{ClusterInit, Command, Member, MemberChange, MemberPublish, Request};
@@ -167,6 +168,14 @@ impl<D: Disk> Engine<D> {
         self.node.report_unreachable(member);
     }
 
+    /// Offers the leadership to another voter.
+    ///
+    /// # Errors
+    /// This member does not lead, or the other one cannot.
+    pub fn transfer_leader(&mut self, to: MemberId) -> Result<(), NodeError> {
+        self.node.transfer_leader(to)
+    }
+
     /// Whether this member makes entries.
     pub(super) fn is_in_office(&self) -> bool {
         self.group.office == Some(self.node.term()) && self.node.is_leader()
@@ -211,7 +220,11 @@ impl<D: Disk> Engine<D> {
             return;
         }
         self.group.office = Some(term);
-        self.lease_clock = LeaseClock::resume(self.state.applied().lease_time, self.now_us);
+        let mut lease_time = self.state.applied().lease_time;
+        if bugs::is_on(Bug::LeaseTimeRestarts) {
+            lease_time.0 = 0;
+        }
+        self.lease_clock = LeaseClock::resume(lease_time, self.now_us);
         self.auto_compact = AutoCompact::new(self.config.auto_compact, self.now_us);
         self.nospace_proposed = false;
         if std::mem::take(&mut self.config.group.forces_new_cluster) {
@@ -399,6 +412,9 @@ impl<D: Disk> Engine<D> {
         }
         match self.refusal(&request, &body) {
             None => {
+                if bugs::is_on(Bug::ForwardTwice) {
+                    self.queue_own(request.clone());
+                }
                 self.queued_bytes += body.len();
                 self.queue.push_back(Queued {
                     origin: Origin::Peer(from),

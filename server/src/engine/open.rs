@@ -10,6 +10,7 @@ use std::sync::Arc;
 use keelson_consensus::Node;
 use keelson_consensus::durable::{Replay, ReplayedLog, encode_hard_state};
 use keelson_consensus::node::{Membership, NodeConfig, Restored};
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::dir::MAIN_SHARD_ID;
 use keelson_storage::ids::{ClusterId, LaneId, Lsn, MemberId, RaftIndex};
 use keelson_storage::io::Disk;
@@ -428,7 +429,8 @@ fn membership(state: &State, founding: &[Member]) -> Membership {
         }
         membership
     };
-    if known.is_empty() {
+    let forgets = bugs::is_on(Bug::ForgetMembershipChange) && !founding.is_empty();
+    if known.is_empty() || forgets {
         of(&mut founding.iter())
     } else {
         of(&mut known.values())

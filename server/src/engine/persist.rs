@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use keelson_consensus::durable::{ReadyNumber, encode_hard_state, record_kind};
 use keelson_consensus::node::{MembershipChange, NodeError};
 use keelson_proto::ApiError;
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::{Lsn, RaftIndex, Term};
 use keelson_storage::io::Disk;
 use keelson_storage::state::{Command, ENTRY_HEADER_BYTES, MemberChange, encode_entry};
@@ -40,9 +41,11 @@ impl<D: Disk> Engine<D> {
             && self.has_room()
     }
 
-    /// Whether the raft group, the lane and memory take another entry.
+    /// Whether the raft group, the lane and memory take another entry. While the leadership is handed over the
+    /// group takes none: commands wait for who leads then.
     fn has_room(&self) -> bool {
         self.node.has_room()
+            && (self.node.transferring_to().is_none() || bugs::is_on(Bug::ProposeWhileHandingOver))
             && self.wal.pending_bytes() <= PENDING_BYTES_MAX
             && !self.is_held_back()
     }
@@ -91,7 +94,8 @@ impl<D: Disk> Engine<D> {
             "nobody sends the only member a snapshot"
         );
         let mut last = Lsn(0);
-        if let Some(state) = ready.hard_state {
+        let state = ready.hard_state;
+        if let Some(state) = state.filter(|_| !bugs::is_on(Bug::SkipVoteRecord)) {
             let payload = encode_hard_state(state);
             last = self.append(RecordKind::HardState, state.term, RaftIndex(0), &payload)?;
         }
@@ -100,6 +104,10 @@ impl<D: Disk> Engine<D> {
             last = self.append(kind, entry.term, entry.index, &entry.payload)?;
             self.persisting
                 .push_back((last, Persisting::Entry(entry.index)));
+        }
+        if bugs::is_on(Bug::AckBeforeFlush) {
+            self.node.on_persisted(ready.number);
+            return Ok(());
         }
         self.persisting
             .push_back((last, Persisting::Ready(ready.number)));
