@@ -300,6 +300,7 @@ fn group_config(config: &Config, identity: &Identity) -> GroupConfig {
         tick_us: config.heartbeat_interval.as_micros() as u64,
         election_ticks: config.election_ticks(),
         advances_ticks: config.initial_election_tick_advance,
+        lease_reads: config.tuning.raft.lease_reads == 1,
         is_strict: config.strict_reconfig_check,
         forces_new_cluster: config.force_new_cluster,
         spread_rank: None,

@@ -96,6 +96,8 @@ pub const CACHE_BYTES_STEP: u64 = if cfg!(test) { 1 } else { 1 << 20 };
 /// Versions that no snapshot holds may always take this much memory, whatever the budget.
 pub const MEMORY_VERSIONS_BYTES_MIN: u64 = 16 << 20;
 
+/// Ticks without a leader that a start leaves of those before an election (`--initial-election-tick-advance`).
+pub const INITIAL_TICKS_LEFT: usize = 2;
 /// How long somebody waits for another member to lead (microseconds).
 pub const MOVE_LEADER_GIVEN_UP_AFTER_US: u64 = 7_000_000;
 /// How long after the last command work in the background need not be considerate any more (microseconds).
