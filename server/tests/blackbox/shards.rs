@@ -1,6 +1,7 @@
 //! Several shards in one process: each is an etcd of its own, and they share what is slow.
 
 use std::path::Path;
+use std::time::Duration;
 
 use keelson_proto::etcdserverpb as pb;
 use serde_json::Value;
@@ -166,8 +167,23 @@ async fn a_shard_is_not_forgotten_or_moved_in_silence() {
     let folder =
         Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("shards-{}", std::process::id()));
     let options = || ServerOptions::new("shards-refused").data_dir(&folder);
-    let mut server = options().flag(shards_flag(&addresses)).start().await;
+    let mut server = options().start().await;
+    server.clients().await.put_key("before", "x").await;
     server.stop().await;
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+    assert_eq!(read("FORMAT"), "keelson data directory\nformat 1\n");
+    assert_eq!(
+        read("member/SHARDS"),
+        "",
+        "one shard is laid out as it always was"
+    );
+    let mut server = options().flag(shards_flag(&addresses)).start().await;
+    let clients = clients_of(&server, &addresses).await;
+    assert_eq!(clients[0].range(shapes::get("before")).await.kvs.len(), 1);
+    assert_eq!(clients[1].range(shapes::get("before")).await.kvs.len(), 0);
+    clients[1].put_key("after", "x").await;
+    server.stop().await;
+    assert_eq!(read("FORMAT"), "keelson data directory\nformat 2\n");
     let log = refusal(options()).await;
     assert!(
         log.contains("has a shard events, which is not configured"),
@@ -184,6 +200,8 @@ async fn a_shard_is_not_forgotten_or_moved_in_silence() {
         assert!(log.contains("a shard stays on the core"), "{log}");
     }
     let mut server = options().flag(&flag).start().await;
+    let clients = clients_of(&server, &addresses).await;
+    assert_eq!(clients[1].range(shapes::get("after")).await.kvs.len(), 1);
     server.stop().await;
     // Only this test knows the folder.
     std::fs::remove_dir_all(&folder).expect("the server has ended");
@@ -315,6 +333,7 @@ async fn three_members_serve_two_shards_whose_leaders_are_spread() {
         (main != events).then_some(())
     })
     .await;
+    move_leader_of_events(&cluster).await;
     let first = cluster.servers[0].clients().await;
     let leader = first.status().await.leader;
     let mut leading = 0;
@@ -341,6 +360,30 @@ async fn three_members_serve_two_shards_whose_leaders_are_spread() {
     assert_eq!(back.range(shapes::get("after")).await.kvs.len(), 1);
     for server in &mut cluster.servers {
         server.stop().await;
+    }
+}
+
+/// Asked for at the shard's endpoint, another member leads it, and goes on leading it.
+async fn move_leader_of_events(cluster: &Cluster) {
+    let (main, events) = cluster.leaders().await.expect("they were found just now");
+    let mut other = None;
+    let mut leading = 0;
+    for (index, server) in cluster.servers.iter().enumerate() {
+        let status = server.clients().await.status().await;
+        let id = status.header.expect("a header").member_id;
+        if id == events {
+            leading = index;
+        } else if id != main {
+            other = Some(id);
+        }
+    }
+    let other = other.expect("there are three members");
+    let at_leader = Etcdctl::new(cluster.events[leading].clone());
+    at_leader.ok(&["move-leader", &format!("{other:x}")]).await;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let leaders = eventually("all agree", || cluster.leaders()).await;
+        assert_eq!(leaders, (main, other));
     }
 }
 
