@@ -102,6 +102,14 @@ pub(super) fn plan(
         }
     }
     check_known(&plans, &known)?;
+    for shard in dir.shards_with_snapshots()? {
+        if plans.iter().all(|plan| plan.shard != shard) {
+            bail!(
+                "the data directory has snapshot files of a shard with id {shard}, which is not configured: name all \
+                 shards that it was made with in --shards; an id is made of a shard's name"
+            );
+        }
+    }
     if plans.len() > 1 {
         dir.expect_shards()?;
     }
