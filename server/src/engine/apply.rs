@@ -1,7 +1,6 @@
 //! Committed entries meet the state machine, and those who wait get their answers.
 
 use std::iter::Peekable;
-use std::sync::Arc;
 
 use keelson_consensus::Entry;
 use keelson_consensus::durable::Replay;
@@ -244,12 +243,12 @@ impl<D: Disk> Engine<D> {
     }
 }
 
-/// Applies what a log that is being read has committed. `load` reads the values of cold records. Where one
-/// voter decides, everything that is on its disk is committed.
+/// Applies what a log that is being read has committed. `load` reads the values of cold records. Where this
+/// member alone decides, everything that is on its disk is committed; `decides_alone` says so of a state.
 pub(super) fn replay_committed(
     replay: &mut Replay,
     state: &mut State,
-    mut load: impl FnMut(Arc<Record>) -> Result<Arc<Record>, SnapshotError>,
+    mut load: impl FnMut(Record) -> Result<Record, SnapshotError>,
 ) -> Result<(), EngineError> {
     loop {
         while let Some(entry) = replay.take_committed() {
@@ -267,7 +266,7 @@ pub(super) fn replay_committed(
 fn replay_entry(
     state: &mut State,
     entry: &Entry,
-    mut load: impl FnMut(Arc<Record>) -> Result<Arc<Record>, SnapshotError>,
+    mut load: impl FnMut(Record) -> Result<Record, SnapshotError>,
 ) -> Result<(), EngineError> {
     let (lease_time, requests) = decode(entry, state)?;
     let at = Position {

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keelson_consensus::limits::ENTRY_COMMANDS_MAX;
-use keelson_consensus::node::{Membership, MembershipChange, Message, NodeError};
+use keelson_consensus::node::{Body, Membership, MembershipChange, Message};
 use keelson_consensus::replicate::{ForwardRefusal, Item};
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::MemberRemoveRequest;
@@ -168,14 +168,6 @@ impl<D: Disk> Engine<D> {
         self.node.report_unreachable(member);
     }
 
-    /// Offers the leadership to another voter.
-    ///
-    /// # Errors
-    /// This member does not lead, or the other one cannot.
-    pub fn transfer_leader(&mut self, to: MemberId) -> Result<(), NodeError> {
-        self.node.transfer_leader(to)
-    }
-
     /// Whether this member makes entries.
     pub(super) fn is_in_office(&self) -> bool {
         self.group.office == Some(self.node.term()) && self.node.is_leader()
@@ -201,6 +193,7 @@ impl<D: Disk> Engine<D> {
             }
         }
         self.take_office();
+        self.advance_spread();
         self.publish_self();
         self.forget_forwarded();
     }
@@ -367,6 +360,9 @@ impl<D: Disk> Engine<D> {
     }
 
     fn on_raft_message(&mut self, from: MemberId, message: Message) -> Result<(), EngineError> {
+        if message.body == Body::TimeoutNow {
+            self.on_asked_to_lead();
+        }
         self.node.on_message(from, message)?;
         Ok(())
     }

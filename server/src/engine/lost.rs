@@ -7,7 +7,7 @@
 use std::fmt;
 
 use keelson_consensus::durable::{Replay, ReplayError};
-use keelson_storage::ids::{Lsn, RaftIndex};
+use keelson_storage::ids::RaftIndex;
 
 use super::shard::EngineError;
 
@@ -38,17 +38,17 @@ impl LostState {
         }
     }
 
-    /// Checks a log without entries, whose first record would be `first_lsn`. A log that was trimmed stands on a
-    /// snapshot, and nothing begins a snapshot file before there is an entry.
+    /// Checks a log without entries. One that `is_begun`, because what it began with was trimmed, stands on a snapshot; and
+    /// nothing begins a snapshot file before there is an entry.
     ///
     /// # Errors
     /// The snapshot that the log stands on is not there, or may be one of those that look unfinished.
     pub(crate) fn check_empty(
         replay: &Replay,
-        first_lsn: Lsn,
+        is_begun: bool,
         unfinished: &[String],
     ) -> Result<(), LostState> {
-        let stands_on_nothing = replay.snapshot_index() == RaftIndex(0) && first_lsn > Lsn(1);
+        let stands_on_nothing = replay.snapshot_index() == RaftIndex(0) && is_begun;
         if replay.has_entries() || (unfinished.is_empty() && !stands_on_nothing) {
             return Ok(());
         }

@@ -8,7 +8,7 @@ use keelson_consensus::durable::ReplayError;
 use keelson_consensus::node::NodeError;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::ResponseHeader;
-use keelson_storage::ids::{ClusterId, Lsn, MemberId, RaftIndex, Revision, ShardId, Term};
+use keelson_storage::ids::{ClusterId, LaneId, Lsn, MemberId, RaftIndex, Revision, ShardId, Term};
 use keelson_storage::io::Disk;
 use keelson_storage::snapshot::{SnapshotError, SnapshotStore, StoreConfig};
 use keelson_storage::state::{CommandError, CommandKind, Member, Request, Response, State};
@@ -20,12 +20,15 @@ use super::auto_compact::AutoCompact;
 use super::checkpoint::{CheckpointConfig, Checkpoints};
 use super::group::Group;
 use super::keep_alive::KeepAlives;
+use super::lane::Lane;
 use super::lease_clock::LeaseClock;
 use super::lost::LostState;
 use super::message::{Answer, Ask, CatchUp, CaughtUp, EventBatch, Inbound, Outbound, Token};
+use super::move_leader::LeaderMove;
 use super::persist::Persisting;
 use super::quorum_reads::QuorumReads;
 use super::read::{RunningHash, RunningSelect};
+use super::spread::Spread;
 use super::values::Loading;
 use crate::config::AutoCompaction;
 use crate::peer::PeerError;
@@ -36,12 +39,14 @@ pub struct Engine<D: Disk> {
     pub(super) config: EngineConfig,
     pub(super) state: State,
     pub(super) node: Node,
-    pub(super) wal: Wal<D>,
+    pub(super) wal: Lane<D>,
     pub(super) snapshots: SnapshotStore<D>,
     pub(super) checkpoints: Checkpoints,
     pub(super) lease_clock: LeaseClock,
     pub(super) keep_alives: KeepAlives,
     pub(super) group: Group,
+    pub(super) spread: Spread,
+    pub(super) leader_moves: Vec<LeaderMove>,
     pub(super) quorum_reads: QuorumReads,
     pub(super) auto_compact: AutoCompact,
     pub(super) now_us: u64,
@@ -136,6 +141,8 @@ pub struct GroupConfig {
     pub is_strict: bool,
     /// Whether all other members are dropped at the start.
     pub forces_new_cluster: bool,
+    /// The shard's place among several: it prefers the voter of the same place as its leader.
+    pub spread_rank: Option<usize>,
 }
 
 impl Default for GroupConfig {
@@ -150,6 +157,7 @@ impl Default for GroupConfig {
             advances_ticks: true,
             is_strict: true,
             forces_new_cluster: false,
+            spread_rank: None,
         }
     }
 }
@@ -261,6 +269,17 @@ pub enum EngineError {
     /// The lane's records are no log.
     #[error("raft log: {0}")]
     Replay(#[from] ReplayError),
+    /// The lane holds records of a shard that is not configured.
+    #[error(
+        "the log of {lane} holds records of shard {shard}, which is not configured there: configure the shards that this data \
+         directory had when it was last used"
+    )]
+    StrangeShard {
+        /// The lane.
+        lane: LaneId,
+        /// The id of the shard, which is made of its name.
+        shard: ShardId,
+    },
     /// What the log stands on is not there.
     #[error(transparent)]
     LostState(#[from] LostState),
@@ -305,6 +324,7 @@ impl<D: Disk> Engine<D> {
             Ask::WatchIdle => self.ports[port].published = None,
             Ask::Load(records) => self.load(origin, records),
             Ask::Checkpoint => self.request_checkpoint(origin),
+            Ask::MoveLeader(to) => self.move_leader(origin, to),
             // Everything committed is applied before a read looks at it.
             read if self.applying.is_some() => self.held_reads.push_back((origin, read)),
             read => self.take_read(origin, read),
@@ -313,6 +333,12 @@ impl<D: Disk> Engine<D> {
 
     /// One turn: everything that can be done without waiting.
     pub fn step(&mut self, clock: &impl Clock) -> Result<Activity, EngineError> {
+        self.begin_turn(clock)?;
+        self.end_turn(clock)
+    }
+
+    /// The part of a turn before the lane writes.
+    pub(super) fn begin_turn(&mut self, clock: &impl Clock) -> Result<(), EngineError> {
         let now_us = clock.now_us();
         self.now_us = now_us;
         self.lease_clock.advance(now_us);
@@ -320,16 +346,23 @@ impl<D: Disk> Engine<D> {
         self.on_durable(durable);
         self.advance_group();
         self.snapshots.pump()?;
+        self.seal()
+    }
+
+    /// The rest of it.
+    pub(super) fn end_turn(&mut self, clock: &impl Clock) -> Result<Activity, EngineError> {
         // The disk has work while what it has done is applied.
         self.write()?;
         self.apply_committed(clock)?;
         self.answer_keep_alives();
+        self.advance_leader_moves();
         self.advance_quorum_reads();
         self.advance_reads();
         self.advance_loads();
         self.advance_catch_ups()?;
         self.advance_scrub(clock);
         self.upkeep();
+        self.seal()?;
         self.write()?;
         // Reads that arrive before the next turn find everything committed applied.
         self.apply_committed(clock)?;
@@ -339,9 +372,8 @@ impl<D: Disk> Engine<D> {
         Ok(activity)
     }
 
-    /// Seals what waits and starts writing it.
+    /// Starts writing what was sealed.
     fn write(&mut self) -> Result<(), EngineError> {
-        self.seal()?;
         let durable = self.wal.pump(self.now_us)?;
         self.on_durable(durable);
         self.take_raft_messages();
@@ -422,9 +454,9 @@ impl<D: Disk> Engine<D> {
         &self.snapshots
     }
 
-    /// The lane, to drain what it measured.
-    pub fn wal_mut(&mut self) -> &mut Wal<D> {
-        &mut self.wal
+    /// Hands over how long the lane's writes took since the last call.
+    pub fn take_wal_latencies_us(&mut self, out: &mut Vec<u32>) {
+        self.wal.take_latencies_us(out);
     }
 
     /// Counters since the start.
@@ -487,6 +519,7 @@ impl<D: Disk> Engine<D> {
                 self.checkpoint_deadline_us(),
                 self.group_deadline_us(),
                 self.quorum_reads_deadline_us(),
+                self.leader_moves_deadline_us(),
             ]
             .into_iter()
             .flatten()
