@@ -17,7 +17,7 @@ use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Layer;
 use keelson_storage::state::Member;
 
-use super::limits::{HEARD_PENDING_BYTES_MAX, HEARD_PER_TURN_MAX, INBOUND_PER_TURN_MAX};
+use super::limits::{HEARD_PER_TURN_MAX, INBOUND_PER_TURN_MAX};
 use super::message::{EventBatch, Inbound, Outbound};
 use super::shard::{Activity, Engine, EngineError};
 use super::shards::Shards;
@@ -60,7 +60,7 @@ impl Leaving {
     /// Looks at the shards of this core; true when nobody needs this process any more. A shard is left when it applied
     /// its removal, or when the others have nothing to say to this member any more.
     fn look<D: Disk>(&self, shards: &mut Shards<D>, peers: &Peers) -> bool {
-        let is_left = |engine: &Engine<D>| engine.was_removed() || peers.is_let_go();
+        let is_left = |engine: &Engine<D>| engine.has_left() || peers.is_let_go();
         let main = shards.iter().find(|engine| engine.shard() == MAIN_SHARD_ID);
         if main.is_some_and(is_left) {
             self.main.get_or_init(|| ());
@@ -136,12 +136,8 @@ pub async fn run<D: Disk, C: Clock>(
     }
 }
 
-/// Takes what other members said, a bounded number of things; whether something is left. Nothing while the disk is far
-/// behind: then they are not read, and have to wait.
+/// Takes what other members said, a bounded number of things; whether something is left.
 fn take_heard<D: Disk>(shards: &mut Shards<D>, peers: &Peers) -> Result<bool, EngineError> {
-    if shards.pending_bytes() > HEARD_PENDING_BYTES_MAX {
-        return Ok(false);
-    }
     for _ in 0..HEARD_PER_TURN_MAX {
         match peers.take() {
             Some(Heard::Item { from, shard, item }) => match shards.place_of(shard) {
