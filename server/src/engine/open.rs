@@ -342,8 +342,8 @@ impl<D: Disk> Replayed<D> {
                 State::from_snapshot(Arc::clone(snapshot)),
             ),
         };
-        // Other members may need what this one has applied.
-        if config.group.founding.len() > 1 || state.cluster().members.len() > 1 {
+        // Other members may need what this one has applied. Who did not found the cluster has joined others.
+        if config.group.founding.len() != 1 || state.cluster().members.len() > 1 {
             replay = replay.keeping(NodeConfig::new(config.member, config.seed).keep);
         }
         Self {
