@@ -1,7 +1,5 @@
 //! Clients of keys and of leases: one operation at a time each, on a member of their own or on any.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use keelson_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use keelson_proto::etcdserverpb::request_op::Request as Op;
@@ -76,7 +74,7 @@ pub enum Came {
     /// The answer.
     Whole(Reply),
     /// These records are needed first.
-    Needs(Half, Vec<Arc<Record>>),
+    Needs(Half, Vec<Record>),
 }
 
 /// Draws the next operation of a client.
@@ -344,7 +342,7 @@ pub fn come(half: Option<Half>, answer: Answer) -> Came {
     })
 }
 
-fn fill(half: Option<Half>, records: Vec<Arc<Record>>) -> Reply {
+fn fill(half: Option<Half>, records: Vec<Record>) -> Reply {
     match half {
         Some(Half::Range(header, mut selection)) => {
             let mut whole = records.into_iter();

@@ -1,5 +1,6 @@
 //! What befalls the members of a run.
 
+use keelson_server::engine::message::{Ask, NO_TOKEN};
 use keelson_storage::ids::MemberId;
 
 use crate::check::{ClockJump, Violation};
@@ -195,27 +196,23 @@ impl World {
     }
 
     fn transfer(&mut self, place: usize) {
-        let to = self.members[place].id;
-        let runs = |member: &&mut crate::member::Member| {
-            let running = member.running.as_ref();
-            running.is_some_and(|running| running.engine.node().is_leader())
-        };
-        let leader = self.members.iter_mut().find(runs);
-        if let Some(leader) = leader
-            && let Some(running) = &mut leader.running
-            && running.engine.transfer_leader(to).is_ok()
-        {
-            running.wake_us = self.now_us;
-            self.trace
-                .event(self.now_us, format_args!("leadership is to go to {to}"));
+        let (to, now_us) = (self.members[place].id, self.now_us);
+        let runs = self
+            .members
+            .iter_mut()
+            .filter_map(|member| member.running.as_mut());
+        for running in runs.filter(|running| running.engine.node().is_leader()) {
+            running.ask(0, NO_TOKEN, Ask::MoveLeader(to), now_us);
             self.trace.count("leader transfer");
         }
+        self.trace
+            .event(now_us, format_args!("leadership is to go to {to}"));
     }
 
     fn ask_for_checkpoint(&mut self, place: usize) {
         let now_us = self.now_us;
         if let Some(running) = &mut self.members[place].running {
-            running.ask_checkpoint(now_us);
+            running.ask(0, NO_TOKEN, Ask::Checkpoint, now_us);
             self.trace.count("checkpoint asked for");
         }
     }

@@ -306,11 +306,6 @@ impl Running {
         self.wake_us = self.wake_us.min(now_us);
     }
 
-    /// Asks for a checkpoint; nobody waits for it.
-    pub fn ask_checkpoint(&mut self, now_us: u64) {
-        self.ask(0, NO_TOKEN, Ask::Checkpoint, now_us);
-    }
-
     /// One turn.
     ///
     /// # Errors

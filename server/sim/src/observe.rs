@@ -1,7 +1,5 @@
 //! What is seen of a member after each of its turns, and judged at once.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use keelson_server::engine::Engine;
 use keelson_storage::ids::Revision;
@@ -166,13 +164,13 @@ fn event(change: &Change) -> Event {
 
 /// The digest of a member's state. What it has on the disk only is taken from the record of all changes.
 pub(crate) fn digest(engine: &Engine<SharedDisk>, log: &EventLog) -> u64 {
-    engine.state().digest_with(&mut |record: Arc<Record>| {
+    engine.state().digest_with(&mut |record: Record| {
         if record.place().is_none() {
             return record;
         }
         let events = log.at(record.revision.0);
         let event = events.iter().find(|event| event.key == record.key());
         let event = event.expect("what a member has was recorded");
-        Arc::new(record.with_value(&event.value))
+        record.with_value(&event.value)
     })
 }

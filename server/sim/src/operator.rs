@@ -9,6 +9,8 @@ use crate::check::{Call, MembersChange, Violation};
 use crate::member::Member;
 use crate::world::World;
 
+/// Members that a cluster keeps, a learner among them perhaps.
+const REMAIN_MIN: usize = 3;
 /// Members that a cluster has at most.
 const MEMBERS_MAX: usize = 6;
 
@@ -28,7 +30,8 @@ impl World {
                 MembersChange::AddLearner(self.next_member - 1)
             }
             (1, Some(learner)) => MembersChange::Promote(learner.id),
-            (2, _) if known.len() > 1 => MembersChange::Remove(self.dice.pick(&known).id),
+            // A log that was alone is not kept for others.
+            (2, _) if known.len() > REMAIN_MIN => MembersChange::Remove(self.dice.pick(&known).id),
             _ => return,
         };
         self.send(index, Call::Members(change));

@@ -255,7 +255,7 @@ impl World {
         let Some(running) = &mut member.running else {
             return Ok(());
         };
-        if running.engine.was_removed() {
+        if running.engine.has_left() {
             member.is_removed = true;
             self.trace.count("member removed");
             self.crash_member(index);

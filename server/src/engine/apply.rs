@@ -243,20 +243,19 @@ impl<D: Disk> Engine<D> {
     }
 }
 
-/// Applies what a log that is being read has committed. `load` reads the values of cold records. Where one
-/// voter decides, everything that is on its disk is committed.
+/// Applies what a log that is being read has committed. `load` reads the values of cold records. Where this
+/// member alone decides, everything that is on its disk is committed; `decides_alone` says so of a state.
 pub(super) fn replay_committed(
     replay: &mut Replay,
     state: &mut State,
+    decides_alone: impl Fn(&State) -> bool,
     mut load: impl FnMut(Record) -> Result<Record, SnapshotError>,
 ) -> Result<(), EngineError> {
     loop {
         while let Some(entry) = replay.take_committed() {
             replay_entry(state, &entry, &mut load)?;
         }
-        let members = &state.cluster().members;
-        let voters = members.values().filter(|member| !member.is_learner);
-        if voters.count() > 1 || !replay.commit_as_sole_voter() {
+        if !decides_alone(state) || !replay.commit_as_sole_voter() {
             return Ok(());
         }
     }

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keelson_consensus::limits::ENTRY_COMMANDS_MAX;
-use keelson_consensus::node::{Body, Membership, MembershipChange, Message, NodeError};
+use keelson_consensus::node::{Body, Membership, MembershipChange, Message};
 use keelson_consensus::replicate::{ForwardRefusal, Item};
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::MemberRemoveRequest;
@@ -32,7 +32,7 @@ use super::auto_compact::AutoCompact;
 use super::lease_clock::LeaseClock;
 use super::limits::{
     BATCH_BYTES_MAX, FORWARDED_FORGOTTEN_AFTER_US, PEER_ITEMS_MAX, PUBLISH_RETRY_US,
-    REQUEST_COUNTER_BITS,
+    REMOVAL_LINGERS_ELECTIONS, REQUEST_COUNTER_BITS,
 };
 use super::reconfigure::{self, CONNECTED_AFTER_US, LeaderView};
 use super::shard::{Engine, EngineError, Origin, Queued};
@@ -46,6 +46,8 @@ pub(super) struct Group {
     next_tick_us: u64,
     /// Whether this member is the only voter.
     is_alone: bool,
+    /// Whether nobody else belongs to the group, learners included.
+    is_only: bool,
     /// The term in which this member is in office.
     office: Option<Term>,
     /// What other members are to be told, in order. Bounded: raft repeats what is lost.
@@ -59,6 +61,8 @@ pub(super) struct Group {
     handed_over: bool,
     /// This member belongs to the group no more.
     was_removed: bool,
+    /// When it has left for good, whoever may still need its vote.
+    leaves_at_us: u64,
     /// Messages that found no room.
     pub(super) dropped: u64,
 }
@@ -71,6 +75,7 @@ impl Group {
             tick_us,
             next_tick_us: now_us + tick_us,
             is_alone: false,
+            is_only: false,
             office: None,
             outbox: Vec::new(),
             forwarded: BTreeMap::new(),
@@ -78,6 +83,7 @@ impl Group {
             publish_at_us: now_us,
             handed_over: false,
             was_removed: false,
+            leaves_at_us: u64::MAX,
             dropped: 0,
         }
     }
@@ -128,6 +134,18 @@ impl<D: Disk> Engine<D> {
         self.group.was_removed
     }
 
+    /// Whether this member was removed so long ago that those who stay have had time for an election. Until then
+    /// they may need its vote: that the entry is committed may be known to nobody else yet.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.group.was_removed && self.now_us >= self.group.leaves_at_us
+    }
+
+    fn removal_lingers_us(&self) -> u64 {
+        let group = &self.config.group;
+        group.tick_us * group.election_ticks as u64 * REMOVAL_LINGERS_ELECTIONS
+    }
+
     /// What other members are to be told.
     pub fn take_peer_items(&mut self) -> Vec<(MemberId, Item)> {
         std::mem::take(&mut self.group.outbox)
@@ -168,14 +186,6 @@ impl<D: Disk> Engine<D> {
         self.node.report_unreachable(member);
     }
 
-    /// Offers the leadership to another voter.
-    ///
-    /// # Errors
-    /// This member does not lead, or the other one cannot.
-    pub fn transfer_leader(&mut self, to: MemberId) -> Result<(), NodeError> {
-        self.node.transfer_leader(to)
-    }
-
     /// Whether this member makes entries.
     pub(super) fn is_in_office(&self) -> bool {
         self.group.office == Some(self.node.term()) && self.node.is_leader()
@@ -190,13 +200,15 @@ impl<D: Disk> Engine<D> {
     pub(super) fn review_membership(&mut self) {
         let membership = self.node.membership();
         self.group.is_alone = membership.is_sole_voter(self.config.member);
+        self.group.is_only = self.group.is_alone && membership.learners.is_empty();
     }
 
     /// Ticks, and takes office when it is due.
     pub(super) fn advance_group(&mut self) {
         while self.now_us >= self.group.next_tick_us {
             self.group.next_tick_us += self.group.tick_us;
-            if !self.is_alone() || !self.node.is_leader() {
+            // Learners hear of their leader by its ticks alone.
+            if !self.group.is_only || !self.node.is_leader() {
                 self.node.tick();
             }
         }
@@ -208,7 +220,7 @@ impl<D: Disk> Engine<D> {
 
     /// When time matters to the group again.
     pub(super) fn group_deadline_us(&self) -> Option<u64> {
-        let is_settled = self.is_alone() && self.is_in_office();
+        let is_settled = self.group.is_only && self.is_in_office();
         (!is_settled).then_some(self.group.next_tick_us)
     }
 
@@ -486,6 +498,7 @@ impl<D: Disk> Engine<D> {
         }
         if change == MembershipChange::Remove(self.config.member) {
             self.group.was_removed = true;
+            self.group.leaves_at_us = self.now_us + self.removal_lingers_us();
         }
         self.review_membership();
     }

@@ -339,6 +339,9 @@ struct Replayed<D: Disk> {
     logged: VecDeque<(RaftIndex, Lsn)>,
     /// The last record of this shard.
     last_lsn: Lsn,
+    /// This member, if that is certain, and how many found the cluster.
+    me: Option<MemberId>,
+    founders: usize,
     /// The first record that made no sense; nothing after it is applied.
     error: Option<EngineError>,
 }
@@ -352,8 +355,8 @@ impl<D: Disk> Replayed<D> {
                 State::from_snapshot(Arc::clone(snapshot)),
             ),
         };
-        // Other members may need what this one has applied.
-        if config.group.founding.len() > 1 || state.cluster().members.len() > 1 {
+        // Other members may need what this one has applied. Who did not found the cluster has joined others.
+        if config.group.founding.len() != 1 || state.cluster().members.len() > 1 {
             replay = replay.keeping(NodeConfig::new(config.member, config.seed).keep);
         }
         Self {
@@ -363,6 +366,8 @@ impl<D: Disk> Replayed<D> {
             applied_lsn: Lsn(0),
             logged: VecDeque::new(),
             last_lsn: Lsn(0),
+            me: config.group.is_identity_certain.then_some(config.member),
+            founders: config.group.founding.len(),
             error: None,
         }
     }
@@ -394,7 +399,10 @@ impl<D: Disk> Replayed<D> {
         }
         self.replay.on_record(record)?;
         let snapshots = &mut self.snapshots;
-        replay_committed(&mut self.replay, &mut self.state, |record| {
+        let (me, founders) = (self.me, self.founders);
+        let decides_alone = |state: &State| decides_alone(state, me, founders);
+        let (replay, state) = (&mut self.replay, &mut self.state);
+        replay_committed(replay, state, decides_alone, |record| {
             load(snapshots, record)
         })?;
         let applied = self.state.applied().index;
@@ -405,6 +413,17 @@ impl<D: Disk> Replayed<D> {
             self.logged.pop_front();
         }
         Ok(())
+    }
+}
+
+/// Whether nobody else has a say in what is committed, as the state has it that was reached: before the cluster is
+/// founded it is its founders who decide.
+fn decides_alone(state: &State, me: Option<MemberId>, founders: usize) -> bool {
+    let mut voters = state.cluster().voters();
+    match (voters.next(), voters.next()) {
+        (None, _) => founders <= 1,
+        (Some(only), None) => me.is_none_or(|me| me.0 == only.id),
+        (Some(_), Some(_)) => false,
     }
 }
 

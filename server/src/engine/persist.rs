@@ -41,11 +41,9 @@ impl<D: Disk> Engine<D> {
             && self.has_room()
     }
 
-    /// Whether the raft group, the lane and memory take another entry. While the leadership is handed over the
-    /// group takes none: commands wait for who leads then.
+    /// Whether the raft group, the lane and memory take another entry.
     fn has_room(&self) -> bool {
         self.node.has_room()
-            && (self.node.transferring_to().is_none() || bugs::is_on(Bug::ProposeWhileHandingOver))
             && self.wal.pending_bytes() <= PENDING_BYTES_MAX
             && !self.is_held_back()
     }
