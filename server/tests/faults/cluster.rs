@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, MemberAddOptions};
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, MemberAddOptions};
 
+use crate::disk::Disk;
 use crate::load::connect;
 use crate::member::Member;
 use crate::network::Network;
 use crate::ports::free_port;
 use crate::proxy;
+use crate::switch::Switch;
 
 /// How many members a cluster has.
 pub const MEMBERS: usize = 3;
@@ -21,6 +23,37 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long the operator waits for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
+/// What members stand on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// Nothing between them.
+    Direct,
+    /// One network and one disk; proxies between them.
+    Proxies,
+    /// Each a network namespace, and a disk of its own that can be full.
+    Namespaces,
+}
+
+impl Ground {
+    /// What the environment asks for, or else the best there is.
+    pub fn of_environment() -> Ground {
+        let wanted = std::env::var("KEELSON_FAULTS_NET");
+        match wanted.as_deref() {
+            Ok("proxies") => return Ground::Proxies,
+            Ok("namespaces") => return Ground::Namespaces,
+            Ok(other) => panic!("KEELSON_FAULTS_NET is {other:?}, want proxies or namespaces"),
+            Err(_) => {}
+        }
+        match Switch::lay(&Network::default()) {
+            Ok(_) => Ground::Namespaces,
+            Err(why) => {
+                println!("with proxies, and without full disks: {why}");
+                Ground::Proxies
+            }
+        }
+    }
+}
+
 /// A cluster of real processes.
 pub struct Cluster {
     /// The members, by place.
@@ -29,34 +62,30 @@ pub struct Cluster {
     pub network: Network,
     /// What the members keep and print.
     pub folder: PathBuf,
+    /// By place, if members have disks of their own.
+    pub disks: Vec<Disk>,
+    switch: Option<Switch>,
 }
 
 impl Cluster {
-    /// Starts a cluster whose members reach each other through proxies, and waits until it serves.
-    pub async fn start(name: &str) -> Cluster {
-        let network = Network::default();
-        let folder = folder(name);
-        let mut members = Vec::new();
-        for index in 0..MEMBERS {
-            let (client, peer, proxied) = (free_port(), free_port(), free_port());
-            let target = format!("127.0.0.1:{peer}");
-            proxy::serve(proxied, target.clone(), index, network.clone()).await;
-            members.push(Member {
-                name: format!("n{index}"),
-                client_address: format!("127.0.0.1:{client}"),
-                peer_listen: target,
-                peer_url: format!("http://127.0.0.1:{proxied}"),
-                folder: folder.join(format!("n{index}")),
-                wrapper: Vec::new(),
-                founding: (String::new(), "new"),
-                child: None,
-            });
-        }
+    /// Starts a cluster, and waits until it serves.
+    pub async fn start(name: &str, ground: Ground) -> Cluster {
         let mut cluster = Cluster {
-            members,
-            network,
-            folder,
+            members: Vec::new(),
+            network: Network::default(),
+            folder: folder(name),
+            disks: Vec::new(),
+            switch: None,
         };
+        if ground == Ground::Namespaces {
+            Disk::sweep(&rounds());
+            let laid = Switch::lay(&cluster.network);
+            cluster.switch = Some(laid.unwrap_or_else(|why| panic!("no namespaces: {why}")));
+        }
+        for index in 0..MEMBERS {
+            let member = cluster.member(index, ground).await;
+            cluster.members.push(member);
+        }
         let founders = cluster.initial_cluster();
         for member in &mut cluster.members {
             member.founding.0.clone_from(&founders);
@@ -65,6 +94,45 @@ impl Cluster {
         cluster.all_healthy().await;
         cluster.learn_ids().await;
         cluster
+    }
+
+    async fn member(&mut self, index: usize, ground: Ground) -> Member {
+        let address = match &self.switch {
+            Some(switch) => switch.member_address(index),
+            None => "127.0.0.1".to_owned(),
+        };
+        let (client, peer) = (free_port(), free_port());
+        let peer_listen = format!("{address}:{peer}");
+        let mut peer_url = format!("http://{peer_listen}");
+        if ground == Ground::Proxies {
+            let proxied = free_port();
+            proxy::serve(proxied, peer_listen.clone(), index, self.network.clone()).await;
+            peer_url = format!("http://127.0.0.1:{proxied}");
+        }
+        let folder = self.folder.join(format!("n{index}"));
+        let mut member = Member {
+            name: format!("n{index}"),
+            client_address: format!("{address}:{client}"),
+            peer_listen,
+            peer_url,
+            data_dir: folder.join("data"),
+            folder,
+            wrapper: Vec::new(),
+            flags: Vec::new(),
+            founding: (String::new(), "new"),
+            child: None,
+        };
+        if let Some(switch) = &self.switch {
+            member.wrapper = switch.wrapper(index);
+            let disk = Disk::mount(&member.folder);
+            self.disks
+                .push(disk.unwrap_or_else(|why| panic!("no disk that can be full: {why}")));
+            member.data_dir = member.folder.join("disk/data");
+            // A full disk is noticed when the next segment is made.
+            let segment_bytes = 1 << 20;
+            member.flags = vec![format!("--wal-segment-bytes={segment_bytes}")];
+        }
+        member
     }
 
     fn initial_cluster(&self) -> String {
@@ -193,7 +261,7 @@ impl Cluster {
             Some(())
         })
         .await;
-        fs::remove_dir_all(self.members[index].data_dir()).expect("a member has data");
+        fs::remove_dir_all(&self.members[index].data_dir).expect("a member has data");
         let url = self.members[index].peer_url.clone();
         let new = self
             .insist(other, "a member is added", async |client| {
@@ -232,6 +300,22 @@ impl Cluster {
         }
     }
 
+    /// Ends alarms that a full disk has raised.
+    pub async fn disarm(&self) {
+        self.insist(0, "an alarm is ended", async |client| {
+            let alarms = client.alarm(AlarmAction::Get, AlarmType::None, None).await;
+            let alarms = alarms.ok()?;
+            for alarm in alarms.alarms() {
+                let mut which = AlarmOptions::new();
+                which.with_member(alarm.member_id());
+                let ended = client.alarm(AlarmAction::Deactivate, alarm.alarm(), Some(which));
+                ended.await.ok()?;
+            }
+            alarms.alarms().is_empty().then_some(())
+        })
+        .await;
+    }
+
     /// Asks a member until it does as it is told.
     async fn insist<T>(
         &self,
@@ -255,6 +339,9 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.members.clear();
+        self.switch = None;
+        // What the disks hold stays in their images.
+        self.disks.clear();
         if std::thread::panicking() {
             eprintln!("data and logs: {}", self.folder.display());
         } else {
@@ -268,7 +355,10 @@ impl Drop for Cluster {
 fn folder(name: &str) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let turn = COUNT.fetch_add(1, Ordering::Relaxed);
-    Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("faults")
-        .join(format!("{name}-{}-{turn}", std::process::id()))
+    rounds().join(format!("{name}-{}-{turn}", std::process::id()))
+}
+
+/// Where the folders of all rounds are.
+fn rounds() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults")
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::cluster::{Cluster, MEMBERS};
+use crate::load;
 use crate::network::Weather;
 use crate::record::Record;
 
@@ -46,6 +47,8 @@ pub enum Fault {
     RollingRestart,
     /// A member loses its disk; another one takes its place.
     Replace,
+    /// A member's disk has no room, while much is written.
+    FullDisk,
 }
 
 const ALL: [Fault; 13] = [
@@ -90,9 +93,13 @@ impl Fate {
                 }
             }
             Plan::Random(length) => {
+                let mut faults = ALL.to_vec();
+                if !cluster.disks.is_empty() {
+                    faults.push(Fault::FullDisk);
+                }
                 let until_us = self.record.now_us() + length.as_micros() as u64;
                 while self.record.now_us() < until_us {
-                    let fault = *self.dice.choice(&ALL).expect("there are faults");
+                    let fault = *self.dice.choice(&faults).expect("there are faults");
                     self.befall(fault, cluster).await;
                 }
             }
@@ -137,6 +144,7 @@ impl Fate {
                 }
             }
             Fault::Replace => cluster.replace(any).await,
+            Fault::FullDisk => self.fill_disk(cluster, any).await,
         }
         let served = cluster.serves().await;
         self.record.note(format!(
@@ -208,6 +216,21 @@ impl Fate {
             }
             self.wait(100, 500).await;
         }
+    }
+
+    async fn fill_disk(&mut self, cluster: &mut Cluster, index: usize) {
+        cluster.disks[index].fill();
+        let writer = (index + 1) % MEMBERS;
+        load::write_much(&self.record, cluster, writer).await;
+        self.wait(500, 3000).await;
+        cluster.disks[index].relieve();
+        if let Some(status) = cluster.members[index].has_exited() {
+            self.record
+                .note(format!("n{index} ended with {status} for want of room"));
+            cluster.members[index].start();
+        }
+        cluster.serves().await;
+        cluster.disarm().await;
     }
 
     async fn wait(&mut self, from_ms: u64, to_ms: u64) {

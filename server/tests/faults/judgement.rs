@@ -6,7 +6,7 @@ use std::time::Duration;
 use keelson_proto::etcdserverpb as pb;
 
 use crate::check::{
-    Call, EventLog, History, KvCounts, LeaseEnd, LeaseRules, Op, Outcome, Reply, Violation,
+    Call, EventLog, History, KvCounts, LeaseEnd, LeaseRules, Op, Outcome, Reply, Seen, Violation,
     check_all,
 };
 use crate::cluster::{Cluster, MEMBERS};
@@ -16,6 +16,12 @@ use crate::record::{Pages, Record};
 /// How long leases may live on when nobody keeps them alive: their time, and what a change of the leader adds.
 const LEASES_GONE_MAX: Duration = Duration::from_secs(LEASE_TTL_SECONDS_MAX + 15);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Clocks of one machine hardly run apart.
+const RULES: LeaseRules = LeaseRules {
+    drift_permille: 10,
+    late_us: 0,
+    leader_change_us: 0,
+};
 /// Those who ask for the last reads.
 const EXAMINER: u32 = 1000;
 
@@ -82,7 +88,7 @@ pub async fn examine(cluster: &Cluster, record: &Record) -> i64 {
 }
 
 /// Judges what was written down; `calm_from_us` is when the last fault had been over for a while.
-pub fn judge(record: &Record, calm_from_us: u64) -> Result<KvCounts, Violation> {
+pub fn judge(record: &Record, calm_from_us: u64) -> Result<(KvCounts, History), Violation> {
     let ended_us = record.now_us();
     let mut pages = record.pages();
     if let Some(violation) = pages.violations.first() {
@@ -113,12 +119,57 @@ pub fn judge(record: &Record, calm_from_us: u64) -> Result<KvCounts, Violation> 
         offices: Vec::new(),
         ended_us,
     };
-    let rules = LeaseRules {
-        drift_permille: 10,
-        late_us: 0,
-        leader_change_us: 0,
+    let counts = check_all(&history, &RULES)?;
+    Ok((counts, history))
+}
+
+/// Spoils a sound history in several ways, each of which the judges must find.
+pub fn spoil(history: &History) {
+    let is_write = |op: &&Op| matches!(op.reply(), Some(Reply::Put(_)));
+    let last = history.ops.iter().rfind(is_write).and_then(Op::reply);
+    let Some(Reply::Put(put)) = last else {
+        panic!("nobody put anything");
     };
-    check_all(&history, &rules)
+    let last = put
+        .header
+        .as_ref()
+        .expect("an answer has a header")
+        .revision;
+    let mut lost = history.clone();
+    lost.log = EventLog::default();
+    for revision in 2..last {
+        let changes = history.log.at(revision).to_vec();
+        lost.log.push(changes).expect("it was sound");
+    }
+    found(&lost, "G-D-1");
+
+    let mut stale = history.clone();
+    let is_read = |op: &&mut Op| {
+        matches!(&op.call, Call::Range(range) if !range.serializable && range.revision == 0)
+            && op.reply().is_some()
+    };
+    let read = stale.ops.iter_mut().find(is_read).expect("somebody read");
+    read.invoked_us = history.ended_us;
+    read.returned_us = Some(history.ended_us);
+    found(&stale, "G-KV-9");
+
+    let mut missed = history.clone();
+    let has_events = |(_, seen): &(u64, Seen)| matches!(seen, Seen::Events { .. });
+    let watch = missed
+        .watches
+        .iter_mut()
+        .find(|watch| watch.is_complete && watch.seen.iter().any(has_events))
+        .expect("a watch was complete");
+    watch
+        .seen
+        .retain(|seen| matches!(seen, (_, Seen::Created { .. })));
+    found(&missed, "G-W-3");
+}
+
+#[track_caller]
+fn found(history: &History, rule: &str) {
+    let found = check_all(history, &RULES).map_err(|violation| violation.rule);
+    assert_eq!(found, Err(rule), "the judges find what was spoiled");
 }
 
 /// Leases whose keys went by themselves: clients delete none of them.

@@ -11,6 +11,7 @@ use keelson_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetU
 use keelson_proto::etcdserverpb::request_op::Request;
 
 use crate::check::{Call, Outcome, Reply};
+use crate::cluster::Cluster;
 use crate::record::Record;
 use crate::translate;
 
@@ -21,6 +22,11 @@ const COMPACT_BEHIND: i64 = 150;
 const COMPACT_EVERY: Duration = Duration::from_secs(6);
 /// The longest time to live that a lease gets, in seconds.
 pub const LEASE_TTL_SECONDS_MAX: u64 = 6;
+/// What somebody writes in a short time who wants a disk to be full: more than a log has prepared.
+const MUCH_COUNT: u64 = 64;
+const MUCH_BYTES: usize = 48 << 10;
+const MUCH_PATIENCE: Duration = Duration::from_millis(500);
+const MUCH_CLIENT: u32 = 900;
 /// How long a client waits for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(8);
 
@@ -297,6 +303,31 @@ impl Worker {
 fn op(request: Request) -> pb::RequestOp {
     pb::RequestOp {
         request: Some(request),
+    }
+}
+
+/// Writes large values at a member, whether they are accepted or not.
+pub async fn write_much(record: &Record, cluster: &Cluster, index: usize) {
+    let Some(mut client) = cluster.client(index).await else {
+        return;
+    };
+    for turn in 0..MUCH_COUNT {
+        let mut value = format!("much-{}-{turn}-", record.now_us()).into_bytes();
+        value.resize(MUCH_BYTES, b'.');
+        let call = Call::Put(pb::PutRequest {
+            key: format!("m/{}", turn % 4).into(),
+            value: value.into(),
+            ..pb::PutRequest::default()
+        });
+        let number = record.invoke(MUCH_CLIENT, index, call.clone());
+        match tokio::time::timeout(MUCH_PATIENCE, ask(&mut client, &call)).await {
+            Ok(Ok(reply)) => record.conclude(number, Outcome::Done(reply)),
+            Ok(Err(error)) => match translate::outcome(&error) {
+                Outcome::Unknown => {}
+                outcome => record.conclude(number, outcome),
+            },
+            Err(_) => {}
+        }
     }
 }
 

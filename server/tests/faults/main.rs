@@ -4,6 +4,7 @@
 //!   round       a cluster's life: load, faults, recovery, judgement
 //!     cluster     three members and the network between them; leaders, joining and leaving
 //!       member      one process: started, stopped, killed, paused
+//!       disk        a small one that can be full; needs root
 //!       network     what each member's words to each other one have to suffer
 //!         proxy       carries it out on TCP connections; needs nothing
 //!         switch      carries it out on IP packets between network namespaces; needs root
@@ -22,7 +23,8 @@
 //! cargo test --release -p keelson --test faults -- --ignored --nocapture failover
 //! ```
 //!
-//! Knobs: `KEELSON_FAULTS_SEED`, `KEELSON_FAULTS_MINUTES`, `KEELSON_FAULTS_NET` (`proxies` or `namespaces`).
+//! Knobs: `KEELSON_FAULTS_SEED`, `KEELSON_FAULTS_MINUTES`, `KEELSON_FAULTS_NET` (`proxies` or `namespaces`; by default
+//! the long run takes namespaces where it can), `KEELSON_FAULTS_SERVER` (another build of the server).
 //!
 //! Invariant: a round never takes more from the cluster than the promises allow for, so a violation is the product's.
 
@@ -45,6 +47,7 @@ mod launch;
 mod ports;
 
 mod cluster;
+mod disk;
 mod failover;
 mod faults;
 mod judgement;
@@ -54,11 +57,13 @@ mod network;
 mod proxy;
 mod record;
 mod round;
+mod switch;
 mod translate;
 mod watchers;
 
 use std::time::Duration;
 
+use cluster::Ground;
 use faults::Plan;
 use round::{Round, number};
 
@@ -67,6 +72,7 @@ async fn g_d_1_what_was_promised_holds_under_faults() {
     let round = Round {
         seed: number("KEELSON_FAULTS_SEED", 1),
         plan: Plan::EachOnce,
+        ground: Ground::Proxies,
     };
     round.run().await;
 }

@@ -22,10 +22,14 @@ pub struct Member {
     pub peer_listen: String,
     /// Where other members reach it.
     pub peer_url: String,
-    /// Data, and everything that the process prints.
+    /// Everything that the process prints, and what else is its own.
     pub folder: PathBuf,
+    /// Its data directory.
+    pub data_dir: PathBuf,
     /// What the command begins with, if not with the server itself.
     pub wrapper: Vec<String>,
+    /// Flags beside those that every member gets.
+    pub flags: Vec<String>,
     /// `--initial-cluster` and `--initial-cluster-state`.
     pub founding: (String, &'static str),
     /// The process, unless it was stopped or killed.
@@ -38,11 +42,6 @@ impl Member {
         format!("http://{}", self.client_address)
     }
 
-    /// Its data directory.
-    pub fn data_dir(&self) -> PathBuf {
-        self.folder.join("data")
-    }
-
     /// Starts the process, and waits for nothing.
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
@@ -53,12 +52,13 @@ impl Member {
             .open(self.folder.join("server.log"))
             .expect("the log file can be opened");
         let errors = log.try_clone().expect("a file handle can be duplicated");
-        let server = env!("CARGO_BIN_EXE_keelson").to_owned();
+        let server = std::env::var("KEELSON_FAULTS_SERVER");
+        let server = server.unwrap_or_else(|_| env!("CARGO_BIN_EXE_keelson").to_owned());
         let mut words = self.wrapper.iter().cloned().chain([server]);
         let mut command = Command::new(words.next().expect("the server is always there"));
         command
             .args(words)
-            .args(self.flags())
+            .args(self.all_flags())
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors);
@@ -71,18 +71,22 @@ impl Member {
         self.child = Some(launch::spawn(command).expect("the server can be started"));
     }
 
-    fn flags(&self) -> Vec<String> {
+    fn all_flags(&self) -> Vec<String> {
         let (cluster, state) = &self.founding;
-        vec![
+        let usual = [
             format!("--name={}", self.name),
-            format!("--data-dir={}", self.data_dir().display()),
+            format!("--data-dir={}", self.data_dir.display()),
             format!("--listen-client-urls={}", self.endpoint()),
             format!("--advertise-client-urls={}", self.endpoint()),
             format!("--listen-peer-urls=http://{}", self.peer_listen),
             format!("--initial-advertise-peer-urls={}", self.peer_url),
             format!("--initial-cluster={cluster}"),
             format!("--initial-cluster-state={state}"),
-        ]
+        ];
+        usual
+            .into_iter()
+            .chain(self.flags.iter().cloned())
+            .collect()
     }
 
     /// Whether it answers that it is well.

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 
 use crate::check::KvCounts;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Ground};
 use crate::faults::{Fate, Plan};
-use crate::judgement::{census, examine, judge, leases_end};
+use crate::judgement::{census, examine, judge, leases_end, spoil};
 use crate::load::{Kind, PATIENCE, Worker};
 use crate::record::Record;
 use crate::watchers::Watcher;
@@ -43,10 +43,13 @@ pub struct Round {
     pub seed: u64,
     /// What befalls the cluster.
     pub plan: Plan,
+    /// What it stands on.
+    pub ground: Ground,
 }
 
 /// Rounds with one seed after the other.
 pub async fn many(seed: u64, length: Duration) {
+    let ground = Ground::of_environment();
     let start = Instant::now();
     let mut rounds = 0;
     let mut total = KvCounts::default();
@@ -55,6 +58,7 @@ pub async fn many(seed: u64, length: Duration) {
         let round = Round {
             seed: seed + rounds,
             plan: Plan::Random(ROUND.min(left)),
+            ground,
         };
         let counts = round.run().await;
         rounds += 1;
@@ -88,7 +92,7 @@ impl Round {
     }
 
     async fn live(self, record: &Record) -> KvCounts {
-        let mut cluster = Cluster::start(&format!("seed-{}", self.seed)).await;
+        let mut cluster = Cluster::start(&format!("seed-{}", self.seed), self.ground).await;
         record.note(format!("{self:?}, in {}", cluster.folder.display()));
         let clients = self.clients(&cluster, record);
         let watchers = self.watchers(&cluster, record);
@@ -117,7 +121,10 @@ impl Round {
         let census = census(&record.pages().ops);
         let watched = record.pages().watches.len();
         match judge(record, calm_from_us) {
-            Ok(counts) => {
+            Ok((counts, history)) => {
+                if self.plan == Plan::EachOnce {
+                    spoil(&history);
+                }
                 record.note(format!("{census}; {watched} watches; {counts:?}"));
                 cluster.stop().await;
                 counts
