@@ -129,7 +129,7 @@ impl Cluster {
                 .push(disk.unwrap_or_else(|why| panic!("no disk that can be full: {why}")));
             member.data_dir = member.folder.join("disk/data");
             // A full disk is noticed when the next segment is made.
-            let segment_bytes = 1 << 20;
+            let segment_bytes = 2 << 20;
             member.flags = vec![format!("--wal-segment-bytes={segment_bytes}")];
         }
         member

@@ -23,7 +23,7 @@ const COMPACT_EVERY: Duration = Duration::from_secs(6);
 /// The longest time to live that a lease gets, in seconds.
 pub const LEASE_TTL_SECONDS_MAX: u64 = 6;
 /// What somebody writes in a short time who wants a disk to be full: more than a log has prepared.
-const MUCH_COUNT: u64 = 64;
+const MUCH_COUNT: u64 = 120;
 const MUCH_BYTES: usize = 48 << 10;
 const MUCH_PATIENCE: Duration = Duration::from_millis(500);
 const MUCH_CLIENT: u32 = 900;
