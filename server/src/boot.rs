@@ -197,6 +197,7 @@ fn group_config(config: &Config, identity: &Identity) -> GroupConfig {
         election_ticks: config.election_ticks(),
         advances_ticks: config.initial_election_tick_advance,
         is_strict: config.strict_reconfig_check,
+        log_keep_entries: usize::try_from(config.snapshot_catchup_entries).unwrap_or(usize::MAX),
         forces_new_cluster: config.force_new_cluster,
     }
 }

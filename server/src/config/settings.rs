@@ -80,6 +80,8 @@ pub struct Config {
     pub quota_backend_bytes: Option<u64>,
     /// `--snapshot-count`.
     pub snapshot_count: u64,
+    /// `--snapshot-catchup-entries`.
+    pub snapshot_catchup_entries: u64,
     /// `--max-txn-ops`.
     pub max_txn_ops: u32,
     /// `--max-request-bytes`; a message may be 512 KiB larger.

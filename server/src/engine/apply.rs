@@ -28,6 +28,13 @@ pub(super) struct Applying {
     commands: Peekable<std::vec::IntoIter<(Origin, Request)>>,
 }
 
+impl Applying {
+    /// What is left of it.
+    pub(super) fn into_commands(self) -> impl Iterator<Item = (Origin, Request)> {
+        self.commands
+    }
+}
+
 impl<D: Disk> Engine<D> {
     /// Applies every entry that is committed, up to a command that needs a value from the disk: the rest
     /// waits for it, and so do reads.

@@ -16,14 +16,37 @@ use keelson_storage::wal::WalConfig;
 use proptest::prelude::*;
 
 use super::engine_tests::{config, crash, disks};
-use super::message::{Answer, Ask, Inbound, Outbound, Token};
+use super::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, Token};
 use super::{CheckpointConfig, Disks, Engine, EngineConfig, GroupConfig};
 use crate::runtime::ManualClock;
 
-const MEMBERS: usize = 3;
-const STEP_US: u64 = 1_000;
+pub(super) const MEMBERS: usize = 3;
+pub(super) const STEP_US: u64 = 1_000;
 
-fn member(index: usize) -> Member {
+/// What leads to snapshots, or does not.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    /// Commands from one checkpoint to the next.
+    pub(super) checkpoint_commands: u64,
+    /// Entries that stay for members that lag.
+    pub(super) log_keep_entries: usize,
+}
+
+impl Shape {
+    /// Members that lag are fed from the log.
+    const LOG: Self = Self {
+        checkpoint_commands: u64::MAX,
+        log_keep_entries: 50_000,
+    };
+
+    /// They are soon behind it.
+    pub(super) const SNAPSHOTS: Self = Self {
+        checkpoint_commands: 10,
+        log_keep_entries: 4,
+    };
+}
+
+pub(super) fn member(index: usize) -> Member {
     Member {
         id: 11 + index as u64,
         name: format!("m{index}"),
@@ -44,21 +67,27 @@ fn founding() -> Vec<Member> {
         .collect()
 }
 
-fn start(disks: Disks<SimDisk>, index: usize, seed: u64, clock: &ManualClock) -> Engine<SimDisk> {
+fn start(
+    disks: Disks<SimDisk>,
+    index: usize,
+    seed: u64,
+    shape: Shape,
+    clock: &ManualClock,
+) -> Engine<SimDisk> {
     let config = EngineConfig {
         member: MemberId(11 + index as u64),
         group: GroupConfig {
             is_identity_certain: true,
             founding: founding(),
             tick_us: 20_000,
+            log_keep_entries: shape.log_keep_entries,
             ..GroupConfig::default()
         },
         seed,
         cores: 1,
-        // Members that lag are fed from the log.
         checkpoint: CheckpointConfig {
-            commands: u64::MAX,
-            log_bytes: (u64::MAX, u64::MAX),
+            commands: shape.checkpoint_commands,
+            log_bytes: (0, u64::MAX),
             ..config().checkpoint
         },
         ..config()
@@ -73,10 +102,10 @@ fn start(disks: Disks<SimDisk>, index: usize, seed: u64, clock: &ManualClock) ->
 }
 
 /// A small generator: the test's own choices come from the seed alone.
-struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(super) fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -84,7 +113,7 @@ impl Dice {
     }
 }
 
-enum Asked {
+pub(super) enum Asked {
     Put {
         key: Bytes,
     },
@@ -94,28 +123,36 @@ enum Asked {
     },
 }
 
-struct World {
-    clock: ManualClock,
-    dice: Dice,
-    engines: Vec<Option<Engine<SimDisk>>>,
-    kept: Vec<Option<Disks<SimDisk>>>,
+pub(super) struct World {
+    pub(super) clock: ManualClock,
+    pub(super) dice: Dice,
+    shape: Shape,
+    pub(super) engines: Vec<Option<Engine<SimDisk>>>,
+    pub(super) kept: Vec<Option<Disks<SimDisk>>>,
     wire: VecDeque<(u64, usize, usize, Item)>,
-    cut: BTreeSet<(usize, usize)>,
-    loss_percent: u64,
+    pub(super) cut: BTreeSet<(usize, usize)>,
+    pub(super) loss_percent: u64,
     now_us: u64,
     asked: Vec<BTreeMap<u64, Asked>>,
-    acknowledged: BTreeSet<Bytes>,
+    pub(super) acknowledged: BTreeSet<Bytes>,
     next_token: u64,
     reads: u64,
     starts: u64,
+    /// Snapshots taken over, by all engines that ever ran.
+    pub(super) received: u64,
+    /// What an engine says to a core beside replies, if somebody wants to know.
+    pub(super) told: Option<(usize, VecDeque<Outbound>)>,
+    /// Sees every item before it is sent; false loses it.
+    pub(super) censor: Option<Box<dyn FnMut(usize, usize, &Item) -> bool>>,
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, shape: Shape) -> Self {
         let clock = ManualClock::default();
         let mut world = Self {
             clock,
             dice: Dice(seed | 1),
+            shape,
             engines: Vec::new(),
             kept: (0..MEMBERS).map(|_| None).collect(),
             wire: VecDeque::new(),
@@ -127,6 +164,9 @@ impl World {
             next_token: 0,
             reads: 0,
             starts: 0,
+            received: 0,
+            told: None,
+            censor: None,
         };
         for index in 0..MEMBERS {
             let disks = disks(seed.wrapping_add(index as u64));
@@ -138,10 +178,11 @@ impl World {
 
     fn start(&mut self, index: usize, disks: Disks<SimDisk>) -> Engine<SimDisk> {
         self.starts += 1;
-        start(disks, index, self.starts * 100 + index as u64, &self.clock)
+        let seed = self.starts * 100 + index as u64;
+        start(disks, index, seed, self.shape, &self.clock)
     }
 
-    fn ask(&mut self, index: usize, asked: Asked) {
+    pub(super) fn ask(&mut self, index: usize, asked: Asked) {
         let Some(engine) = &mut self.engines[index] else {
             return;
         };
@@ -167,7 +208,7 @@ impl World {
         engine.on_inbound(0, Inbound { token, ask });
     }
 
-    fn step(&mut self) {
+    pub(super) fn step(&mut self) {
         self.now_us += STEP_US;
         self.clock.advance_us(STEP_US);
         let due: Vec<_> = {
@@ -194,7 +235,23 @@ impl World {
         let Some(engine) = &mut self.engines[index] else {
             return;
         };
-        engine.step(&self.clock).expect("the disk works");
+        let received = engine.facts().snapshots_received;
+        let stepped = engine.step(&self.clock);
+        self.received += engine.facts().snapshots_received - received;
+        if stepped.is_err() {
+            // Its power failed.
+            return self.crash(index);
+        }
+        if let Some((_, told)) = self.told.as_mut().filter(|(member, _)| *member == index) {
+            while let Some(reply) = engine.take_reply(0) {
+                told.push_back(reply);
+            }
+            if let Some(batch) = engine.publish(0).expect("no value is damaged") {
+                engine.on_published(0, &batch);
+                told.push_back(Outbound::Batch(batch));
+            }
+        }
+        drop(engine.take_discarded());
         let items = engine.take_peer_items();
         let mut replies = Vec::new();
         while let Some(reply) = engine.take_reply(0) {
@@ -203,6 +260,11 @@ impl World {
         for (to, item) in items {
             let to = (to.0 - 11) as usize;
             let is_lost = self.dice.roll(100) < self.loss_percent;
+            let is_lost = is_lost
+                || self
+                    .censor
+                    .as_mut()
+                    .is_some_and(|passes| !passes(index, to, &item));
             if !is_lost && !self.cut.contains(&(index, to)) {
                 let delay_us = self.dice.roll(5) * STEP_US;
                 self.wire
@@ -218,6 +280,9 @@ impl World {
         let Outbound::Reply { token, result } = reply else {
             return;
         };
+        if token == NO_TOKEN {
+            return;
+        }
         let asked = self.asked[index].remove(&token.0);
         match (
             asked.expect("only what was asked is answered, and once"),
@@ -243,22 +308,26 @@ impl World {
         }
     }
 
-    fn crash(&mut self, index: usize) {
+    pub(super) fn crash(&mut self, index: usize) {
         if let Some(engine) = self.engines[index].take() {
             self.kept[index] = Some(crash(engine));
             self.asked[index].clear();
         }
     }
 
-    fn restart(&mut self, index: usize) {
+    pub(super) fn restart(&mut self, index: usize) {
         if let Some(disks) = self.kept[index].take() {
             let engine = self.start(index, disks);
             self.engines[index] = Some(engine);
         }
     }
 
-    fn write_somewhere(&mut self) {
+    pub(super) fn write_somewhere(&mut self) {
         let index = self.dice.roll(MEMBERS as u64) as usize;
+        self.write_at(index);
+    }
+
+    pub(super) fn write_at(&mut self, index: usize) {
         let key = Bytes::from(format!("k{:06}", self.next_token));
         self.ask(index, Asked::Put { key });
     }
@@ -270,7 +339,7 @@ impl World {
     }
 
     /// Until somebody is in office whom all follow, and nothing is on its way.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         self.cut.clear();
         self.loss_percent = 0;
         (0..MEMBERS).for_each(|index| self.restart(index));
@@ -313,7 +382,7 @@ impl World {
         panic!("the group does not settle");
     }
 
-    fn check(&mut self) {
+    pub(super) fn check(&mut self) {
         let mut contents = Vec::new();
         for engine in self.engines.iter_mut().flatten() {
             let request = RangeRequest {
@@ -344,7 +413,7 @@ impl World {
 
 #[test]
 fn g_r_3_three_members_serve_wherever_a_client_asks() {
-    let mut world = World::new(3);
+    let mut world = World::new(3, Shape::LOG);
     world.settle();
     for _ in 0..200 {
         world.write_somewhere();
@@ -364,7 +433,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
     #[test]
     fn g_r_3_g_d_1_acknowledged_writes_survive_crashes_and_cuts(seed in any::<u64>()) {
-        let mut world = World::new(seed);
+        let shape = if seed % 2 == 0 { Shape::LOG } else { Shape::SNAPSHOTS };
+        let mut world = World::new(seed, shape);
         world.settle();
         for _ in 0..40 {
             match world.dice.roll(8) {

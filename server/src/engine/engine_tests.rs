@@ -244,6 +244,7 @@ impl World {
                     raft_term,
                 }),
                 Outbound::CatchUp(slice) => core.fanout.on_caught_up(&slice),
+                Outbound::Leap { .. } => unreachable!("no other member sends a snapshot"),
                 Outbound::Progress { stream, revision } => {
                     core.fanout.on_progress(stream, revision);
                 }

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use keelson_consensus::limits::ENTRY_COMMANDS_MAX;
-use keelson_consensus::node::{Membership, MembershipChange, Message};
+use keelson_consensus::node::{Body, Membership, MembershipChange, Message};
 use keelson_consensus::replicate::{ForwardRefusal, Item};
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::MemberRemoveRequest;
@@ -113,9 +113,21 @@ impl<D: Disk> Engine<D> {
                 self.on_forward_refused(why, &request_ids);
                 Ok(())
             }
-            // Files are not sent yet, so nobody answers or offers one.
-            other => {
-                tracing::debug!(member = %from, kind = ?std::mem::discriminant(&other), "message without meaning");
+            Item::SnapshotOffer(offer) => self.on_snapshot_offer(from, offer),
+            Item::SnapshotData {
+                transfer,
+                offset,
+                data,
+            } => {
+                self.on_snapshot_data(from, transfer, offset, &data);
+                Ok(())
+            }
+            Item::SnapshotAck { transfer, ack } => {
+                self.on_snapshot_ack(from, transfer, ack);
+                Ok(())
+            }
+            Item::Server { kind, .. } => {
+                tracing::debug!(member = %from, kind, "message of a later version");
                 Ok(())
             }
         }
@@ -165,6 +177,7 @@ impl<D: Disk> Engine<D> {
     /// A message to this member could not be sent.
     pub fn on_unreachable(&mut self, member: MemberId) {
         self.node.report_unreachable(member);
+        self.on_transfer_unreachable(member);
     }
 
     /// Whether this member makes entries.
@@ -334,8 +347,29 @@ impl<D: Disk> Engine<D> {
     /// Hands what may leave to the links.
     pub(super) fn take_raft_messages(&mut self) {
         for (to, message) in self.node.take_messages() {
-            self.group.send(to, Item::Raft(message));
+            match message.body {
+                Body::Snapshot { at, membership } => {
+                    self.send_snapshot(to, message.term, at, membership);
+                }
+                _ => self.group.send(to, Item::Raft(message)),
+            }
         }
+    }
+
+    /// Tells another member something.
+    pub(super) fn group_send(&mut self, to: MemberId, item: Item) {
+        self.group.send(to, item);
+    }
+
+    /// Those who wait for forwarded commands.
+    pub(super) fn take_all_forwarded(&mut self) -> impl Iterator<Item = Origin> + use<D> {
+        let forwarded = std::mem::take(&mut self.group.forwarded);
+        forwarded.into_values().map(|(origin, _)| origin)
+    }
+
+    /// This member was removed while it did not hear of it.
+    pub(super) fn on_own_removal(&mut self) {
+        self.group.was_removed = true;
     }
 
     /// The leader hands over before it ends.

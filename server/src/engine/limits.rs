@@ -2,7 +2,9 @@
 //!
 //! Unit tests run with much smaller slices, so that what is rare in production happens all the time.
 
-use keelson_storage::limits::{WAL_PENDING_BYTES_MAX, WAL_RECORD_PAYLOAD_BYTES_MAX};
+use keelson_storage::limits::{
+    SNAPSHOT_BLOCK_BYTES, WAL_PENDING_BYTES_MAX, WAL_RECORD_PAYLOAD_BYTES_MAX,
+};
 use keelson_storage::state::{Command, ENTRY_HEADER_BYTES};
 
 /// Requests of one front core that the engine holds at once; the front answers "too many requests"
@@ -110,6 +112,17 @@ pub const CHECKPOINT_RETRY_US: u64 = 10_000_000;
 /// How long a checkpoint that has used its rate up pauses (microseconds).
 pub const CHECKPOINT_PAUSE_US: u64 = 1_000;
 
+/// Bytes of a snapshot file in one message to another member.
+pub const SNAPSHOT_PIECE_BYTES: u64 = if cfg!(test) { 4096 } else { 256 << 10 };
+/// Bytes of a snapshot file that are read or on their way, and not yet with the receiver's disk.
+pub const SNAPSHOT_WINDOW_BYTES: u64 = if cfg!(test) { 12 << 10 } else { 8 << 20 };
+/// A receiver that has got no further for so long is asked where it is (microseconds).
+pub const SNAPSHOT_REPEAT_US: u64 = if cfg!(test) { 50_000 } else { 1_000_000 };
+/// After so long without a word from the other side a transfer is given up (microseconds).
+pub const SNAPSHOT_ABANDONED_AFTER_US: u64 = if cfg!(test) { 1_000_000 } else { 30_000_000 };
+/// How long after a failure a snapshot is sent again (microseconds).
+pub const SNAPSHOT_RETRY_US: u64 = if cfg!(test) { 50_000 } else { 1_000_000 };
+
 /// How often leases are checked for expiry, in microseconds. etcd checks as often.
 pub const LEASE_CHECK_INTERVAL_US: u64 = 500_000;
 
@@ -149,3 +162,6 @@ const _: () = assert!(BATCH_BYTES_MAX < keelson_consensus::limits::ENTRY_PAYLOAD
 const _: () = assert!(INBOUND_PER_TURN_MAX <= keelson_consensus::limits::ENTRY_COMMANDS_MAX);
 const _: () = assert!(LEASE_RENEW_GATHER_US < LEASE_RENEW_AHEAD_LOW_MS * 1000);
 const _: () = assert!(INBOUND_RING_SLOTS > REQUESTS_PER_CORE_MAX);
+const _: () = assert!(SNAPSHOT_WINDOW_BYTES >= SNAPSHOT_PIECE_BYTES);
+const _: () = assert!(SNAPSHOT_PIECE_BYTES.is_multiple_of(SNAPSHOT_BLOCK_BYTES as u64));
+const _: () = assert!(SNAPSHOT_REPEAT_US < SNAPSHOT_ABANDONED_AFTER_US);

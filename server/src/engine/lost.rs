@@ -39,7 +39,8 @@ impl LostState {
     }
 
     /// Checks a log without entries, whose first record would be `first_lsn`. A log that was trimmed stands on a
-    /// snapshot, and nothing begins a snapshot file before there is an entry.
+    /// snapshot. Nothing begins a snapshot file before there is an entry, unless the file came from another member: then
+    /// there is a term, and nothing was trimmed.
     ///
     /// # Errors
     /// The snapshot that the log stands on is not there, or may be one of those that look unfinished.
@@ -48,8 +49,11 @@ impl LostState {
         first_lsn: Lsn,
         unfinished: &[String],
     ) -> Result<(), LostState> {
-        let stands_on_nothing = replay.snapshot_index() == RaftIndex(0) && first_lsn > Lsn(1);
-        if replay.has_entries() || (unfinished.is_empty() && !stands_on_nothing) {
+        let is_trimmed = first_lsn > Lsn(1);
+        let stands_on_nothing = replay.snapshot_index() == RaftIndex(0) && is_trimmed;
+        let may_be_received = replay.has_hard_state() && !is_trimmed;
+        let is_clear = unfinished.is_empty() || may_be_received;
+        if replay.has_entries() || (is_clear && !stands_on_nothing) {
             return Ok(());
         }
         Err(Self {

@@ -36,10 +36,14 @@ mod open;
 mod persist;
 mod quorum_reads;
 mod read;
+mod receiving;
 pub mod reconfigure;
 pub mod report;
+mod sending;
 mod shard;
+mod swap;
 mod values;
+mod verify;
 
 #[cfg(test)]
 mod cluster_tests;
@@ -51,8 +55,10 @@ mod lease_tests;
 mod lost_tests;
 #[cfg(test)]
 mod report_tests;
+#[cfg(test)]
+mod transfer_tests;
 
-pub use checkpoint::CheckpointConfig;
+pub use checkpoint::{CheckpointConfig, Discarded};
 pub use lost::LostState;
 pub use open::Disks;
 pub use shard::{Activity, Durations, Engine, EngineConfig, EngineError, EngineFacts, GroupConfig};

@@ -15,7 +15,7 @@ use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Record;
 use keelson_storage::recovery::RecoveryReport;
 use keelson_storage::snapshot::{SnapshotError, SnapshotStore};
-use keelson_storage::state::{Member, State};
+use keelson_storage::state::{Cluster, Member, State};
 use keelson_storage::wal::{RecordKind, Wal, WalConfig, WalRecord};
 
 use super::apply::replay_committed;
@@ -25,6 +25,7 @@ use super::group::Group;
 use super::lease_clock::LeaseClock;
 use super::lost::LostState;
 use super::offline;
+use super::sending::{Sending, snapshot_mark};
 use super::shard::{Durations, Engine, EngineConfig, EngineError, EngineFacts, Port};
 use crate::runtime::Clock;
 
@@ -81,9 +82,10 @@ impl<D: Disk> Engine<D> {
             scrub_pending: state.compact_revision() > state.scrubbed_revision(),
             compacting_since_us: None,
             now_us,
-            config,
             state,
             wal,
+            sending: Sending::new(config.seed),
+            receiving: None,
             snapshots,
             checkpoints: Checkpoints::new(now_us),
             logged,
@@ -106,6 +108,7 @@ impl<D: Disk> Engine<D> {
             stopping: false,
             facts: EngineFacts::default(),
             durations: Durations::default(),
+            config,
         };
         engine.start_alone(clock)?;
         Ok((engine, report))
@@ -187,7 +190,7 @@ impl<D: Disk> Replayed<D> {
         };
         // Other members may need what this one has applied.
         if config.group.founding.len() > 1 || state.cluster().members.len() > 1 {
-            replay = replay.keeping(NodeConfig::new(config.member, config.seed).keep);
+            replay = replay.keeping(node_config(config).keep);
         }
         Self {
             replay,
@@ -227,8 +230,6 @@ impl<D: Disk> Replayed<D> {
 
 /// The group as the log left it.
 fn restore_node(config: &EngineConfig, state: &State, log: ReplayedLog) -> Node {
-    let mut node_config = NodeConfig::new(config.member, config.seed);
-    node_config.election_ticks = config.group.election_ticks;
     let membership = if config.group.forces_new_cluster {
         Membership::of_voters([config.member])
     } else {
@@ -240,30 +241,39 @@ fn restore_node(config: &EngineConfig, state: &State, log: ReplayedLog) -> Node 
         entries: log.entries,
         applied: log.applied,
         membership,
-        snapshot: None,
+        snapshot: state.snapshot().and_then(|file| snapshot_mark(file)),
     };
-    Node::restore(node_config, restored)
+    Node::restore(node_config(config), restored)
+}
+
+fn node_config(config: &EngineConfig) -> NodeConfig {
+    let mut node_config = NodeConfig::new(config.member, config.seed);
+    node_config.election_ticks = config.group.election_ticks;
+    node_config.keep.entries = config.group.log_keep_entries;
+    node_config
 }
 
 /// Who belongs to the group: before the entry that founds the cluster, the founding members.
 fn membership(state: &State, founding: &[Member]) -> Membership {
-    let known = &state.cluster().members;
-    let of = |members: &mut dyn Iterator<Item = &Member>| {
-        let mut membership = Membership::default();
-        for member in members {
-            let ids = match member.is_learner {
-                true => &mut membership.learners,
-                false => &mut membership.voters,
-            };
-            ids.insert(MemberId(member.id));
-        }
-        membership
-    };
-    if known.is_empty() {
-        of(&mut founding.iter())
-    } else {
-        of(&mut known.values())
+    membership_of(state.cluster()).unwrap_or_else(|| group_of(founding.iter()))
+}
+
+/// Who belongs to the group of a cluster that was founded.
+pub(super) fn membership_of(cluster: &Cluster) -> Option<Membership> {
+    let known = &cluster.members;
+    (!known.is_empty()).then(|| group_of(known.values()))
+}
+
+fn group_of<'m>(members: impl Iterator<Item = &'m Member>) -> Membership {
+    let mut membership = Membership::default();
+    for member in members {
+        let ids = match member.is_learner {
+            true => &mut membership.learners,
+            false => &mut membership.voters,
+        };
+        ids.insert(MemberId(member.id));
     }
+    membership
 }
 
 /// The whole of a cold record. Blocks.

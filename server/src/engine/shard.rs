@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use keelson_consensus::Node;
 use keelson_consensus::durable::ReplayError;
+use keelson_consensus::limits::LOG_BEHIND_ENTRIES_MAX;
 use keelson_consensus::node::NodeError;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::ResponseHeader;
@@ -26,6 +27,8 @@ use super::message::{Answer, Ask, CatchUp, CaughtUp, EventBatch, Inbound, Outbou
 use super::persist::Persisting;
 use super::quorum_reads::QuorumReads;
 use super::read::{RunningHash, RunningSelect};
+use super::receiving::Receiving;
+use super::sending::Sending;
 use super::values::Loading;
 use crate::config::AutoCompaction;
 use crate::peer::PeerError;
@@ -39,6 +42,8 @@ pub struct Engine<D: Disk> {
     pub(super) wal: Wal<D>,
     pub(super) snapshots: SnapshotStore<D>,
     pub(super) checkpoints: Checkpoints,
+    pub(super) sending: Sending,
+    pub(super) receiving: Option<Receiving>,
     pub(super) lease_clock: LeaseClock,
     pub(super) keep_alives: KeepAlives,
     pub(super) group: Group,
@@ -134,6 +139,8 @@ pub struct GroupConfig {
     pub advances_ticks: bool,
     /// Whether changes of the membership that put the quorum at risk are refused.
     pub is_strict: bool,
+    /// Entries of the log that stay in memory for members that lag.
+    pub log_keep_entries: usize,
     /// Whether all other members are dropped at the start.
     pub forces_new_cluster: bool,
 }
@@ -149,6 +156,7 @@ impl Default for GroupConfig {
             election_ticks: 10,
             advances_ticks: true,
             is_strict: true,
+            log_keep_entries: LOG_BEHIND_ENTRIES_MAX,
             forces_new_cluster: false,
         }
     }
@@ -232,6 +240,12 @@ pub struct EngineFacts {
     pub checkpoints: u64,
     /// Checkpoints that failed.
     pub checkpoints_failed: u64,
+    /// Snapshots that arrived at other members.
+    pub snapshots_sent: u64,
+    /// Snapshots that did not arrive there.
+    pub snapshots_unsent: u64,
+    /// Snapshots of other members whose state this one took over.
+    pub snapshots_received: u64,
 }
 
 /// How long applying took, since it was last drained.
@@ -320,6 +334,7 @@ impl<D: Disk> Engine<D> {
         self.on_durable(durable);
         self.advance_group();
         self.snapshots.pump()?;
+        self.advance_receiving()?;
         // The disk has work while what it has done is applied.
         self.write()?;
         self.apply_committed(clock)?;
@@ -333,6 +348,7 @@ impl<D: Disk> Engine<D> {
         self.write()?;
         // Reads that arrive before the next turn find everything committed applied.
         self.apply_committed(clock)?;
+        self.advance_sending();
         let checkpoint_goes_on = self.advance_checkpoint()?;
         let mut activity = self.activity();
         activity.busy |= checkpoint_goes_on;
@@ -479,6 +495,8 @@ impl<D: Disk> Engine<D> {
                 upkeep,
                 wal,
                 self.checkpoint_deadline_us(),
+                self.sending_deadline_us(),
+                self.receiving_deadline_us(),
                 self.group_deadline_us(),
                 self.quorum_reads_deadline_us(),
             ]

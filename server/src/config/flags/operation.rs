@@ -204,9 +204,9 @@ pub(super) const OPERATION: &[Flag] = {
             "snapshot-catchup-entries",
             Features,
             Uint,
-            "5000",
-            Idle("what stays of the log for members that lag is bounded by rules of its own"),
-            "",
+            "50000",
+            Used,
+            "Entries of the log that stay in memory for members that lag; further back they get a snapshot.",
         ),
         row(
             "max-snapshots",
