@@ -8,6 +8,8 @@
 //!     FORMAT                  two lines: what this is, and its version
 //!     LOCK                    locked by the process that owns the directory; holds its process id
 //!     member/IDENTITY         which member of which cluster it is
+//!     member/REJOIN           there while the member gets all its data from the others
+//!     member/damaged/         what was set aside for that
 //!     member/wal-0000/        one directory per WAL lane
 //!     member/snap-0000/       one directory per shard: its snapshot files
 //! ```
@@ -17,6 +19,7 @@
 //! that is still taken for new.
 
 mod identity;
+mod rejoin;
 mod stopped;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};

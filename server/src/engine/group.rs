@@ -126,8 +126,8 @@ impl<D: Disk> Engine<D> {
                 self.on_snapshot_ack(from, transfer, ack);
                 Ok(())
             }
-            Item::Server { kind, .. } => {
-                tracing::debug!(member = %from, kind, "message of a later version");
+            Item::Server { kind, body } => {
+                self.on_server_item(from, kind, body);
                 Ok(())
             }
         }
@@ -200,7 +200,8 @@ impl<D: Disk> Engine<D> {
     pub(super) fn advance_group(&mut self) {
         while self.now_us >= self.group.next_tick_us {
             self.group.next_tick_us += self.group.tick_us;
-            if !self.is_alone() || !self.node.is_leader() {
+            let has_part = !self.is_alone() || !self.node.is_leader();
+            if has_part && !self.is_rejoining() {
                 self.node.tick();
             }
         }
@@ -388,7 +389,10 @@ impl<D: Disk> Engine<D> {
     }
 
     fn on_raft_message(&mut self, from: MemberId, message: Message) -> Result<(), EngineError> {
-        self.node.on_message(from, message)?;
+        // Who begins anew must not vote, accept or confirm anything.
+        if !self.is_rejoining() {
+            self.node.on_message(from, message)?;
+        }
         Ok(())
     }
 

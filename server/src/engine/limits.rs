@@ -113,15 +113,18 @@ pub const CHECKPOINT_RETRY_US: u64 = 10_000_000;
 pub const CHECKPOINT_PAUSE_US: u64 = 1_000;
 
 /// Bytes of a snapshot file in one message to another member.
-pub const SNAPSHOT_PIECE_BYTES: u64 = if cfg!(test) { 4096 } else { 256 << 10 };
+pub const SNAPSHOT_PIECE_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 256 << 10 };
 /// Bytes of a snapshot file that are read or on their way, and not yet with the receiver's disk.
-pub const SNAPSHOT_WINDOW_BYTES: u64 = if cfg!(test) { 12 << 10 } else { 8 << 20 };
+pub const SNAPSHOT_WINDOW_BYTES: u64 = if cfg!(test) { 48 << 10 } else { 8 << 20 };
 /// A receiver that has got no further for so long is asked where it is (microseconds).
 pub const SNAPSHOT_REPEAT_US: u64 = if cfg!(test) { 50_000 } else { 1_000_000 };
 /// After so long without a word from the other side a transfer is given up (microseconds).
 pub const SNAPSHOT_ABANDONED_AFTER_US: u64 = if cfg!(test) { 1_000_000 } else { 30_000_000 };
 /// How long after a failure a snapshot is sent again (microseconds).
 pub const SNAPSHOT_RETRY_US: u64 = if cfg!(test) { 50_000 } else { 1_000_000 };
+
+/// How often a member that begins anew asks the others how they stand (microseconds).
+pub const REJOIN_REPEAT_US: u64 = if cfg!(test) { 20_000 } else { 200_000 };
 
 /// How often leases are checked for expiry, in microseconds. etcd checks as often.
 pub const LEASE_CHECK_INTERVAL_US: u64 = 500_000;

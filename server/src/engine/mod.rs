@@ -38,6 +38,7 @@ mod quorum_reads;
 mod read;
 mod receiving;
 pub mod reconfigure;
+mod rejoin;
 pub mod report;
 mod sending;
 mod shard;

@@ -25,6 +25,7 @@ use super::group::Group;
 use super::lease_clock::LeaseClock;
 use super::lost::LostState;
 use super::offline;
+use super::rejoin::Rejoin;
 use super::sending::{Sending, snapshot_mark};
 use super::shard::{Durations, Engine, EngineConfig, EngineError, EngineFacts, Port};
 use crate::runtime::Clock;
@@ -86,6 +87,8 @@ impl<D: Disk> Engine<D> {
             wal,
             sending: Sending::new(config.seed),
             receiving: None,
+            rejoin: (config.group.rejoins).then(|| Rejoin::new(config.seed, now_us)),
+            has_rejoined: false,
             snapshots,
             checkpoints: Checkpoints::new(now_us),
             logged,

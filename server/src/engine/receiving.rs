@@ -87,6 +87,10 @@ impl<D: Disk> Engine<D> {
             }
             self.give_up_receiving();
         }
+        if !self.may_begin_with(&offer) {
+            self.answer(from, offer.transfer, SnapshotAck::Failed);
+            return Ok(());
+        }
         if !is_needed {
             // Its log has got there in another way. Raft tells the leader.
             self.answer(from, offer.transfer, SnapshotAck::Done);
@@ -279,11 +283,16 @@ impl<D: Disk> Engine<D> {
         from: MemberId,
         offer: &SnapshotOffer,
     ) -> Result<(), EngineError> {
-        let body = Body::Snapshot {
-            at: offer.at,
-            membership: offer.membership.clone(),
-        };
-        let term = offer.term;
+        let (term, at) = (offer.term, offer.at);
+        let membership = offer.membership.clone();
+        if self.is_rejoining() {
+            // Meanwhile others may have gone on to a later term.
+            if self.may_begin_with(offer) {
+                self.node.rejoin(from, term, at, membership)?;
+            }
+            return Ok(());
+        }
+        let body = Body::Snapshot { at, membership };
         self.node.on_message(from, Message { term, body })?;
         Ok(())
     }
@@ -312,6 +321,7 @@ impl<D: Disk> Engine<D> {
         }
         self.node.on_persisted(number);
         self.review_membership();
+        self.end_rejoin();
     }
 
     /// Tells the sender where to go on.

@@ -28,6 +28,7 @@ use super::persist::Persisting;
 use super::quorum_reads::QuorumReads;
 use super::read::{RunningHash, RunningSelect};
 use super::receiving::Receiving;
+use super::rejoin::Rejoin;
 use super::sending::Sending;
 use super::values::Loading;
 use crate::config::AutoCompaction;
@@ -44,6 +45,9 @@ pub struct Engine<D: Disk> {
     pub(super) checkpoints: Checkpoints,
     pub(super) sending: Sending,
     pub(super) receiving: Option<Receiving>,
+    /// Set while this member has nothing that counts.
+    pub(super) rejoin: Option<Rejoin>,
+    pub(super) has_rejoined: bool,
     pub(super) lease_clock: LeaseClock,
     pub(super) keep_alives: KeepAlives,
     pub(super) group: Group,
@@ -143,6 +147,8 @@ pub struct GroupConfig {
     pub log_keep_entries: usize,
     /// Whether all other members are dropped at the start.
     pub forces_new_cluster: bool,
+    /// Whether this member's data was damaged: its directories are empty, and `peers` are the members of its cluster.
+    pub rejoins: bool,
 }
 
 impl Default for GroupConfig {
@@ -158,6 +164,7 @@ impl Default for GroupConfig {
             is_strict: true,
             log_keep_entries: LOG_BEHIND_ENTRIES_MAX,
             forces_new_cluster: false,
+            rejoins: false,
         }
     }
 }
@@ -315,6 +322,7 @@ impl<D: Disk> Engine<D> {
             Ask::LeaseKeepAlive(renewals) => self.keep_alives.on_asked(origin, renewals),
             Ask::CatchUp(catch_up) => self.catch_ups.push_back((port, catch_up)),
             Ask::Progress(stream) => self.mark_progress(port, stream),
+            Ask::WatchOpen if self.hold_watch_open(port) => {}
             Ask::WatchOpen => self.open_watch(port),
             Ask::WatchIdle => self.ports[port].published = None,
             Ask::Load(records) => self.load(origin, records),
@@ -333,6 +341,7 @@ impl<D: Disk> Engine<D> {
         let durable = self.wal.pump(now_us)?;
         self.on_durable(durable);
         self.advance_group();
+        self.advance_rejoin();
         self.snapshots.pump()?;
         self.advance_receiving()?;
         // The disk has work while what it has done is applied.
@@ -497,6 +506,7 @@ impl<D: Disk> Engine<D> {
                 self.checkpoint_deadline_us(),
                 self.sending_deadline_us(),
                 self.receiving_deadline_us(),
+                self.rejoin_deadline_us(),
                 self.group_deadline_us(),
                 self.quorum_reads_deadline_us(),
             ]
