@@ -8,9 +8,10 @@
 //! one message. Invariant: the data directory's lock is held from before replay until after the last write.
 
 mod identity;
+mod rejoin;
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -67,8 +68,8 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let cores = config.cores.resolve(&online)?;
     // A disk that cannot be used leaves a directory that is still nobody's.
     let disks = open_disks(config, &dir)?;
-    let identity = identity.settle(&dir)?;
-    let (mut engine, report) = open_engine(config, disks, &identity, cores.len())?;
+    let mut identity = identity.settle(&dir)?;
+    let (mut engine, report) = rejoin::open(config, &dir, disks, &mut identity, cores.len())?;
     if engine.knows_nobody() {
         engine.learn_peers(identity::ask_again(config, fetch_running)?);
     }
@@ -82,6 +83,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         registry,
         failure: Arc::new(OnceLock::new()),
         checkpoint: Arc::new(Bell::new()?),
+        data_dir: config.data_dir.clone(),
     };
     let peers = PeerSeat {
         config: PeerConfig::new(
@@ -104,6 +106,9 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     log_serving(config);
     tell_supervisor(NotifyState::Ready);
     running.join()?;
+    if let Some(error) = shared.failure.get() {
+        rejoin::after_failure(config, &dir, error);
+    }
     drop(dir);
     if let Some(error) = shared.failure.get() {
         bail!("the engine stopped, nothing more was acknowledged: {error}");
@@ -199,6 +204,7 @@ fn group_config(config: &Config, identity: &Identity) -> GroupConfig {
         is_strict: config.strict_reconfig_check,
         log_keep_entries: usize::try_from(config.snapshot_catchup_entries).unwrap_or(usize::MAX),
         forces_new_cluster: config.force_new_cluster,
+        rejoins: identity.rejoins,
     }
 }
 
@@ -277,6 +283,7 @@ struct Shared {
     failure: Arc<OnceLock<EngineError>>,
     /// Rung for a checkpoint.
     checkpoint: Arc<Bell>,
+    data_dir: PathBuf,
 }
 
 /// What every core needs to know.
@@ -447,7 +454,13 @@ impl EngineRun {
     async fn run(self, core: Core, plan: CorePlan) {
         let metrics = plan.shared.registry.core(ENGINE_CORE).clone();
         let mut reporter = Reporter::new(plan.slow_apply);
-        let observe = |engine: &mut Engine<UringDisk>| reporter.report(engine, &metrics);
+        let data_dir = plan.shared.data_dir.clone();
+        let observe = |engine: &mut Engine<UringDisk>| {
+            reporter.report(engine, &metrics);
+            if engine.take_rejoined() {
+                rejoin::finish(&data_dir);
+            }
+        };
         let ended = match Peers::start(self.peers.config, self.peers.listeners) {
             Ok(peers) => {
                 let (engine, ports, drained) = (self.engine, self.ports, self.drained);

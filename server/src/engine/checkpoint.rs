@@ -308,6 +308,7 @@ impl<D: Disk> Engine<D> {
     /// must reach what a snapshot stands for.
     fn must_checkpoint_wait(&self) -> bool {
         self.receiving.is_some()
+            || self.is_rejoining()
             || self.node.is_installing()
             || self.node.persisted() < self.state.applied().index
     }

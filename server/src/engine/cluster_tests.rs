@@ -71,14 +71,21 @@ fn start(
     disks: Disks<SimDisk>,
     index: usize,
     seed: u64,
-    shape: Shape,
+    (shape, rejoins): (Shape, bool),
     clock: &ManualClock,
 ) -> Engine<SimDisk> {
+    let (founding, peers) = if rejoins {
+        (Vec::new(), founding())
+    } else {
+        (founding(), Vec::new())
+    };
     let config = EngineConfig {
         member: MemberId(11 + index as u64),
         group: GroupConfig {
             is_identity_certain: true,
-            founding: founding(),
+            founding,
+            peers,
+            rejoins,
             tick_us: 20_000,
             log_keep_entries: shape.log_keep_entries,
             ..GroupConfig::default()
@@ -138,6 +145,8 @@ pub(super) struct World {
     next_token: u64,
     reads: u64,
     starts: u64,
+    /// Members whose disks were damaged, until they are whole again.
+    pub(super) rejoining: BTreeSet<usize>,
     /// Snapshots taken over, by all engines that ever ran.
     pub(super) received: u64,
     /// What an engine says to a core beside replies, if somebody wants to know.
@@ -164,6 +173,7 @@ impl World {
             next_token: 0,
             reads: 0,
             starts: 0,
+            rejoining: BTreeSet::new(),
             received: 0,
             told: None,
             censor: None,
@@ -179,7 +189,8 @@ impl World {
     fn start(&mut self, index: usize, disks: Disks<SimDisk>) -> Engine<SimDisk> {
         self.starts += 1;
         let seed = self.starts * 100 + index as u64;
-        start(disks, index, seed, self.shape, &self.clock)
+        let rejoins = self.rejoining.contains(&index);
+        start(disks, index, seed, (self.shape, rejoins), &self.clock)
     }
 
     pub(super) fn ask(&mut self, index: usize, asked: Asked) {
@@ -238,6 +249,9 @@ impl World {
         let received = engine.facts().snapshots_received;
         let stepped = engine.step(&self.clock);
         self.received += engine.facts().snapshots_received - received;
+        if engine.take_rejoined() {
+            self.rejoining.remove(&index);
+        }
         if stepped.is_err() {
             // Its power failed.
             return self.crash(index);
@@ -316,10 +330,20 @@ impl World {
     }
 
     pub(super) fn restart(&mut self, index: usize) {
-        if let Some(disks) = self.kept[index].take() {
+        if let Some(mut disks) = self.kept[index].take() {
+            if self.rejoining.contains(&index) {
+                // Whatever is there does not count.
+                disks = super::engine_tests::disks(self.dice.roll(u64::MAX));
+            }
             let engine = self.start(index, disks);
             self.engines[index] = Some(engine);
         }
+    }
+
+    /// The disks of a member turn out to be damaged.
+    pub(super) fn damage(&mut self, index: usize) {
+        self.crash(index);
+        self.rejoining.insert(index);
     }
 
     pub(super) fn write_somewhere(&mut self) {
@@ -437,7 +461,12 @@ proptest! {
         let mut world = World::new(seed, shape);
         world.settle();
         for _ in 0..40 {
-            match world.dice.roll(8) {
+            match world.dice.roll(9) {
+                // Never a second one before the first is whole: the others hold what it has lost.
+                8 if world.rejoining.is_empty() => {
+                    let index = world.dice.roll(MEMBERS as u64) as usize;
+                    world.damage(index);
+                }
                 0 => {
                     let index = world.dice.roll(MEMBERS as u64) as usize;
                     world.crash(index);

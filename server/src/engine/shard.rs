@@ -310,6 +310,25 @@ pub enum EngineError {
     Node(#[from] NodeError),
 }
 
+impl EngineError {
+    /// Whether this member's disk does not have what was written to it.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Wal(error) => {
+                matches!(
+                    error,
+                    WalError::Damaged { .. } | WalError::MissingSegment { .. }
+                )
+            }
+            Self::Snapshot(error) => matches!(error, SnapshotError::Damaged { .. }),
+            Self::LostState(_) | Self::Replay(_) => true,
+            Self::Node(error) => matches!(error, NodeError::LogLost { .. }),
+            _ => false,
+        }
+    }
+}
+
 impl<D: Disk> Engine<D> {
     /// Takes one message from a front core.
     pub fn on_inbound(&mut self, port: usize, inbound: Inbound) {

@@ -196,6 +196,48 @@ fn g_d_4_power_loss_at_any_write_of_an_install_is_survived() {
     }
 }
 
+#[test]
+fn g_d_3_a_member_whose_disks_are_damaged_gets_everything_from_the_others() {
+    for seed in 40..44 {
+        let mut world = World::new(seed, Shape::SNAPSHOTS);
+        world.settle();
+        write(&mut world, 20);
+        // Twice in a row, and the leader as well.
+        for victim in [follower(&world), leader(&world)] {
+            world.damage(victim);
+            write(&mut world, 5);
+            world.settle();
+            assert!(world.rejoining.is_empty());
+            world.check();
+        }
+    }
+}
+
+#[test]
+fn g_d_3_who_begins_anew_does_nothing_while_one_of_the_others_is_silent() {
+    let mut world = World::new(45, Shape::SNAPSHOTS);
+    world.settle();
+    write(&mut world, 20);
+    let victim = follower(&world);
+    let leader = leader(&world);
+    world.damage(victim);
+    // The leader alone is no majority, and the member must not help it to one.
+    world.crash(MEMBERS - victim - leader);
+    world.restart(victim);
+    let acknowledged = world.acknowledged.len();
+    for _ in 0..2_000 {
+        world.write_at(leader);
+        world.step();
+    }
+    assert_eq!(world.acknowledged.len(), acknowledged);
+    assert!(world.rejoining.contains(&victim));
+    let engine = world.engines[victim].as_ref().expect("it runs");
+    assert!(engine.is_rejoining());
+    assert_eq!(engine.node().last().0, 0);
+    recovers(&mut world);
+    assert!(world.rejoining.is_empty());
+}
+
 struct Client {
     fanout: FanOut,
     stream: StreamKey,
@@ -389,6 +431,10 @@ fn who_leads_again_after_a_transfer_holds_the_file_no_more() {
     }
     for engine in world.engines.into_iter().flatten() {
         let names = engine.snapshots.into_disk().names();
-        assert_eq!(names.len(), 1, "older files and unfinished ones are gone: {names:?}");
+        assert_eq!(
+            names.len(),
+            1,
+            "older files and unfinished ones are gone: {names:?}"
+        );
     }
 }

@@ -261,3 +261,56 @@ async fn g_r_3_a_member_is_replaced_by_one_with_an_empty_disk() {
         server.stop().await;
     }
 }
+
+/// Flips bits of a byte of the first file in a folder of a member's data, counted from the end if negative.
+fn damage(server: &Server, folder: &str, at: i64) {
+    let folder = server.data_dir().join("member").join(folder);
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .expect("the folder is there")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    files.sort();
+    let mut content = std::fs::read(&files[0]).expect("the file can be read");
+    let at = at.rem_euclid(content.len() as i64) as usize;
+    content[at] ^= 0x55;
+    std::fs::write(&files[0], content).expect("the file can be written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g_d_3_damage_on_one_member_is_repaired_from_the_others() {
+    let _alone = heavy().await;
+    let mut servers = start_with("repair", &ports(), SHORT_LOG).await;
+    for turn in 0..150 {
+        put(&servers[turn % MEMBERS], &format!("before-{turn:03}")).await;
+    }
+    // A record in the middle of the log, then a page of the snapshot's index.
+    for (turn, folder, at) in [(1, "wal-0000", 4096 + 300), (2, "snap-0000", -5000)] {
+        servers[2].stop().await;
+        damage(&servers[2], folder, at);
+        servers[2].restart().await;
+        serves(&servers[2]).await;
+        eventually("the member is whole", || async {
+            let marker = servers[2].data_dir().join("member/REJOIN");
+            (!marker.exists()).then_some(())
+        })
+        .await;
+        let log = servers[2].log();
+        let repaired = log.matches("this member has everything again").count();
+        assert_eq!(repaired, turn, "{log}");
+        put(&servers[2], &format!("after-{turn}")).await;
+        assert_eq!(keys(&servers[2]).await.len(), 150 + turn);
+        have_the_same(&servers).await;
+        // What it has now is sound, and it counts.
+        servers[2].stop().await;
+        servers[2].restart().await;
+        serves(&servers[2]).await;
+        assert!(!servers[2].data_dir().join("member/damaged").exists());
+    }
+    servers[0].kill9();
+    put(&servers[2], "without-one").await;
+    for server in &mut servers {
+        if server.is_running() {
+            server.stop().await;
+        }
+    }
+}
