@@ -34,7 +34,9 @@ use crate::engine::driver::{self, PortRings};
 use crate::engine::limits::{INBOUND_RING_SLOTS, OUTBOUND_RING_SLOTS};
 use crate::engine::message::{Inbound, Outbound};
 use crate::engine::report::Reporter;
-use crate::engine::{CheckpointConfig, Disks, Engine, EngineConfig, EngineError, GroupConfig};
+use crate::engine::{
+    CheckpointConfig, CompareConfig, Disks, Engine, EngineConfig, EngineError, GroupConfig,
+};
 use crate::front::api::{Api, ApiConfig, HttpApi, RpcObserver, progress_notifier, pump, sweeper};
 use crate::front::{ArrivalSeat, Front, FrontConfig, HandoverSeat, Listener, Role, handover};
 use crate::observe::{Facts, Registry, log};
@@ -165,6 +167,14 @@ fn open_engine(
         quota_bytes: config.quota_backend_bytes,
         auto_compact: config.auto_compaction,
         checkpoint: checkpoint_config(config),
+        compare: CompareConfig {
+            interval_us: config.corrupt_check_time.map(micros),
+            after_compaction_us: config
+                .feature_gates
+                .enabled("CompactHashCheck")
+                .then(|| micros(config.compact_hash_check_time)),
+            at_start: config.feature_gates.enabled("InitialCorruptCheck"),
+        },
         snapshots: StoreConfig {
             cache_bytes_max: config.tuning.storage.memory_budget_bytes,
             keeps_written: true,
@@ -191,6 +201,10 @@ fn start_seed(member: MemberId) -> u64 {
     let now_ms = since_epoch.unwrap_or_default().as_millis() as u64;
     // Half of it ends up in request ids, so both parts are in the lower half too.
     member.0 ^ (member.0 >> 32) ^ now_ms
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn group_config(config: &Config, identity: &Identity) -> GroupConfig {

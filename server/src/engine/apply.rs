@@ -125,8 +125,11 @@ impl<D: Disk> Engine<D> {
         while let Some((_, request)) = applying.commands.peek() {
             let mut cold = self.state.cold_values(request);
             if !cold.is_empty() {
-                if !self.warm(&mut cold)? {
-                    return Ok(false);
+                match self.warm(&mut cold) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(false),
+                    Err(error) if self.is_mended_by_others(&error) => return Ok(false),
+                    Err(error) => return Err(error.into()),
                 }
                 self.state.supply(cold);
             }
@@ -200,7 +203,10 @@ impl<D: Disk> Engine<D> {
             Request::LeaseExpire(expire) => {
                 self.lease_clock.on_expired(expire.id);
             }
-            Request::Alarm(_) => self.nospace_proposed = false,
+            Request::Alarm(_) => {
+                self.nospace_proposed = false;
+                self.review_alarms();
+            }
             Request::ClusterInit(_) => self.found_group(),
             Request::Compact(_) if result.is_ok() => self
                 .auto_compact

@@ -195,6 +195,7 @@ impl<D: Disk> Engine<D> {
     /// and in the log, and a snapshot of it is tried again.
     fn on_checkpoint_failed(&mut self, error: &SnapshotError) {
         tracing::error!(%error, "a checkpoint failed; it is tried again");
+        self.is_mended_by_others(error);
         self.facts.checkpoints_failed += 1;
         self.checkpoints.retry_at_us = self.now_us + CHECKPOINT_RETRY_US;
         self.checkpoints.requested = true;

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 
 use super::engine_tests::{config, crash, disks};
 use super::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, Token};
-use super::{CheckpointConfig, Disks, Engine, EngineConfig, GroupConfig};
+use super::{CheckpointConfig, CompareConfig, Disks, Engine, EngineConfig, GroupConfig};
 use crate::runtime::ManualClock;
 
 pub(super) const MEMBERS: usize = 3;
@@ -30,19 +30,27 @@ pub(super) struct Shape {
     pub(super) checkpoint_commands: u64,
     /// Entries that stay for members that lag.
     pub(super) log_keep_entries: usize,
+    /// When members compare what they hold.
+    pub(super) compare: CompareConfig,
 }
 
 impl Shape {
     /// Members that lag are fed from the log.
-    const LOG: Self = Self {
+    pub(super) const LOG: Self = Self {
         checkpoint_commands: u64::MAX,
         log_keep_entries: 50_000,
+        compare: CompareConfig {
+            interval_us: None,
+            after_compaction_us: None,
+            at_start: false,
+        },
     };
 
     /// They are soon behind it.
     pub(super) const SNAPSHOTS: Self = Self {
         checkpoint_commands: 10,
         log_keep_entries: 4,
+        ..Self::LOG
     };
 }
 
@@ -92,6 +100,7 @@ fn start(
         },
         seed,
         cores: 1,
+        compare: shape.compare,
         checkpoint: CheckpointConfig {
             commands: shape.checkpoint_commands,
             log_bytes: (0, u64::MAX),

@@ -15,9 +15,9 @@ use keelson_storage::ids::MemberId;
 use keelson_storage::io::Disk;
 use keelson_storage::state::Member;
 
+use super::checkpoint::Discarded;
 use super::limits::{HEARD_PER_TURN_MAX, INBOUND_PER_TURN_MAX};
 use super::message::{EventBatch, Inbound, Outbound};
-use super::checkpoint::Discarded;
 use super::shard::{Activity, Engine, EngineError};
 use crate::peer::{Heard, Peers};
 use crate::runtime::{self, Bell, Clock, Inbox, LocalEvent, Outbox, Watch};

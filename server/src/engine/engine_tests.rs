@@ -60,6 +60,7 @@ pub(super) fn config() -> EngineConfig {
                 ..BuilderConfig::default()
             },
         },
+        compare: Default::default(),
         snapshots: StoreConfig {
             cache_bytes_max: 4096,
             ..StoreConfig::default()

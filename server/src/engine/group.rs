@@ -379,6 +379,11 @@ impl<D: Disk> Engine<D> {
             return;
         }
         self.group.handed_over = true;
+        self.give_office_away();
+    }
+
+    /// Has the member that is furthest lead.
+    pub(super) fn give_office_away(&mut self) {
         let peers = self.node.progress().into_iter();
         let voters = peers.filter(|peer| peer.is_active && !peer.is_learner);
         if let Some(best) = voters.max_by_key(|peer| peer.matched)

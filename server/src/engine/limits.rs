@@ -126,6 +126,14 @@ pub const SNAPSHOT_RETRY_US: u64 = if cfg!(test) { 50_000 } else { 1_000_000 };
 /// How often a member that begins anew asks the others how they stand (microseconds).
 pub const REJOIN_REPEAT_US: u64 = if cfg!(test) { 20_000 } else { 200_000 };
 
+/// How often a member whose snapshot is damaged tries to get another one (microseconds).
+pub const MEND_REPEAT_US: u64 = if cfg!(test) { 100_000 } else { 1_000_000 };
+
+/// How long members have to hash what they hold before a comparison goes on without them (microseconds).
+pub const COMPARE_ANSWERED_AFTER_US: u64 = if cfg!(test) { 500_000 } else { 60_000_000 };
+/// Hashes for comparisons that wait to be made.
+pub const COMPARE_JOBS_MAX: usize = 8;
+
 /// How often leases are checked for expiry, in microseconds. etcd checks as often.
 pub const LEASE_CHECK_INTERVAL_US: u64 = 500_000;
 

@@ -23,6 +23,7 @@ mod auto_compact;
 mod build;
 mod checkpoint;
 pub mod client;
+mod compare;
 pub mod driver;
 mod group;
 mod history;
@@ -30,6 +31,7 @@ mod keep_alive;
 mod lease_clock;
 pub mod limits;
 mod lost;
+mod mend;
 pub mod message;
 pub(crate) mod offline;
 mod open;
@@ -49,6 +51,8 @@ mod verify;
 #[cfg(test)]
 mod cluster_tests;
 #[cfg(test)]
+mod compare_tests;
+#[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
 mod lease_tests;
@@ -60,6 +64,7 @@ mod report_tests;
 mod transfer_tests;
 
 pub use checkpoint::{CheckpointConfig, Discarded};
+pub use compare::CompareConfig;
 pub use lost::LostState;
 pub use open::Disks;
 pub use shard::{Activity, Durations, Engine, EngineConfig, EngineError, EngineFacts, GroupConfig};

@@ -21,6 +21,7 @@ use keelson_storage::wal::{RecordKind, Wal, WalConfig, WalRecord};
 use super::apply::replay_committed;
 use super::auto_compact::AutoCompact;
 use super::checkpoint::Checkpoints;
+use super::compare::Comparing;
 use super::group::Group;
 use super::lease_clock::LeaseClock;
 use super::lost::LostState;
@@ -89,6 +90,8 @@ impl<D: Disk> Engine<D> {
             receiving: None,
             rejoin: (config.group.rejoins).then(|| Rejoin::new(config.seed, now_us)),
             has_rejoined: false,
+            mend_at_us: None,
+            comparing: Comparing::new(config.compare, config.seed, now_us),
             snapshots,
             checkpoints: Checkpoints::new(now_us),
             logged,
@@ -113,6 +116,7 @@ impl<D: Disk> Engine<D> {
             durations: Durations::default(),
             config,
         };
+        engine.review_alarms();
         engine.start_alone(clock)?;
         Ok((engine, report))
     }

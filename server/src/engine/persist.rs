@@ -19,7 +19,10 @@ pub(super) enum Persisting {
     /// The last record of a ready.
     Ready(ReadyNumber),
     /// The record of a snapshot that takes the place of the log, and the one before it.
-    Snapshot { number: ReadyNumber, covered: Lsn },
+    Snapshot {
+        number: ReadyNumber,
+        covered: Lsn,
+    },
 }
 
 impl<D: Disk> Engine<D> {
@@ -92,7 +95,9 @@ impl<D: Disk> Engine<D> {
             return Ok(());
         };
         if let Some(snapshot) = ready.snapshot {
-            let state = ready.hard_state.expect("a snapshot comes with a hard state");
+            let state = ready
+                .hard_state
+                .expect("a snapshot comes with a hard state");
             return self.begin_install(ready.number, &snapshot, state);
         }
         let mut last = Lsn(0);

@@ -56,7 +56,7 @@ fn is_linearizable(ask: &Ask) -> bool {
 
 /// Whether a read tells more than how this member itself is.
 fn needs_state(ask: &Ask) -> bool {
-    !matches!(ask, Ask::Status | Ask::Health)
+    !matches!(ask, Ask::Status | Ask::Health | Ask::Hash { .. })
 }
 
 impl<D: Disk> Engine<D> {
@@ -64,6 +64,9 @@ impl<D: Disk> Engine<D> {
     pub(super) fn take_read(&mut self, origin: Origin, ask: Ask) {
         if self.is_rejoining() && needs_state(&ask) {
             return self.reply(origin, Err(ApiError::NoLeader));
+        }
+        if self.comparing.is_odd && needs_state(&ask) {
+            return self.reply(origin, Err(ApiError::Corrupt));
         }
         if !is_linearizable(&ask) {
             return self.read(origin, ask);

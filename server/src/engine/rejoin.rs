@@ -21,6 +21,7 @@ use keelson_consensus::replicate::{Item, SnapshotOffer};
 use keelson_storage::ids::{MemberId, RaftIndex, Term};
 use keelson_storage::io::Disk;
 
+use super::compare::{COMPARE_ANSWER, COMPARE_ASK};
 use super::limits::REJOIN_REPEAT_US;
 use super::shard::Engine;
 
@@ -106,6 +107,8 @@ impl<D: Disk> Engine<D> {
         match kind {
             REJOIN_ASK => self.on_rejoin_ask(from, &body),
             REJOIN_ANSWER => self.on_rejoin_answer(from, body),
+            COMPARE_ASK => self.on_compare_ask(from, body),
+            COMPARE_ANSWER => self.on_compare_answer(from, body),
             kind => tracing::debug!(member = %from, kind, "message of a later version"),
         }
     }

@@ -24,8 +24,8 @@ use keelson_storage::io::Disk;
 use keelson_storage::snapshot::Snapshot;
 
 use super::limits::{
-    CHECKPOINT_BURST_BYTES, CHECKPOINT_PAUSE_US, SNAPSHOT_ABANDONED_AFTER_US,
-    SNAPSHOT_PIECE_BYTES, SNAPSHOT_REPEAT_US, SNAPSHOT_RETRY_US, SNAPSHOT_WINDOW_BYTES,
+    CHECKPOINT_BURST_BYTES, CHECKPOINT_PAUSE_US, SNAPSHOT_ABANDONED_AFTER_US, SNAPSHOT_PIECE_BYTES,
+    SNAPSHOT_REPEAT_US, SNAPSHOT_RETRY_US, SNAPSHOT_WINDOW_BYTES,
 };
 use super::open::membership_of;
 use super::shard::Engine;
@@ -165,7 +165,11 @@ impl<D: Disk> Engine<D> {
         }
         self.end_transfers();
         let is_unhurried = self.is_serving();
-        self.sending.top_up(self.now_us, self.config.checkpoint.bytes_per_second, is_unhurried);
+        self.sending.top_up(
+            self.now_us,
+            self.config.checkpoint.bytes_per_second,
+            is_unhurried,
+        );
         let mut transfers = std::mem::take(&mut self.sending.transfers);
         for (member, transfer) in &mut transfers {
             self.advance_transfer(*member, transfer);

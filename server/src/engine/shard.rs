@@ -19,6 +19,7 @@ use thiserror::Error;
 use super::apply::Applying;
 use super::auto_compact::AutoCompact;
 use super::checkpoint::{CheckpointConfig, Checkpoints};
+use super::compare::{CompareConfig, Comparing};
 use super::group::Group;
 use super::keep_alive::KeepAlives;
 use super::lease_clock::LeaseClock;
@@ -48,6 +49,9 @@ pub struct Engine<D: Disk> {
     /// Set while this member has nothing that counts.
     pub(super) rejoin: Option<Rejoin>,
     pub(super) has_rejoined: bool,
+    /// When this member next does something about its damaged snapshot, if it is.
+    pub(super) mend_at_us: Option<u64>,
+    pub(super) comparing: Comparing,
     pub(super) lease_clock: LeaseClock,
     pub(super) keep_alives: KeepAlives,
     pub(super) group: Group,
@@ -113,6 +117,8 @@ pub struct EngineConfig {
     pub wal_depth: usize,
     /// When checkpoints are made, and how fast.
     pub checkpoint: CheckpointConfig,
+    /// When members compare what they hold.
+    pub compare: CompareConfig,
     /// What the snapshot files may take of memory and disk at once.
     pub snapshots: StoreConfig,
     /// Bytes for keys, metadata and values in memory.
@@ -302,6 +308,15 @@ pub enum EngineError {
          with an empty data directory, after etcdctl member add"
     )]
     Removed,
+    /// The majority of the members holds something else at the same revision.
+    #[error(
+        "the other members hold other data than this one at revision {revision}: its data is not to be trusted. Keep a \
+         copy of the data directory, remove the member with etcdctl member remove, empty its data directory and add it again"
+    )]
+    Inconsistent {
+        /// Where they were compared.
+        revision: Revision,
+    },
     /// The other members cannot be listened to.
     #[error(transparent)]
     Peers(#[from] PeerError),
@@ -361,6 +376,7 @@ impl<D: Disk> Engine<D> {
         self.on_durable(durable);
         self.advance_group();
         self.advance_rejoin();
+        self.advance_mending();
         self.snapshots.pump()?;
         self.advance_receiving()?;
         // The disk has work while what it has done is applied.
@@ -372,6 +388,7 @@ impl<D: Disk> Engine<D> {
         self.advance_loads();
         self.advance_catch_ups()?;
         self.advance_scrub(clock);
+        self.advance_comparing()?;
         self.upkeep();
         self.write()?;
         // Reads that arrive before the next turn find everything committed applied.
@@ -514,7 +531,8 @@ impl<D: Disk> Engine<D> {
             || !self.selects.is_empty()
             || !self.hashes.is_empty()
             || !self.catch_ups.is_empty()
-            || self.scrub_pending;
+            || self.scrub_pending
+            || self.is_gathering();
         let upkeep = self.upkeep_deadline_us();
         let wal = self.wal.next_deadline_us();
         Activity {
@@ -526,6 +544,8 @@ impl<D: Disk> Engine<D> {
                 self.sending_deadline_us(),
                 self.receiving_deadline_us(),
                 self.rejoin_deadline_us(),
+                self.mending_deadline_us(),
+                self.comparing_deadline_us(),
                 self.group_deadline_us(),
                 self.quorum_reads_deadline_us(),
             ]

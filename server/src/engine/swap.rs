@@ -36,6 +36,8 @@ impl<D: Disk> Engine<D> {
         self.auto_compact
             .on_compacted(self.state.compact_revision());
         self.nospace_proposed = false;
+        self.mend_at_us = None;
+        self.review_alarms();
         self.answer_unknown_fate();
         self.begin_reads_again();
         self.bridge_watches();
@@ -58,7 +60,10 @@ impl<D: Disk> Engine<D> {
         let half_done = applying.flat_map(|applying| applying.into_commands());
         let proposed = std::mem::take(&mut self.proposed).into_iter();
         let proposed = proposed.flat_map(|proposed| proposed.commands);
-        let mut waiting: Vec<Origin> = half_done.chain(proposed).map(|(origin, _)| origin).collect();
+        let mut waiting: Vec<Origin> = half_done
+            .chain(proposed)
+            .map(|(origin, _)| origin)
+            .collect();
         waiting.extend(self.take_all_forwarded());
         for origin in waiting {
             self.reply(origin, Err(ApiError::TimeoutDueToLeaderFail));

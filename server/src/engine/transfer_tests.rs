@@ -238,6 +238,45 @@ fn g_d_3_who_begins_anew_does_nothing_while_one_of_the_others_is_silent() {
     assert!(world.rejoining.is_empty());
 }
 
+#[test]
+fn g_d_3_a_damaged_value_is_found_by_the_next_checkpoint_and_mended_by_another_member() {
+    for seed in 50..54 {
+        let mut world = World::new(seed, Shape::SNAPSHOTS);
+        world.settle();
+        write(&mut world, 30);
+        world.settle();
+        let victim = if seed % 2 == 0 {
+            follower(&world)
+        } else {
+            leader(&world)
+        };
+        world.crash(victim);
+        let disk = &mut world.kept[victim].as_mut().expect("it is away").snapshots;
+        let is_finished = |name: &String| {
+            let content = disk.media(name).expect("it was listed");
+            content.starts_with(b"KEELSNAP")
+        };
+        let newest = disk.names().into_iter().rfind(is_finished);
+        let newest = newest.expect("it has a snapshot");
+        // Values begin behind the superblock.
+        disk.flip(&newest, 4096 + 2, 1);
+        world.settle();
+        let received = world.received;
+        let engine = world.engines[victim].as_mut().expect("it runs");
+        let (token, ask) = (NO_TOKEN, Ask::Checkpoint);
+        engine.on_inbound(0, Inbound { token, ask });
+        for _ in 0..20 {
+            write(&mut world, 5);
+            if world.received > received {
+                break;
+            }
+        }
+        world.settle();
+        assert!(world.received > received, "it got another snapshot");
+        world.check();
+    }
+}
+
 struct Client {
     fanout: FanOut,
     stream: StreamKey,

@@ -19,7 +19,8 @@ use super::{
 const REJOIN_NAME: &str = "REJOIN";
 const REJOIN_DRAFT_NAME: &str = "REJOIN.new";
 const DAMAGED_NAME: &str = "damaged";
-const REJOIN_TEXT: &str = "the data of this member was damaged; it gets all of it from the others\n";
+const REJOIN_TEXT: &str =
+    "the data of this member was damaged; it gets all of it from the others\n";
 
 impl DataDir {
     /// Whether the member has to get everything from the others before anything here counts.

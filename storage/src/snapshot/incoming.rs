@@ -149,11 +149,7 @@ impl Unverified {
         self.verify_with(disk, self.file)
     }
 
-    fn verify_with<D: Disk>(
-        &self,
-        disk: &mut D,
-        file: FileId,
-    ) -> Result<Snapshot, SnapshotError> {
+    fn verify_with<D: Disk>(&self, disk: &mut D, file: FileId) -> Result<Snapshot, SnapshotError> {
         let snapshot = Snapshot::load_behind(disk, file, &self.entry, self.superblock)?;
         let mut audit = Audit::new(&snapshot);
         let mut buf = AlignedBuf::with_capacity(SNAPSHOT_READ_BYTES);
