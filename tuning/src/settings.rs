@@ -32,9 +32,10 @@ section! {
 section! {
     /// Memory for the data.
     StorageTuning as storage, rows STORAGE_ROWS {
-        memory_budget_bytes = 1024 * MIB, from MIB, to 1024 * 1024 * MIB,
+        memory_budget_bytes = 2048 * MIB, from MIB, to 1024 * 1024 * MIB,
             "Bytes of memory for keys, metadata and values. Keys and metadata are always in memory; values \
-             leave it for the snapshot file when there are more, and are read back when they are asked for.";
+             leave it for the snapshot file when there are more, and are read back when they are asked for. \
+             The default is that of --quota-backend-bytes, which etcd holds in memory.";
     }
 }
 

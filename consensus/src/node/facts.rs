@@ -38,9 +38,12 @@ pub enum Feed {
 }
 
 impl Node {
-    /// Whether the engine may propose another entry now.
+    /// Whether the engine may propose another entry now. Not while the leadership is being handed over.
     #[must_use]
     pub fn has_room(&self) -> bool {
+        if self.raw.raft.lead_transferee.is_some() {
+            return false;
+        }
         let last = self.raw.raft.raft_log.last_index();
         let waiting = last - self.handed.0;
         if waiting == 0 {

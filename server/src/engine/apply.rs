@@ -1,7 +1,6 @@
 //! Committed entries meet the state machine, and those who wait get their answers.
 
 use std::iter::Peekable;
-use std::sync::Arc;
 
 use keelson_consensus::Entry;
 use keelson_consensus::durable::Replay;
@@ -261,7 +260,7 @@ impl<D: Disk> Engine<D> {
 pub(super) fn replay_committed(
     replay: &mut Replay,
     state: &mut State,
-    mut load: impl FnMut(Arc<Record>) -> Result<Arc<Record>, SnapshotError>,
+    mut load: impl FnMut(Record) -> Result<Record, SnapshotError>,
 ) -> Result<(), EngineError> {
     loop {
         while let Some(entry) = replay.take_committed() {
@@ -279,7 +278,7 @@ pub(super) fn replay_committed(
 fn replay_entry(
     state: &mut State,
     entry: &Entry,
-    mut load: impl FnMut(Arc<Record>) -> Result<Arc<Record>, SnapshotError>,
+    mut load: impl FnMut(Record) -> Result<Record, SnapshotError>,
 ) -> Result<(), EngineError> {
     let (lease_time, requests) = decode(entry, state)?;
     let at = Position {

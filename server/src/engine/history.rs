@@ -118,7 +118,7 @@ impl<D: Disk> Engine<D> {
 
     fn warm_changes(&mut self, changes: &mut [Change]) -> Result<bool, SnapshotError> {
         let records = changes.iter_mut().flat_map(|change| {
-            let prev: Option<&mut Arc<Record>> = change.prev.as_mut();
+            let prev: Option<&mut Record> = change.prev.as_mut();
             std::iter::once(&mut change.record).chain(prev)
         });
         self.warm(records)

@@ -27,10 +27,6 @@ pub const HEARD_PER_TURN_MAX: usize = 4096;
 /// travels alone.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// A group leaves beside others in flight when it has at least this part, one in so many, of the
-/// commands that they have.
-pub const COMPANY_SHARE: usize = 2;
-
 /// Command bytes waiting for a batch; proposals beyond it get "too many requests".
 pub const QUEUED_BYTES_MAX: usize = 256 << 20;
 
@@ -91,6 +87,8 @@ pub const CACHE_BYTES_STEP: u64 = if cfg!(test) { 1 } else { 1 << 20 };
 /// Versions that no snapshot holds may always take this much memory, whatever the budget.
 pub const MEMORY_VERSIONS_BYTES_MIN: u64 = 16 << 20;
 
+/// How long somebody waits for another member to lead (microseconds).
+pub const MOVE_LEADER_GIVEN_UP_AFTER_US: u64 = 7_000_000;
 /// How long after the last command work in the background need not be considerate any more (microseconds).
 pub const IDLE_AFTER_US: u64 = 10_000;
 /// Versions that a checkpoint which is built in the engine's turns goes through in one of them.

@@ -11,7 +11,7 @@ use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::{
     AlarmMember, Member, RangeRequest, ResponseHeader, StatusResponse, TxnRequest,
 };
-use keelson_storage::ids::{LeaseId, Revision};
+use keelson_storage::ids::{LeaseId, MemberId, Revision};
 use keelson_storage::mvcc::{Change, HashScan, Record, Selection};
 use keelson_storage::snapshot::PinnedFile;
 use keelson_storage::state::{Renewal, Request, Response};
@@ -86,11 +86,13 @@ pub enum Ask {
     /// A slice of history for one watcher. Not answered by token but by [`Outbound::CatchUp`].
     CatchUp(CatchUp),
     /// The values of cold records.
-    Load(Vec<Arc<Record>>),
+    Load(Vec<Record>),
     /// A checkpoint; answered when it is durable.
     Checkpoint,
     /// The file of the newest snapshot, held where it is.
     PinSnapshot,
+    /// Hands the leadership to this member; answered when it leads.
+    MoveLeader(MemberId),
     /// A progress mark for a stream, answered by [`Outbound::Progress`].
     Progress(StreamKey),
 }
@@ -156,11 +158,13 @@ pub enum Answer {
     /// The response of an applied command or a read-only transaction, header complete.
     Response(Response),
     /// A response some of whose values have to be filled in, and the records that they belong to.
-    Cold(Box<(Response, Vec<Arc<Record>>)>),
+    Cold(Box<(Response, Vec<Record>)>),
     /// The records of [`Ask::Load`], whole.
-    Loaded(Vec<Arc<Record>>),
+    Loaded(Vec<Record>),
     /// Everything applied when it was asked for is in a durable snapshot.
     Checkpointed(ResponseHeader),
+    /// The member that was asked for leads.
+    LeaderMoved(ResponseHeader),
     /// The file of the newest snapshot, if there is any, and whether everything applied is in it.
     Pinned(Option<PinnedFile>, bool),
     /// The result of a range and the header that goes with it.

@@ -33,6 +33,7 @@ pub mod limits;
 mod lost;
 mod mend;
 pub mod message;
+mod move_leader;
 pub(crate) mod offline;
 mod open;
 mod persist;

@@ -104,11 +104,11 @@ impl Replaying {
 }
 
 /// The whole of a cold record.
-fn load(values: &mut ValueReader, record: Arc<Record>) -> Result<Arc<Record>, SnapshotError> {
+fn load(values: &mut ValueReader, record: Record) -> Result<Record, SnapshotError> {
     match (record.place(), record.snapshot()) {
         (Some(place), Some(snapshot)) => {
             let value = values.read(snapshot, place)?;
-            Ok(Arc::new(record.with_value(&value)))
+            Ok(record.with_value(&value))
         }
         _ => Ok(record),
     }

@@ -78,6 +78,7 @@ impl<D: Disk> Engine<D> {
             lease_clock: LeaseClock::resume(state.applied().lease_time, now_us),
             keep_alives: Default::default(),
             group: Group::new(member, config.group.tick_us, config.seed, now_us),
+            leader_moves: Vec::new(),
             quorum_reads: Default::default(),
             auto_compact: AutoCompact::new(config.auto_compact, now_us),
             ports: (0..config.cores).map(|_| Port::default()).collect(),
@@ -286,14 +287,14 @@ fn group_of<'m>(members: impl Iterator<Item = &'m Member>) -> Membership {
 /// The whole of a cold record. Blocks.
 fn load<D: Disk>(
     snapshots: &mut SnapshotStore<D>,
-    record: Arc<Record>,
-) -> Result<Arc<Record>, SnapshotError> {
+    record: Record,
+) -> Result<Record, SnapshotError> {
     let Some(place) = record.place() else {
         return Ok(record);
     };
     loop {
         if let Some(value) = snapshots.cached(place) {
-            return Ok(Arc::new(record.with_value(&value)));
+            return Ok(record.with_value(&value));
         }
         if let Some(error) = snapshots.failed(place) {
             return Err(error.clone());

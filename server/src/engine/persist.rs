@@ -9,7 +9,7 @@ use keelson_storage::io::Disk;
 use keelson_storage::state::{Command, ENTRY_HEADER_BYTES, MemberChange, encode_entry};
 use keelson_storage::wal::{RecordKind, RecordMeta};
 
-use super::limits::{BATCH_BYTES_MAX, COMPANY_SHARE, PENDING_BYTES_MAX};
+use super::limits::{BATCH_BYTES_MAX, PENDING_BYTES_MAX};
 use super::shard::{Engine, EngineError, Proposed};
 
 /// What a record on its way to the disk stands for.
@@ -27,7 +27,7 @@ pub(super) enum Persisting {
 
 impl<D: Disk> Engine<D> {
     /// Whether the waiting commands become an entry now. While the lane has all its groups in flight
-    /// they gather instead, and before that while they are few beside those in flight: a flush costs
+    /// they gather instead, and before that while they are fewer than those in flight: a flush costs
     /// the same for one command as for many, and one that waits for company has others to wait with. And
     /// they wait while a checkpoint lags behind.
     pub(super) fn may_seal(&self) -> bool {
@@ -40,7 +40,7 @@ impl<D: Disk> Engine<D> {
             .map(|proposed| proposed.commands.len())
             .sum();
         self.is_in_office()
-            && self.queue.len() * COMPANY_SHARE >= in_flight
+            && self.queue.len() >= in_flight
             && self.wal.in_flight() < self.config.wal_depth
             && self.has_room()
     }

@@ -25,6 +25,7 @@ use super::keep_alive::KeepAlives;
 use super::lease_clock::LeaseClock;
 use super::lost::LostState;
 use super::message::{Answer, Ask, CatchUp, CaughtUp, EventBatch, Inbound, Outbound, Token};
+use super::move_leader::LeaderMove;
 use super::persist::Persisting;
 use super::quorum_reads::QuorumReads;
 use super::read::{RunningHash, RunningSelect};
@@ -55,6 +56,7 @@ pub struct Engine<D: Disk> {
     pub(super) lease_clock: LeaseClock,
     pub(super) keep_alives: KeepAlives,
     pub(super) group: Group,
+    pub(super) leader_moves: Vec<LeaderMove>,
     pub(super) quorum_reads: QuorumReads,
     pub(super) auto_compact: AutoCompact,
     pub(super) now_us: u64,
@@ -361,6 +363,7 @@ impl<D: Disk> Engine<D> {
             Ask::WatchIdle => self.ports[port].published = None,
             Ask::Load(records) => self.load(origin, records),
             Ask::Checkpoint => self.request_checkpoint(origin),
+            Ask::MoveLeader(to) => self.move_leader(origin, to),
             // Everything committed is applied before a read looks at it.
             read if self.applying.is_some() => self.held_reads.push_back((origin, read)),
             read => self.take_read(origin, read),
@@ -383,6 +386,7 @@ impl<D: Disk> Engine<D> {
         self.write()?;
         self.apply_committed(clock)?;
         self.answer_keep_alives();
+        self.advance_leader_moves();
         self.advance_quorum_reads();
         self.advance_reads();
         self.advance_loads();
@@ -548,6 +552,7 @@ impl<D: Disk> Engine<D> {
                 self.comparing_deadline_us(),
                 self.group_deadline_us(),
                 self.quorum_reads_deadline_us(),
+                self.leader_moves_deadline_us(),
             ]
             .into_iter()
             .flatten()

@@ -6,8 +6,6 @@
 //! it publishes, and for commands whose outcome depends on a value. Nobody waits for the disk here: a
 //! reader that finds a value missing is looked at again when blocks have arrived.
 
-use std::sync::Arc;
-
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::TxnRequest;
 use keelson_storage::io::Disk;
@@ -22,14 +20,14 @@ use super::shard::{Engine, EngineError, Origin};
 #[derive(Debug)]
 pub(super) struct Loading {
     origin: Origin,
-    records: Vec<Arc<Record>>,
+    records: Vec<Record>,
     /// A transaction that needs them to be read; the records themselves, where there is none.
     txn: Option<TxnRequest>,
 }
 
 impl<D: Disk> Engine<D> {
     /// Makes records whole, now or when their values have been read.
-    pub(super) fn load(&mut self, origin: Origin, records: Vec<Arc<Record>>) {
+    pub(super) fn load(&mut self, origin: Origin, records: Vec<Record>) {
         self.advance_loading(Loading {
             origin,
             records,
@@ -75,7 +73,7 @@ impl<D: Disk> Engine<D> {
     /// A value cannot be read, or is damaged.
     pub(super) fn warm<'r>(
         &mut self,
-        records: impl IntoIterator<Item = &'r mut Arc<Record>>,
+        records: impl IntoIterator<Item = &'r mut Record>,
     ) -> Result<bool, SnapshotError> {
         let mut missing = 0;
         for record in records {
@@ -83,7 +81,7 @@ impl<D: Disk> Engine<D> {
                 continue;
             };
             if let Some(value) = self.snapshots.cached(place) {
-                *record = Arc::new(record.with_value(&value));
+                *record = record.with_value(&value);
                 continue;
             }
             if let Some(error) = self.snapshots.failed(place) {
@@ -116,8 +114,7 @@ impl<D: Disk> Engine<D> {
         let Some(txn) = loading.txn else {
             return self.reply(loading.origin, Ok(Answer::Loaded(loading.records)));
         };
-        let is_current =
-            |record: &Arc<Record>| loading.records.iter().any(|known| known.is(record));
+        let is_current = |record: &Record| loading.records.iter().any(|known| known.is(record));
         if self.state.cold_values_of_txn(&txn).iter().all(is_current) {
             self.state.supply(loading.records);
             let answer = self.txn(&txn);

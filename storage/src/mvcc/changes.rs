@@ -8,7 +8,6 @@
 //! Invariant: changes are in strictly rising (revision, sub) order, without a hole.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use crate::ids::Revision;
 use crate::mvcc::record::Record;
@@ -20,10 +19,10 @@ const CHUNK_CHANGES: usize = 4_096;
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The new version; a tombstone for a delete.
-    pub record: Arc<Record>,
+    pub record: Record,
     /// The key's version at the revision before; none if the key did not exist then, and none for a
     /// create.
-    pub prev: Option<Arc<Record>>,
+    pub prev: Option<Record>,
 }
 
 /// Every retained change, in revision order.
@@ -31,7 +30,7 @@ pub struct Change {
 pub(crate) struct ChangeLog {
     /// The changes in chunks, so that a long log never moves to a larger buffer. All but the first
     /// and the last hold `CHUNK_CHANGES`; none is empty.
-    chunks: VecDeque<VecDeque<Arc<Record>>>,
+    chunks: VecDeque<VecDeque<Record>>,
     length: usize,
     /// Changes taken off the front so far: `taken + index` names a change for good.
     taken: u64,
@@ -50,12 +49,12 @@ impl ChangeLog {
     }
 
     /// The newest change.
-    pub(crate) fn last(&self) -> Option<&Arc<Record>> {
+    pub(crate) fn last(&self) -> Option<&Record> {
         self.chunks.back()?.back()
     }
 
     /// Adds the newest change.
-    pub(crate) fn push(&mut self, change: Arc<Record>) {
+    pub(crate) fn push(&mut self, change: Record) {
         debug_assert!(
             self.last()
                 .is_none_or(|last| last.position() < change.position()),
@@ -74,7 +73,7 @@ impl ChangeLog {
     }
 
     /// Takes the oldest change off.
-    pub(crate) fn pop_first(&mut self) -> Option<Arc<Record>> {
+    pub(crate) fn pop_first(&mut self) -> Option<Record> {
         let first = self.chunks.front_mut()?;
         let change = first.pop_front()?;
         if first.is_empty() {
@@ -101,7 +100,7 @@ impl ChangeLog {
     }
 
     /// The change with this name, if it is retained.
-    pub(crate) fn get(&self, ordinal: u64) -> Option<&Arc<Record>> {
+    pub(crate) fn get(&self, ordinal: u64) -> Option<&Record> {
         let index = usize::try_from(ordinal.checked_sub(self.taken)?).ok()?;
         (index < self.length).then(|| self.at(index))
     }
@@ -116,7 +115,7 @@ impl ChangeLog {
         self.taken + self.length as u64
     }
 
-    fn at(&self, index: usize) -> &Arc<Record> {
+    fn at(&self, index: usize) -> &Record {
         let first = self.chunks.front().map_or(0, VecDeque::len);
         match index.checked_sub(first) {
             None => &self.chunks[0][index],
@@ -156,6 +155,7 @@ impl ChangeLog {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::mvcc::record::Draft;
 
     /// Three changes to a revision; the log is cut at every place around the borders of its chunks.
     #[test]
@@ -165,10 +165,8 @@ mod tests {
         let revision = |index: usize| Revision(2 + index as i64 / 3);
         let mut log = ChangeLog::after(BELOW);
         for index in 0..count {
-            log.push(Arc::new(Record::tombstone(
-                b"k",
-                (revision(index), index as u32 % 3),
-            )));
+            let at = (revision(index), index as u32 % 3);
+            log.push(Draft::tombstone(b"k", at).on_heap());
         }
         let ordinal = |index: usize| BELOW + index as u64;
         for taken in 0..count {

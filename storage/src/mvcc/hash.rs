@@ -63,7 +63,7 @@ pub struct HashKvResult {
 /// A version that counts: as small as can be, since there may be one for every key.
 #[derive(Debug)]
 enum Item {
-    Memory(Arc<Record>),
+    Memory(Record),
     /// Of which of the scan's snapshots.
     Stored(u32, VersionRef),
 }
@@ -160,7 +160,7 @@ impl HashScan {
             let mut record = item.found(&snapshots).record();
             if let (Some(place), Some(snapshot)) = (record.place(), record.snapshot()) {
                 let value = read(snapshot, place)?;
-                record = Arc::new(record.with_value(&value));
+                record = record.with_value(&value);
             }
             hash = append(hash, &record);
         }
@@ -220,7 +220,7 @@ impl Item {
 
 fn item(snapshots: &mut Vec<Arc<Snapshot>>, found: Found<'_>) -> Item {
     match found {
-        Found::Memory(record) => Item::Memory(Arc::clone(record)),
+        Found::Memory(record) => Item::Memory(record.clone()),
         Found::Stored(snapshot, at) => {
             let is_known = |known: &Arc<Snapshot>| Arc::ptr_eq(known, snapshot);
             let index = snapshots.iter().position(is_known).unwrap_or_else(|| {

@@ -4,7 +4,6 @@
 //! its own. A history is never empty: the tree drops the key together with its last version.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use crate::ids::Revision;
 use crate::mvcc::record::Record;
@@ -13,13 +12,13 @@ use crate::mvcc::record::Record;
 #[derive(Debug)]
 pub(crate) enum History {
     /// The key's only version.
-    One(Arc<Record>),
+    One(Record),
     /// Two versions or more. Boxed, so that the common case stays at two words.
     #[allow(
         clippy::box_collection,
         reason = "the index holds one of these per key"
     )]
-    Many(Box<VecDeque<Arc<Record>>>),
+    Many(Box<VecDeque<Record>>),
 }
 
 /// What [`History::prune`] did.
@@ -39,6 +38,7 @@ pub(crate) struct Pruned {
 
 impl Pruned {
     fn take(&mut self, record: &Record, freed_bytes: u64) {
+        record.leave_history();
         self.records += 1;
         self.freed_bytes += freed_bytes;
         if record.tombstone {
@@ -49,7 +49,7 @@ impl Pruned {
 
 impl History {
     /// The newest version, which may be a tombstone.
-    pub(crate) fn newest(&self) -> &Arc<Record> {
+    pub(crate) fn newest(&self) -> &Record {
         match self {
             Self::One(record) => record,
             Self::Many(records) => records.back().expect("a history is never empty"),
@@ -57,7 +57,7 @@ impl History {
     }
 
     /// The version a read at `revision` sees, which may be a tombstone.
-    pub(crate) fn at(&self, revision: Revision) -> Option<&Arc<Record>> {
+    pub(crate) fn at(&self, revision: Revision) -> Option<&Record> {
         let newest = self.newest();
         if newest.revision <= revision {
             return Some(newest);
@@ -72,7 +72,7 @@ impl History {
     }
 
     /// All versions, oldest first.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Record>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Record> {
         let (one, many) = match self {
             Self::One(record) => (Some(record), None),
             Self::Many(records) => (None, Some(records.iter())),
@@ -81,7 +81,7 @@ impl History {
     }
 
     /// Adds the version that is now the newest.
-    pub(crate) fn push(&mut self, record: Arc<Record>) {
+    pub(crate) fn push(&mut self, record: Record) {
         debug_assert!(
             self.newest().position() < record.position(),
             "versions arrive in order: {:?} after {:?}",
@@ -91,7 +91,7 @@ impl History {
         match self {
             Self::Many(records) => records.push_back(record),
             Self::One(first) => {
-                let first = Arc::clone(first);
+                let first = first.clone();
                 *self = Self::Many(Box::new(VecDeque::from([first, record])));
             }
         }
@@ -107,7 +107,7 @@ impl History {
         hides: bool,
         budget: usize,
     ) -> Pruned {
-        let freed_bytes = |record: &Arc<Record>| {
+        let freed_bytes = |record: &Record| {
             if record.position() < logged {
                 record.footprint_bytes()
             } else {

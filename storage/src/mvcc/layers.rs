@@ -22,10 +22,11 @@ use crate::mvcc::changes::ChangeLog;
 use crate::mvcc::history::History;
 use crate::mvcc::record::{Record, footprint_bytes};
 use crate::mvcc::select::Span;
+use crate::mvcc::slab::Slab;
 use crate::mvcc::tree::{Tree, Walk};
 use crate::snapshot::{Cursor, KeyRef, Snapshot, VersionRef};
 
-/// What a version takes of memory beyond its size in the database.
+/// What a version takes of memory beside itself: in the index and in the log.
 const VERSION_MEMORY_BYTES: u64 = 128;
 
 /// One layer in memory.
@@ -33,6 +34,8 @@ const VERSION_MEMORY_BYTES: u64 = 128;
 pub struct Layer {
     pub(crate) tree: Tree,
     pub(crate) changes: ChangeLog,
+    /// Where its versions lie.
+    pub(crate) slab: Slab,
     /// Footprint of the versions it holds.
     pub(crate) size_bytes: u64,
 }
@@ -66,7 +69,7 @@ pub(crate) struct Below {
 /// A version, wherever it is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Found<'a> {
-    Memory(&'a Arc<Record>),
+    Memory(&'a Record),
     Stored(&'a Arc<Snapshot>, VersionRef),
 }
 
@@ -95,13 +98,14 @@ impl Layer {
         Self {
             tree: Tree::new(),
             changes: ChangeLog::after(changes_below),
+            slab: Slab::default(),
             size_bytes: 0,
         }
     }
 
-    /// What it takes of memory, roughly: an allocator rounds up, and index, log and record have their part.
+    /// What it takes of memory, roughly: index and log have their part.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.size_bytes + self.size_bytes / 8 + self.changes.length() * VERSION_MEMORY_BYTES
+        self.slab.held_bytes() + self.changes.length() * VERSION_MEMORY_BYTES
     }
 
     /// All versions of a key; see [`Below::versions`].
@@ -284,10 +288,10 @@ impl<'a> Found<'a> {
     }
 
     /// The version as a record, cold if its value is on the disk.
-    pub(crate) fn record(self) -> Arc<Record> {
+    pub(crate) fn record(self) -> Record {
         match self {
-            Self::Memory(record) => Arc::clone(record),
-            Self::Stored(snapshot, at) => Arc::new(Record::stored(snapshot, at)),
+            Self::Memory(record) => record.clone(),
+            Self::Stored(snapshot, at) => Record::stored(snapshot, at),
         }
     }
 }

@@ -12,8 +12,8 @@
 //!
 //! The state machine (`crate::state`) is the only caller; the engine sees what it hands out:
 //! [`Record`], [`Change`], [`Select`], [`Selection`], [`HashScan`], [`Checkpoint`]. Everything here is
-//! plain memory: no IO, no clock, no randomness. A record is shared (`Arc`) between its key's history,
-//! the change log and whoever reads it, and is freed when the last of them lets go.
+//! plain memory: no IO, no clock, no randomness. A record is shared between its key's history,
+//! the change log and whoever reads it. It lies in the memory of its layer (`slab`), which goes in blocks.
 
 mod changes;
 mod checkpoint;
@@ -25,6 +25,7 @@ mod layers;
 mod record;
 mod scrub;
 mod select;
+mod slab;
 mod store;
 mod tree;
 mod warm;
@@ -33,7 +34,7 @@ pub use changes::Change;
 pub use checkpoint::{Checkpoint, Progress};
 pub use hash::{HashKvResult, HashScan};
 pub use layers::{Layer, MemoryBytes};
-pub use record::{Record, is_absent};
+pub use record::{Record, Version, is_absent};
 pub use select::{Select, Selection};
 
 pub(crate) use digest::Digest;

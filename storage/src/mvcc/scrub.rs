@@ -167,10 +167,10 @@ impl Scrub {
 }
 
 /// Takes the oldest change, `record`, off the log of the top layer and frees what it replaced there.
-fn scrub_top(store: &mut Store, record: &Arc<Record>, horizon: Revision, budget: usize) -> Pruned {
+fn scrub_top(store: &mut Store, record: &Record, horizon: Revision, budget: usize) -> Pruned {
     let mut pruned = Pruned::default();
-    // Only the log and the caller hold it: its history lost it, and all before it, to an earlier change.
-    if Arc::strong_count(record) == 2 {
+    // Its history lost it, and all before it, to an earlier change.
+    if record.has_left_history() {
         store.top.changes.pop_first();
         store.top.size_bytes -= record.footprint_bytes();
         return pruned;
@@ -187,7 +187,7 @@ fn scrub_top(store: &mut Store, record: &Arc<Record>, horizon: Revision, budget:
         is_retained = !pruned.gone
             && history
                 .at(below_horizon)
-                .is_some_and(|newest| Arc::ptr_eq(newest, record));
+                .is_some_and(|newest| newest.is_same(record));
         pruned.gone
     });
     top.size_bytes -= pruned.freed_bytes;

@@ -12,7 +12,6 @@
 //! the changes since undone, or a walk if the change log since then is longer than the span.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use keelson_proto::ApiError;
@@ -46,7 +45,7 @@ pub(crate) enum Span {
 #[derive(Clone, Debug)]
 pub struct Selection {
     /// The versions, in the order they were asked for.
-    pub records: Vec<Arc<Record>>,
+    pub records: Vec<Record>,
     /// The number of keys in the range at the read revision, whatever limit and filters say.
     pub count: i64,
     /// Whether the limit cut something off.
@@ -68,7 +67,7 @@ pub struct Select {
     stage: Stage,
     /// The first key the next step visits.
     cursor: Bytes,
-    records: Vec<Arc<Record>>,
+    records: Vec<Record>,
     count: i64,
     pin: Option<Pin>,
 }
@@ -141,7 +140,7 @@ impl Selection {
     /// The response message, with only the header's revision set. Records whose values have to be
     /// filled in are added to `cold`, in the order of the message.
     #[must_use]
-    pub fn into_response(self, cold: &mut Vec<Arc<Record>>) -> RangeResponse {
+    pub fn into_response(self, cold: &mut Vec<Record>) -> RangeResponse {
         let kvs = self.records.iter().map(|record| {
             if self.keys_only {
                 record.key_value_keys_only()
@@ -212,7 +211,7 @@ impl Select {
 
     /// The records that are put in order by their values, some of which are on the disk: they have to be
     /// made whole before the select can be completed. None if there are no such.
-    pub fn unsorted(&mut self) -> Option<&mut [Arc<Record>]> {
+    pub fn unsorted(&mut self) -> Option<&mut [Record]> {
         let by_value = matches!(self.plan.sort, Some((SortTarget::Value, _)));
         let is_complete = matches!(self.stage, Stage::Done);
         let waits =

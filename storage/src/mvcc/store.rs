@@ -22,7 +22,7 @@ use crate::mvcc::changes::Change;
 use crate::mvcc::digest::Digest;
 use crate::mvcc::history::History;
 use crate::mvcc::layers::{Below, Found, Layer, LayerWalk, MemoryBytes, Versions};
-use crate::mvcc::record::Record;
+use crate::mvcc::record::{Draft, Record};
 use crate::mvcc::scrub::{Pin, Scrub};
 use crate::mvcc::select::{Select, Selection, Span};
 use crate::mvcc::tree::Upsert;
@@ -39,15 +39,15 @@ pub(crate) struct Store {
     /// Changes of the running transaction.
     pending: u32,
     /// Cold records with their values, for the command that is applied next.
-    supplied: BTreeMap<(Revision, u32), Arc<Record>>,
+    supplied: BTreeMap<(Revision, u32), Record>,
 }
 
 /// What a put did.
 pub(crate) struct Written {
     /// The new version.
-    pub(crate) record: Arc<Record>,
+    pub(crate) record: Record,
     /// The live version it replaced, also if the same transaction wrote that one.
-    pub(crate) old: Option<Arc<Record>>,
+    pub(crate) old: Option<Record>,
 }
 
 impl Store {
@@ -245,13 +245,13 @@ impl Store {
     }
 
     /// Gives the values of cold records to the command that is applied next.
-    pub(crate) fn supply(&mut self, records: impl IntoIterator<Item = Arc<Record>>) {
+    pub(crate) fn supply(&mut self, records: impl IntoIterator<Item = Record>) {
         let records = records.into_iter();
         self.supplied = records.map(|record| (record.position(), record)).collect();
     }
 
     /// A version as a record, with its value if that is in memory or was supplied.
-    pub(crate) fn record_of(&self, found: Found<'_>) -> Arc<Record> {
+    pub(crate) fn record_of(&self, found: Found<'_>) -> Record {
         record_of(&self.supplied, found)
     }
 
@@ -275,7 +275,8 @@ impl Store {
             supplied,
             ..
         } = self;
-        let written = top.tree.upsert(key, |history| {
+        let Layer { tree, slab, .. } = top;
+        let written = tree.upsert(key, |history| {
             let mut live_below = false;
             let old = match history.as_deref().map(History::newest) {
                 Some(newest) => Some(newest).filter(|newest| !newest.tombstone).cloned(),
@@ -286,8 +287,8 @@ impl Store {
                     old.map(|old| record_of(supplied, old))
                 }
             };
-            let record = next_version(key, value, lease, at, old.as_deref());
-            let record = Arc::new(record.replacing_below(live_below));
+            let next = next_version(key, value, lease, at, old.as_ref());
+            let record = next.replacing_below(live_below).in_slab(slab);
             Upsert {
                 insert: append(history, &record),
                 live: true,
@@ -300,10 +301,11 @@ impl Store {
     }
 
     /// Deletes a key; returns the live version it had, or nothing if there was none.
-    pub(crate) fn delete(&mut self, key: &[u8]) -> Option<Arc<Record>> {
+    pub(crate) fn delete(&mut self, key: &[u8]) -> Option<Record> {
         let at = (self.revision.next(), self.pending);
         let Self { top, below, .. } = self;
-        let (old, record) = top.tree.upsert(key, |history| {
+        let Layer { tree, slab, .. } = top;
+        let (old, record) = tree.upsert(key, |history| {
             let is_below = history.is_none();
             let old = match history.as_deref().map(History::newest) {
                 Some(newest) => Some(newest).filter(|newest| !newest.tombstone).cloned(),
@@ -318,7 +320,8 @@ impl Store {
                     output: None,
                 };
             };
-            let record = Arc::new(Record::tombstone(key, at).replacing_below(is_below));
+            let tombstone = Draft::tombstone(key, at).replacing_below(is_below);
+            let record = tombstone.in_slab(slab);
             Upsert {
                 insert: append(history, &record),
                 live: false,
@@ -331,7 +334,7 @@ impl Store {
     }
 
     /// The live versions of a span, in key order.
-    pub(crate) fn live(&self, span: &Span) -> Vec<Arc<Record>> {
+    pub(crate) fn live(&self, span: &Span) -> Vec<Record> {
         self.walk_live(span).collect()
     }
 
@@ -339,7 +342,7 @@ impl Store {
     pub(crate) fn walk_live<'a>(
         &'a self,
         span: &'a Span,
-    ) -> impl Iterator<Item = Arc<Record>> + use<'a> {
+    ) -> impl Iterator<Item = Record> + use<'a> {
         let (one, mut walk) = match span {
             Span::Key(key) => (self.versions(key), None),
             Span::Range { start, end } => (None, Some(self.walk(start, end.as_deref()))),
@@ -391,7 +394,7 @@ impl Store {
     }
 
     /// The cold records that a request puts in order by their values.
-    pub(crate) fn cold_to_sort(&self, request: &RangeRequest) -> Vec<Arc<Record>> {
+    pub(crate) fn cold_to_sort(&self, request: &RangeRequest) -> Vec<Record> {
         let Ok(mut select) = Select::begin(self, request) else {
             return Vec::new();
         };
@@ -439,11 +442,7 @@ impl Store {
 
     /// Mixes in everything that can be read. What is unreachable but not scrubbed does not count.
     /// `load` reads the values of cold records.
-    pub(crate) fn digest(
-        &self,
-        digest: &mut Digest,
-        load: &mut dyn FnMut(Arc<Record>) -> Arc<Record>,
-    ) {
+    pub(crate) fn digest(&self, digest: &mut Digest, load: &mut dyn FnMut(Record) -> Record) {
         let compact_revision = self.compact_revision;
         digest.signed(self.revision.0);
         digest.signed(compact_revision.0);
@@ -479,7 +478,7 @@ impl Store {
                 "a history is of one key"
             );
             if is_scrubbed {
-                let below = |record: &&Arc<Record>| record.revision < self.compact_revision;
+                let below = |record: &&Record| record.revision < self.compact_revision;
                 let kept = history.iter().filter(below).collect::<Vec<_>>();
                 assert!(kept.len() <= 1, "older versions are scrubbed");
                 assert!(
@@ -489,17 +488,14 @@ impl Store {
                 );
             }
             let records = history.iter();
-            held.extend(records.map(|record| (record.position(), Arc::clone(record))));
+            held.extend(records.map(|record| (record.position(), record.clone())));
         }
         let logged = self.top.changes.first_ordinal()..self.next_change_ordinal();
         for logged in logged.filter_map(|ordinal| self.top.changes.get(ordinal)) {
             let record = held
                 .entry(logged.position())
-                .or_insert_with(|| Arc::clone(logged));
-            assert!(
-                Arc::ptr_eq(record, logged),
-                "history and log share a record"
-            );
+                .or_insert_with(|| logged.clone());
+            assert!(record.is_same(logged), "history and log share a record");
         }
         let size_bytes = held
             .values()
@@ -511,9 +507,9 @@ impl Store {
         );
     }
 
-    fn push(&mut self, record: &Arc<Record>) {
+    fn push(&mut self, record: &Record) {
         self.top.size_bytes += record.footprint_bytes();
-        self.top.changes.push(Arc::clone(record));
+        self.top.changes.push(record.clone());
         self.pending = self
             .pending
             .checked_add(1)
@@ -521,37 +517,37 @@ impl Store {
     }
 }
 
-fn record_of(supplied: &BTreeMap<(Revision, u32), Arc<Record>>, found: Found<'_>) -> Arc<Record> {
+fn record_of(supplied: &BTreeMap<(Revision, u32), Record>, found: Found<'_>) -> Record {
     if !supplied.is_empty()
         && let Some(record) = supplied.get(&found.position())
     {
-        return Arc::clone(record);
+        return record.clone();
     }
     found.record()
 }
 
 /// The version that a put writes over `old`.
-fn next_version(
-    key: &[u8],
-    value: Option<&[u8]>,
+fn next_version<'a>(
+    key: &'a [u8],
+    value: Option<&'a [u8]>,
     lease: Option<LeaseId>,
     at: (Revision, u32),
-    old: Option<&Record>,
-) -> Record {
+    old: Option<&'a Record>,
+) -> Draft<'a> {
     let create_revision = old.map_or(at.0, |old| old.create_revision);
     let version = old.map_or(1, |old| old.version + 1);
-    let value = value.unwrap_or_else(|| old.map(Record::value).unwrap_or_default());
+    let value = value.unwrap_or_else(|| old.map(|old| old.value()).unwrap_or_default());
     let lease = lease.or(old.map(|old| old.lease)).unwrap_or_default();
-    Record::put(key, value, at, create_revision, version, lease)
+    Draft::put(key, value, at, create_revision, version, lease)
 }
 
 /// Adds a version to its history; returns the new history of a key that has none.
-fn append(history: Option<&mut History>, record: &Arc<Record>) -> Option<History> {
+fn append(history: Option<&mut History>, record: &Record) -> Option<History> {
     match history {
         Some(history) => {
-            history.push(Arc::clone(record));
+            history.push(record.clone());
             None
         }
-        None => Some(History::One(Arc::clone(record))),
+        None => Some(History::One(record.clone())),
     }
 }

@@ -3,13 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::ids::{LeaseId, Revision};
-use crate::mvcc::record::Record;
+use crate::mvcc::record::Draft;
 
 /// What is done to one key.
 #[derive(Clone, Debug)]
@@ -75,11 +74,12 @@ impl Pair {
     fn write(&mut self, key: &[u8], live: bool) {
         self.revision = self.revision.next();
         let at = (self.revision, 0);
-        let record = Arc::new(if live {
-            Record::put(key, b"", at, self.revision, 1, LeaseId(0))
+        let draft = if live {
+            Draft::put(key, b"", at, self.revision, 1, LeaseId(0))
         } else {
-            Record::tombstone(key, at)
-        });
+            Draft::tombstone(key, at)
+        };
+        let record = draft.on_heap();
         let was_there = self.tree.upsert(key, |history| {
             let was_there = history.is_some();
             let insert = match history {

@@ -1,7 +1,5 @@
 //! Puts and deletes: the keys together with the leases they hang on.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::{
@@ -18,7 +16,7 @@ pub(crate) struct Keyspace {
     pub(crate) store: Store,
     pub(crate) leases: Leases,
     /// The records of the last response whose values have to be filled in, in its order.
-    pub(crate) cold: Vec<Arc<Record>>,
+    pub(crate) cold: Vec<Record>,
 }
 
 impl Keyspace {
@@ -107,13 +105,13 @@ impl Keyspace {
         }
     }
 
-    fn delete(&mut self, key: &Bytes) -> Option<Arc<Record>> {
+    fn delete(&mut self, key: &Bytes) -> Option<Record> {
         let old = self.store.delete(key)?;
         self.leases.on_delete(&old);
         Some(old)
     }
 
-    fn delete_live(&mut self, span: &Span) -> Vec<Arc<Record>> {
+    fn delete_live(&mut self, span: &Span) -> Vec<Record> {
         let live = self.store.live(span);
         for old in &live {
             self.store.delete(old.key());

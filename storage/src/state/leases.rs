@@ -9,7 +9,6 @@
 //! 2. `deadlines` holds exactly one entry for every lease.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use keelson_proto::ApiError;
@@ -142,7 +141,7 @@ impl Leases {
     }
 
     /// Moves a key from the lease of its old version to that of its new one.
-    pub(crate) fn on_put(&mut self, old: Option<&Arc<Record>>, record: &Arc<Record>) {
+    pub(crate) fn on_put(&mut self, old: Option<&Record>, record: &Record) {
         if let Some(old) = old
             && old.lease != record.lease
         {
@@ -169,7 +168,7 @@ impl Leases {
     }
 
     /// Detaches a key whose version `old` is gone.
-    pub(crate) fn on_delete(&mut self, old: &Arc<Record>) {
+    pub(crate) fn on_delete(&mut self, old: &Record) {
         if old.lease != LeaseId(0)
             && let Some(lease) = self.by_id.get_mut(&old.lease)
         {

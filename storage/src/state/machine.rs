@@ -250,7 +250,7 @@ impl State {
 
     /// The records whose values must be [supplied](State::supply) before a command is applied next.
     #[must_use]
-    pub fn cold_values(&self, request: &Request) -> Vec<Arc<Record>> {
+    pub fn cold_values(&self, request: &Request) -> Vec<Record> {
         let mut cold = Vec::new();
         if self.snapshot().is_some() {
             match request {
@@ -264,7 +264,7 @@ impl State {
 
     /// The same for a transaction that is [read](State::txn_read).
     #[must_use]
-    pub fn cold_values_of_txn(&self, txn: &TxnRequest) -> Vec<Arc<Record>> {
+    pub fn cold_values_of_txn(&self, txn: &TxnRequest) -> Vec<Record> {
         let mut cold = Vec::new();
         if self.snapshot().is_some() {
             txn::cold_values(self.store(), txn, &mut cold);
@@ -273,12 +273,12 @@ impl State {
     }
 
     /// Gives values to the next command that is applied or transaction that is read.
-    pub fn supply(&mut self, records: impl IntoIterator<Item = Arc<Record>>) {
+    pub fn supply(&mut self, records: impl IntoIterator<Item = Record>) {
         self.keyspace.store.supply(records);
     }
 
     /// The records of the last response whose values have to be [filled in](Response::fill).
-    pub fn take_cold(&mut self) -> Vec<Arc<Record>> {
+    pub fn take_cold(&mut self) -> Vec<Record> {
         std::mem::take(&mut self.keyspace.cold)
     }
 
@@ -514,7 +514,7 @@ impl State {
     }
 
     /// The same of a state some of whose values are on the disk; `load` gets the whole of a cold record.
-    pub fn digest_with(&self, load: &mut dyn FnMut(Arc<Record>) -> Arc<Record>) -> u64 {
+    pub fn digest_with(&self, load: &mut dyn FnMut(Record) -> Record) -> u64 {
         let mut digest = Digest::new();
         digest.number(self.applied.index.0);
         digest.number(self.applied.term.0);

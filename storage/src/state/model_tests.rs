@@ -251,13 +251,13 @@ impl Files {
         false
     }
 
-    fn load(&self, record: Arc<Record>) -> Arc<Record> {
+    fn load(&self, record: Record) -> Record {
         let Some(place) = record.place() else {
             return record;
         };
         let start = place.block.offset as usize + place.start as usize;
         let value = &self.contents[&place.snapshot][start..start + place.bytes as usize];
-        Arc::new(record.with_value(value))
+        record.with_value(value)
     }
 
     /// Applies a command, with the values it needs and those of its response.
@@ -287,7 +287,7 @@ impl Files {
 
     fn step(&self, state: &mut State, select: &mut Select, budget: usize) -> Option<Selection> {
         for record in select.unsorted().into_iter().flatten() {
-            *record = self.load(Arc::clone(record));
+            *record = self.load(record.clone());
         }
         state.select_step(select, budget)
     }

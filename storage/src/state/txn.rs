@@ -6,7 +6,6 @@
 //! lease), then the revisions of all ranges. Execution sees its own changes.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -50,7 +49,7 @@ pub(crate) fn has_put(txn: &TxnRequest) -> bool {
 /// Adds the cold records whose values must be supplied before a transaction is decided and executed:
 /// those that are compared or sorted by value, and those whose value a put keeps. Both branches are
 /// looked at.
-pub(crate) fn cold_values(store: &Store, txn: &TxnRequest, out: &mut Vec<Arc<Record>>) {
+pub(crate) fn cold_values(store: &Store, txn: &TxnRequest, out: &mut Vec<Record>) {
     let compared = txn.compare.iter();
     for compare in compared.filter(|compare| compare.target == CompareTarget::Value as i32) {
         let span = Span::new(&compare.key, &compare.range_end);
@@ -73,7 +72,7 @@ pub(crate) fn cold_values(store: &Store, txn: &TxnRequest, out: &mut Vec<Arc<Rec
 }
 
 /// The same for a put.
-pub(crate) fn cold_value(store: &Store, put: &PutRequest, out: &mut Vec<Arc<Record>>) {
+pub(crate) fn cold_value(store: &Store, put: &PutRequest, out: &mut Vec<Record>) {
     if put.ignore_value {
         let kept = Span::Key(put.key.clone());
         out.extend(
@@ -115,7 +114,7 @@ pub(crate) fn apply(keyspace: &mut Keyspace, txn: &TxnRequest) -> Result<TxnResp
 pub(crate) fn read(
     store: &Store,
     txn: &TxnRequest,
-    cold: &mut Vec<Arc<Record>>,
+    cold: &mut Vec<Record>,
 ) -> Result<TxnResponse, ApiError> {
     assert!(
         is_read_only(txn),
@@ -246,7 +245,7 @@ fn execute(keyspace: &mut Keyspace, txn: &TxnRequest, decision: &Decision) -> Tx
     }
 }
 
-fn range_outcome(store: &Store, range: &RangeRequest, cold: &mut Vec<Arc<Record>>) -> Outcome {
+fn range_outcome(store: &Store, range: &RangeRequest, cold: &mut Vec<Record>) -> Outcome {
     let selection = store
         .select(range)
         .expect("the revisions of a transaction's ranges were checked");
@@ -282,7 +281,9 @@ fn holds_for(compare: &Compare, record: Option<&Record>) -> bool {
                 Some(TargetUnion::Value(value)) => &value[..],
                 _ => &[],
             };
-            record.map_or(&[][..], Record::value).cmp(expected)
+            record
+                .map_or(&[][..], |record| record.value())
+                .cmp(expected)
         }
         Ok(CompareTarget::Create) => {
             let expected = match operand {

@@ -6,8 +6,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use keelson_proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, DefragmentResponse, HashKvRequest, HashKvResponse, HashResponse,
-    StatusResponse,
+    MoveLeaderRequest, MoveLeaderResponse, StatusResponse,
 };
+use keelson_storage::ids::MemberId;
 use keelson_storage::mvcc::HashKvResult;
 use keelson_storage::snapshot::ValueReader;
 use keelson_storage::state::{Request, Response};
@@ -45,6 +46,22 @@ pub(super) async fn defragment(api: &Rc<Api>) -> Result<DefragmentResponse, Stat
         })
         .inspect(|_| disk.backend_defrag.observe_duration(began.elapsed())),
         other => unreachable!("a checkpoint is answered when it is durable, not with {other:?}"),
+    }
+}
+
+/// Hands the leadership of this endpoint's member to another voter.
+pub(super) async fn move_leader(api: &Rc<Api>, body: Bytes) -> Result<MoveLeaderResponse, Status> {
+    let request: MoveLeaderRequest = decode(&body)?;
+    match api
+        .ask(Ask::MoveLeader(MemberId(request.target_id)))
+        .await?
+    {
+        Answer::LeaderMoved(header) => Ok(MoveLeaderResponse {
+            header: Some(header),
+        }),
+        other => {
+            unreachable!("a change of the leader is answered when it is done, not with {other:?}")
+        }
     }
 }
 

@@ -155,7 +155,7 @@ impl Api {
         }
     }
 
-    async fn fill(&self, cold: Box<(Response, Vec<Arc<Record>>)>) -> Result<Response, ApiError> {
+    async fn fill(&self, cold: Box<(Response, Vec<Record>)>) -> Result<Response, ApiError> {
         let (mut response, records) = *cold;
         let records = self.load(records).await?;
         response.fill(records.iter().map(|record| record.key_value().value));
@@ -163,7 +163,7 @@ impl Api {
     }
 
     /// Records with their values.
-    async fn load(&self, records: Vec<Arc<Record>>) -> Result<Vec<Arc<Record>>, ApiError> {
+    async fn load(&self, records: Vec<Record>) -> Result<Vec<Record>, ApiError> {
         match self.ask_without_limit(Ask::Load(records)).await? {
             Answer::Loaded(records) => Ok(records),
             other => unreachable!("records are answered with records, not {other:?}"),
@@ -204,6 +204,9 @@ impl Api {
             Method::MaintenanceHash => unary(call, |_| maintenance::hash(&self)).await,
             Method::MaintenanceHashKv => {
                 unary(call, |body| maintenance::hash_kv(&self, body)).await;
+            }
+            Method::MaintenanceMoveLeader => {
+                unary(call, |body| maintenance::move_leader(&self, body)).await;
             }
             Method::MaintenanceSnapshot => Box::pin(snapshot::serve(self, call)).await,
             Method::HealthCheck => unary(call, |body| health::check(&self, body)).await,

@@ -6,7 +6,6 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use keelson_proto::ApiError;
@@ -190,7 +189,7 @@ impl RangeResponse {
         end
     }
 
-    fn put_kvs(&self, records: &[Arc<Record>], out: &mut BytesMut) {
+    fn put_kvs(&self, records: &[Record], out: &mut BytesMut) {
         for record in records {
             encode_key(KVS_TAG, WireType::LengthDelimited, out);
             if self.selection.keys_only {
