@@ -139,6 +139,9 @@ pub(super) enum Asked {
     },
 }
 
+/// Whether an item, from and to the members of these places, passes.
+pub(super) type Censor = Box<dyn FnMut(usize, usize, &Item) -> bool>;
+
 pub(super) struct World {
     pub(super) clock: ManualClock,
     pub(super) dice: Dice,
@@ -161,7 +164,7 @@ pub(super) struct World {
     /// What an engine says to a core beside replies, if somebody wants to know.
     pub(super) told: Option<(usize, VecDeque<Outbound>)>,
     /// Sees every item before it is sent; false loses it.
-    pub(super) censor: Option<Box<dyn FnMut(usize, usize, &Item) -> bool>>,
+    pub(super) censor: Option<Censor>,
 }
 
 impl World {

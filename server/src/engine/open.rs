@@ -55,23 +55,14 @@ impl<D: Disk> Engine<D> {
         let (wal, report) = Wal::open(disks.lane, LaneId(0), wal_config, |lsn, record| {
             replayed.on_record(lsn, record);
         })?;
-        let Replayed {
-            replay,
+        let Whole {
+            log,
             state,
-            mut snapshots,
+            snapshots,
             applied_lsn,
             logged,
-            error,
-        } = replayed;
+        } = replayed.finish(report.first_lsn)?;
         let config = config.with_identity_of(&state);
-        let unfinished = snapshots.unfinished();
-        if let Some(error) = error {
-            return Err(LostState::explain(error, unfinished));
-        }
-        LostState::check_empty(&replay, report.first_lsn, unfinished)?;
-        let log = replay.finish();
-        let log = log.map_err(|error| LostState::explain(error.into(), unfinished))?;
-        snapshots.remove_leftovers();
         let now_us = clock.now_us();
         let mut engine = Self {
             node: restore_node(&config, &state, log),
@@ -187,6 +178,15 @@ struct Replayed<D: Disk> {
     error: Option<EngineError>,
 }
 
+/// The same when nothing is missing.
+struct Whole<D: Disk> {
+    log: ReplayedLog,
+    state: State,
+    snapshots: SnapshotStore<D>,
+    applied_lsn: Lsn,
+    logged: VecDeque<(RaftIndex, Lsn)>,
+}
+
 impl<D: Disk> Replayed<D> {
     fn new(snapshots: SnapshotStore<D>, config: &EngineConfig) -> Self {
         let (mut replay, state) = match snapshots.current() {
@@ -208,6 +208,26 @@ impl<D: Disk> Replayed<D> {
             logged: VecDeque::new(),
             error: None,
         }
+    }
+
+    /// All records were read, of a lane whose first one is `first_lsn`.
+    fn finish(self, first_lsn: Lsn) -> Result<Whole<D>, EngineError> {
+        let mut snapshots = self.snapshots;
+        let unfinished = snapshots.unfinished();
+        if let Some(error) = self.error {
+            return Err(LostState::explain(error, unfinished));
+        }
+        LostState::check_empty(&self.replay, first_lsn, unfinished)?;
+        let log = self.replay.finish();
+        let log = log.map_err(|error| LostState::explain(error.into(), unfinished))?;
+        snapshots.remove_leftovers();
+        Ok(Whole {
+            log,
+            state: self.state,
+            snapshots,
+            applied_lsn: self.applied_lsn,
+            logged: self.logged,
+        })
     }
 
     fn on_record(&mut self, lsn: Lsn, record: WalRecord) {

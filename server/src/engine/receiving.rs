@@ -80,7 +80,8 @@ impl<D: Disk> Engine<D> {
             if is_same && receiving.from == from {
                 receiving.offer = offer;
                 receiving.heard_at_us = self.now_us;
-                return Ok(self.answer_offer());
+                self.answer_offer();
+                return Ok(());
             }
             if receiving.is_accepted() {
                 return Ok(());

@@ -11,7 +11,7 @@ use keelson_storage::ids::MemberId;
 use keelson_storage::state::Request;
 use prost::Message;
 
-use super::cluster_tests::{MEMBERS, Shape, World};
+use super::cluster_tests::{Censor, MEMBERS, Shape, World};
 use super::message::{Ask, Inbound, NO_TOKEN, Outbound, StreamKey};
 use crate::fanout::{FanOut, OpenedAt, WatchSpec};
 
@@ -90,7 +90,7 @@ fn is_of_transfer(item: &Item) -> bool {
 }
 
 /// Counts the items of transfers, and loses the one with this number.
-fn lose(number: u64) -> (Rc<Cell<u64>>, Box<dyn FnMut(usize, usize, &Item) -> bool>) {
+fn lose(number: u64) -> (Rc<Cell<u64>>, Censor) {
     let seen = Rc::new(Cell::new(0));
     let counted = Rc::clone(&seen);
     let censor = move |_, _, item: &Item| {
