@@ -10,6 +10,7 @@
 //!     member/IDENTITY         which member of which cluster it is
 //!     member/REJOIN           there while the member gets all its data from the others
 //!     member/damaged/         what was set aside for that
+//!     member/SHARDS           which shards it has, once it has more than one
 //!     member/wal-0000/        one directory per WAL lane
 //!     member/snap-0000/       one directory per shard: its snapshot files
 //! ```
@@ -20,6 +21,7 @@
 
 mod identity;
 mod rejoin;
+mod shards;
 mod stopped;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -31,10 +33,18 @@ use crate::ids::{LaneId, ShardId};
 use crate::io::PROBE_NAME;
 
 pub use identity::Identity;
+pub use shards::{
+    MAIN_SHARD, MAIN_SHARD_ID, SHARD_NAME_BYTES_MAX, ShardPlace, ShardPlaces, is_shard_name,
+    shard_id,
+};
 pub use stopped::StoppedDir;
 
-/// Version of the directory layout this code writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the layout of a directory with one shard.
+const FORMAT_ALONE: u32 = 1;
+/// Of one whose lanes hold the records of several.
+const FORMAT_SHARDS: u32 = 2;
+/// The newest version of the directory layout that this code reads.
+pub const FORMAT_VERSION: u32 = FORMAT_SHARDS;
 
 const FORMAT_NAME: &str = "FORMAT";
 const FORMAT_DRAFT_NAME: &str = "FORMAT.new";
@@ -87,7 +97,7 @@ impl DataDir {
         let lock = lock(path)?;
         let is_new = !path.join(FORMAT_NAME).exists();
         if is_new {
-            write_format(path)?;
+            write_format(path, FORMAT_ALONE)?;
         }
         let dir = Self {
             path: path.to_path_buf(),
@@ -231,6 +241,14 @@ pub enum DirError {
         /// The file.
         path: String,
     },
+    /// The file that says which shards there are cannot be understood.
+    #[error(
+        "{path} does not say which shards this data directory holds: restore the file from a backup"
+    )]
+    ShardsDamaged {
+        /// The file.
+        path: String,
+    },
     /// The operating system refused.
     #[error("cannot {operation} {path}: {source}")]
     Io {
@@ -298,15 +316,15 @@ fn check_format(path: &Path) -> Result<(), DirError> {
             found,
             known: FORMAT_VERSION,
         }),
-        (Some(FORMAT_TITLE), Some(FORMAT_VERSION)) => Ok(()),
+        (Some(FORMAT_TITLE), Some(FORMAT_ALONE..=FORMAT_VERSION)) => Ok(()),
         _ => Err(DirError::FormatDamaged {
             path: file.display().to_string(),
         }),
     }
 }
 
-fn write_format(path: &Path) -> Result<(), DirError> {
-    let text = format!("{FORMAT_TITLE}\nformat {FORMAT_VERSION}\n");
+fn write_format(path: &Path, version: u32) -> Result<(), DirError> {
+    let text = format!("{FORMAT_TITLE}\nformat {version}\n");
     write_new(
         &path.join(FORMAT_DRAFT_NAME),
         &path.join(FORMAT_NAME),
@@ -492,11 +510,11 @@ mod tests {
         let newer = scratch();
         std::fs::write(
             newer.path().join("FORMAT"),
-            "keelson data directory\nformat 2\n",
+            "keelson data directory\nformat 3\n",
         )
         .unwrap();
         let error = DataDir::open(newer.path()).unwrap_err();
-        assert!(matches!(error, DirError::Newer { found: 2, .. }), "{error}");
+        assert!(matches!(error, DirError::Newer { found: 3, .. }), "{error}");
 
         for text in [
             "",

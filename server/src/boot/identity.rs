@@ -265,7 +265,7 @@ fn to_member(member: &ClusterMember, cluster_token: &str) -> Member {
     }
 }
 
-fn texts(urls: &[HttpUrl]) -> Vec<String> {
+pub(super) fn texts(urls: &[HttpUrl]) -> Vec<String> {
     urls.iter().map(HttpUrl::to_string).collect()
 }
 

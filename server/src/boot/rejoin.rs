@@ -10,32 +10,35 @@
 //! From then on every start does the same, until the member is whole. What it must not do meanwhile is the engine's matter
 //! (`engine/rejoin.rs`).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use keelson_storage::dir::DataDir;
-use keelson_storage::io::UringDisk;
 use keelson_storage::recovery::RecoveryReport;
+use keelson_storage::state::Member;
 
 use super::identity::{Identity, fetch_running, urls_of_others};
-use super::{open_disks, open_engine};
+use super::shards::{self, CoreDisks, CoreShards, ShardPlan};
 use crate::config::Config;
-use crate::engine::{Disks, Engine, EngineError};
+use crate::engine::EngineError;
 use crate::runtime;
 
 /// How long the other members may take to say who belongs to the cluster.
-const OTHERS_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the engine on what is there, or on nothing if that is damaged.
+/// Opens the engines on what is there, or on nothing if any of that is damaged: the shards of a lane share its fate.
 pub(super) fn open(
     config: &Config,
     dir: &DataDir,
-    disks: Disks<UringDisk>,
+    disks: Vec<CoreDisks>,
+    plans: &mut [ShardPlan],
     identity: &mut Identity,
     cores: usize,
-) -> anyhow::Result<(Engine<UringDisk>, RecoveryReport)> {
+) -> anyhow::Result<(Vec<CoreShards>, RecoveryReport)> {
     if !dir.is_rejoining() {
-        let error = match open_engine(config, disks, identity, cores) {
+        let error = match shards::open(config, disks, plans, identity, cores) {
             Err(error) if is_damage(&error) && identity.is_certain => error,
             opened => return opened,
         };
@@ -54,11 +57,38 @@ pub(super) fn open(
     tracing::warn!(
         "this member begins anew and gets all its data from the others; what was damaged is in member/damaged until then"
     );
-    open_engine(config, open_disks(config, dir)?, identity, cores)
+    let disks = shards::open_disks(config, dir, plans)?;
+    shards::open(config, disks, plans, identity, cores)
 }
 
-/// The member is whole again: what was set aside goes, on a thread beside the cores.
-pub(super) fn finish(data_dir: &Path) {
+/// Which shards of a member that begins anew are whole again. When all are, what was set aside goes.
+pub(super) struct Rejoining {
+    data_dir: PathBuf,
+    whole: Vec<OnceLock<()>>,
+    finished: OnceLock<()>,
+}
+
+impl Rejoining {
+    pub(super) fn new(data_dir: &Path, shards: usize) -> Self {
+        Self {
+            data_dir: data_dir.to_owned(),
+            whole: (0..shards).map(|_| OnceLock::new()).collect(),
+            finished: OnceLock::new(),
+        }
+    }
+
+    /// The shard at this place is whole.
+    pub(super) fn on_whole(&self, place: usize) {
+        self.whole[place].get_or_init(|| ());
+        let are_all = self.whole.iter().all(|whole| whole.get().is_some());
+        if are_all && self.finished.set(()).is_ok() {
+            finish(&self.data_dir);
+        }
+    }
+}
+
+/// What was set aside goes, on a thread beside the cores.
+fn finish(data_dir: &Path) {
     let path = data_dir.to_owned();
     let finish = move || {
         if let Err(error) = DataDir::finish_rejoin(&path) {
@@ -95,11 +125,8 @@ fn learn_others(config: &Config, identity: &mut Identity) -> anyhow::Result<()> 
     }
     let me = identity.member.0;
     let is_known = running.members.iter().any(|member| member.id == me);
-    let is_other_voter = |member: &&_| {
-        let member: &keelson_storage::state::Member = member;
-        member.id != me && !member.is_learner
-    };
-    if !is_known || running.members.iter().find(is_other_voter).is_none() {
+    let is_other_voter = |member: &Member| member.id != me && !member.is_learner;
+    if !is_known || !running.members.iter().any(is_other_voter) {
         bail!("no other voter of the cluster holds the data, or this member was removed from it");
     }
     identity.founding.clear();

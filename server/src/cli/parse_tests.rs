@@ -7,7 +7,7 @@ use keelson_tuning::Profile;
 
 use crate::config::{
     AutoCompaction, ClusterMember, ClusterState, Config, CoreSelection, FeatureGates, HttpUrl,
-    LogConfig, LogFormat, LogLevel, LogOutput, Standing, all_flags, flag,
+    LogConfig, LogFormat, LogLevel, LogOutput, ShardConfig, Standing, all_flags, flag,
 };
 
 use super::{CliError, Invocation, Serve, parse};
@@ -213,6 +213,21 @@ fn every_used_flag_changes_its_setting() {
         (&["--strict-reconfig-check=false"], |c| {
             c.strict_reconfig_check = false;
         }),
+        (
+            &[
+                "--shards=events=http://127.0.0.1:1",
+                "--shards-advertise-client-urls=events=http://e:1",
+                "--shards-cores=events=1",
+            ],
+            |c| {
+                c.shards.push(ShardConfig {
+                    name: "events".into(),
+                    listen_client_urls: urls("http://127.0.0.1:1"),
+                    advertise_client_urls: urls("http://e:1"),
+                    core: 1,
+                });
+            },
+        ),
         (&["--max-learners=3"], |c| c.max_learners = 3),
         (&["--force-new-cluster"], |c| c.force_new_cluster = true),
         (&["--initial-election-tick-advance=false"], |c| {

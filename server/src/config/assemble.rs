@@ -23,6 +23,7 @@ use super::settings::{
     PROGRESS_INTERVAL_MIN, QUOTA_BYTES_DEFAULT, QUOTA_BYTES_SENSIBLE, REQUEST_BYTES_MAX,
     REQUEST_BYTES_SENSIBLE,
 };
+use super::shards::{SHARD_FLAGS, ShardConfig, parse_shards};
 use super::spelling::{format_duration, parse_bool, parse_duration};
 use super::url::HttpUrl;
 use crate::engine::limits::entry_payload_bytes_max;
@@ -232,8 +233,13 @@ impl Values {
             unsafe_no_fsync: self.bool("unsafe-no-fsync"),
             profile: self.given_text("profile").map(str::to_owned),
             cores: self.cores()?,
+            shards: Vec::new(),
             tuning: self.tuning.clone(),
             name,
+        };
+        let config = Config {
+            shards: self.shards(&config)?,
+            ..config
         };
         self.check_tuning(&config)?;
         Ok(config)
@@ -444,6 +450,16 @@ impl Values {
         CoreSelection::parse(self.text("cores")).map_err(|why| {
             let given = self.used.get("cores").expect("the default is a selection");
             ConfigError::bad_value(given, why)
+        })
+    }
+
+    fn shards(&self, config: &Config) -> Result<Vec<ShardConfig>, ConfigError> {
+        let values = SHARD_FLAGS.map(|(_, flag)| self.text(flag));
+        let mut taken = config.client_addresses();
+        taken.extend(config.metrics_addresses());
+        parse_shards(values, &taken).map_err(|(flag, why)| match self.used.get(flag) {
+            Some(given) => ConfigError::bad_value(given, why),
+            None => ConfigError::Unfit(format!("--{flag} is not set: {why}")),
         })
     }
 

@@ -1,7 +1,7 @@
 //! The YAML config file, in etcd's layout.
 //!
 //! Top-level keys are flag names. etcd nests a few: the two `*-transport-security` maps,
-//! `socket-options` and `discovery-config`; Keelson nests its tuning sections. Durations are
+//! `socket-options` and `discovery-config`; Keelson nests its tuning sections and has a list of shards. Durations are
 //! nanoseconds as a number, as in etcd, or a Go duration as text.
 
 use serde_yaml_ng::{Mapping, Value};
@@ -9,6 +9,7 @@ use serde_yaml_ng::{Mapping, Value};
 use super::error::ConfigError;
 use super::flags::{Flag, Kind, all_flags, flag};
 use super::given::{Given, Source};
+use super::shards::flags_of_list;
 
 /// etcd's nested maps and the prefix that makes flag names of their keys.
 const NESTED: [(&str, &str); 4] = [
@@ -51,6 +52,11 @@ pub fn read_yaml(path: &str, text: &str) -> Result<Vec<Given>, ConfigError> {
             reader.read_map(key, value, |inner| {
                 format!("{key}-{}", inner.replace('_', "-"))
             })?;
+        } else if let ("shards", Value::Sequence(list)) = (key, value) {
+            let flags = flags_of_list(list).map_err(|why| reader.bad(format!("shards {why}")))?;
+            for (flag, value) in flags {
+                reader.read_value(flag, flag, &Value::String(value))?;
+            }
         } else {
             reader.read_value(key, key, value)?;
         }

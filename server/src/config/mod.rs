@@ -26,6 +26,7 @@ mod flags;
 mod given;
 mod profile;
 mod settings;
+mod shards;
 mod shown;
 mod spelling;
 mod url;
@@ -44,6 +45,7 @@ pub use flags::{Flag, GROUPS, Group, Kind, Standing, all_flags, current_flags, f
 pub use given::{Given, Source};
 pub use profile::over_profile;
 pub use settings::{Config, LogConfig, LogFormat, LogLevel, LogOutput};
+pub use shards::ShardConfig;
 pub use shown::{Effective, Use, effective};
 pub use spelling::{format_duration, parse_duration};
 pub use url::HttpUrl;

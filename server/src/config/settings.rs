@@ -12,6 +12,7 @@ use super::cluster::{ClusterMember, ClusterState};
 use super::compaction::AutoCompaction;
 use super::cores::CoreSelection;
 use super::features::FeatureGates;
+use super::shards::ShardConfig;
 use super::url::HttpUrl;
 use crate::engine::limits::entry_payload_bytes_max;
 
@@ -112,6 +113,8 @@ pub struct Config {
     pub profile: Option<String>,
     /// `--cores`; resolve it against [`crate::runtime::available_cores`].
     pub cores: CoreSelection,
+    /// `--shards` and what goes with it: the shards beside `main`.
+    pub shards: Vec<ShardConfig>,
     /// The tuning sections; they pass their own check.
     pub tuning: Tuning,
 }

@@ -9,6 +9,7 @@ use super::cluster::ClusterState;
 use super::compaction::AutoCompaction;
 use super::flags::{Flag, Standing, current_flags};
 use super::settings::{Config, LogFormat, LogLevel, LogOutput};
+use super::shards::{SHARD_FLAGS, show_shards};
 use super::spelling::format_duration;
 use super::url::HttpUrl;
 
@@ -115,6 +116,10 @@ fn member_value(config: &Config, name: &str) -> Option<String> {
         }
         "profile" => config.profile.clone().unwrap_or_default(),
         "cores" => config.cores.to_string(),
+        shards if shards.starts_with("shards") => {
+            let field = SHARD_FLAGS.iter().position(|(_, flag)| *flag == shards)?;
+            show_shards(&config.shards)[field].clone()
+        }
         _ => return None,
     })
 }

@@ -133,7 +133,9 @@ fn ports(config: &Config) -> Vec<PortProbe> {
                 .map_err(|error| error.to_string()),
         })
     };
+    let shards = config.shards.iter().map(|shard| shard.client_addresses());
     of(config.client_addresses(), "--listen-client-urls")
+        .chain(of(shards.flatten().collect(), "--shards"))
         .chain(of(config.metrics_addresses(), "--listen-metrics-urls"))
         .collect()
 }

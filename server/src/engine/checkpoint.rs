@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keelson_proto::ApiError;
-use keelson_storage::ids::{Lsn, SnapshotSeq};
+use keelson_storage::ids::{Lsn, RaftIndex, SnapshotSeq};
 use keelson_storage::io::Disk;
 use keelson_storage::mvcc::{Checkpoint, Layer};
 use keelson_storage::snapshot::{BuilderConfig, HardState, Meta, Snapshot, SnapshotError};
@@ -31,6 +31,7 @@ use super::limits::{
     MEMORY_VERSIONS_BYTES_MIN,
 };
 use super::message::Answer;
+use super::persist::Persisting;
 use super::sending::snapshot_mark;
 use super::shard::{Engine, EngineError, Origin};
 use crate::runtime::Bell;
@@ -79,6 +80,8 @@ pub(super) struct Checkpoints {
     /// After a failure, when it is tried again.
     retry_at_us: u64,
     discarded: Vec<Discarded>,
+    /// Where a shard that holds nothing wrote its hard state once more.
+    moved_to: Option<Lsn>,
     /// What a thread rings that builds; without it the engine builds in its own turns.
     bell: Option<Arc<Bell>>,
 }
@@ -132,6 +135,7 @@ impl<D: Disk> Engine<D> {
     /// Gives the running checkpoint a turn, or begins one if it is due. True if it could go on at once.
     pub(super) fn advance_checkpoint(&mut self) -> Result<bool, EngineError> {
         self.share_memory();
+        self.move_up()?;
         if self.checkpoints.running.is_none() && self.is_checkpoint_due() {
             self.begin_checkpoint();
         }
@@ -158,6 +162,30 @@ impl<D: Disk> Engine<D> {
         }
         self.checkpoints.running = Some(running);
         Ok(busy)
+    }
+
+    /// A shard that holds nothing yet has no snapshot to make. So that its record does not hold the lane back, it
+    /// writes it once more, and lets the old one go when the new one is durable.
+    fn move_up(&mut self) -> Result<(), EngineError> {
+        if let Some(lsn) = self.checkpoints.moved_to {
+            if lsn <= self.wal.durable() {
+                self.checkpoints.moved_to = None;
+                self.wal.trim(Lsn(lsn.0 - 1));
+            }
+            return Ok(());
+        }
+        if self.node.last() > RaftIndex(0) || !self.holds_back_too_much() {
+            return Ok(());
+        }
+        self.checkpoints.log_bytes = self.wal.counters().payload_bytes;
+        self.checkpoints.moved_to = Some(self.write_first_record()?);
+        Ok(())
+    }
+
+    /// Whether the lane has grown by all that it may since this shard last let any of it go.
+    fn holds_back_too_much(&self) -> bool {
+        let log_bytes = self.wal.counters().payload_bytes - self.checkpoints.log_bytes;
+        log_bytes >= self.config.checkpoint.log_bytes.1 && self.wal.holds_back()
     }
 
     fn on_checkpoint_durable(&mut self, running: &Running, snapshot: Arc<Snapshot>) {
@@ -302,7 +330,7 @@ impl<D: Disk> Engine<D> {
             .interval_us
             .is_some_and(|interval_us| self.now_us >= checkpoints.began_us + interval_us);
         let is_needed = self.is_memory_short() || self.is_held_back();
-        is_long || log_bytes >= max || is_needed || (is_old && self.has_changed())
+        is_long || self.holds_back_too_much() || is_needed || (is_old && self.has_changed())
     }
 
     /// Whether none may begin now: a newer snapshot arrives, or the state is ahead of this member's own log, which
@@ -413,7 +441,18 @@ impl<D: Disk> Engine<D> {
         let unpublished = self.unpublished();
         Frozen {
             meta: self.state.freeze(hard_state, unpublished),
-            covered: self.applied_lsn,
+            covered: self.covered(),
+        }
+    }
+
+    /// The last record that a snapshot of the applied state covers. If no entry waits behind that, all that follows is
+    /// hard states, and the newest of them is in the snapshot.
+    fn covered(&self) -> Lsn {
+        let is_entry = |(_, what): &(Lsn, Persisting)| matches!(what, Persisting::Entry(_));
+        if self.logged.is_empty() && !self.persisting.iter().any(is_entry) {
+            self.wal.last()
+        } else {
+            self.applied_lsn
         }
     }
 

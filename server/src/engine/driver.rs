@@ -1,4 +1,4 @@
-//! The loop that runs an engine on its core: rings in, a step, rings out, sleep.
+//! The loop that runs the engines of a core: rings in, a step, rings out, sleep.
 //!
 //! It sleeps on three things at once: the rings of the front cores, the lane's completions, and the time
 //! the engine asked for. Whatever wakes it, one turn handles all that has come.
@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_lite::future::or;
+use keelson_storage::dir::MAIN_SHARD_ID;
 use keelson_storage::ids::MemberId;
 use keelson_storage::io::Disk;
 use keelson_storage::state::Member;
@@ -19,6 +20,7 @@ use super::checkpoint::Discarded;
 use super::limits::{HEARD_PER_TURN_MAX, INBOUND_PER_TURN_MAX};
 use super::message::{EventBatch, Inbound, Outbound};
 use super::shard::{Activity, Engine, EngineError};
+use super::shards::Shards;
 use crate::peer::{Heard, Peers};
 use crate::runtime::{self, Bell, Clock, Inbox, LocalEvent, Outbox, Watch};
 
@@ -30,42 +32,100 @@ pub struct PortRings {
     pub outbox: Outbox<Outbound>,
 }
 
-/// Runs `engine` until `stopping` is set and everything proposed is done, or until it fails.
+/// Which shards of the process their clusters have let go. A member that was removed is needed as long as one of its shards
+/// still counts on it.
+#[derive(Clone)]
+pub struct Leaving {
+    /// By core that runs engines: all of its shards were left.
+    cores: Arc<[OnceLock<()>]>,
+    /// `main` was.
+    main: Arc<OnceLock<()>>,
+    core: usize,
+}
+
+impl Leaving {
+    /// One for each of so many cores.
+    #[must_use]
+    pub fn of_cores(count: usize) -> Vec<Self> {
+        let cores: Arc<[OnceLock<()>]> = (0..count).map(|_| OnceLock::new()).collect();
+        let main = Arc::new(OnceLock::new());
+        let of_core = |core| Self {
+            cores: cores.clone(),
+            main: main.clone(),
+            core,
+        };
+        (0..count).map(of_core).collect()
+    }
+
+    /// Looks at the shards of this core; true when nobody needs this process any more. A shard is left when it applied
+    /// its removal, or when the others have nothing to say to this member any more.
+    fn look<D: Disk>(&self, shards: &mut Shards<D>, peers: &Peers) -> bool {
+        let is_left = |engine: &Engine<D>| engine.was_removed() || peers.is_let_go();
+        let main = shards.iter().find(|engine| engine.shard() == MAIN_SHARD_ID);
+        if main.is_some_and(is_left) {
+            self.main.get_or_init(|| ());
+        }
+        if self.main.get().is_none() {
+            return false;
+        }
+        if shards.iter().all(is_left) {
+            self.cores[self.core].get_or_init(|| ());
+        }
+        // Who does not belong to `main` any more cannot read there that another shard is to be left, too.
+        for place in 0..shards.count() {
+            shards.engine(place).step_aside();
+        }
+        self.cores.iter().all(|core| core.get().is_some())
+    }
+}
+
+/// Runs the engines of a core until `stopping` is set and everything proposed is done, or until one of them fails.
+/// `ports` are the rings of each shard.
 ///
-/// `observe` is called after every turn with the engine, for metrics.
+/// `observe` is called after every turn with the place of a shard and its engine, for metrics.
 pub async fn run<D: Disk, C: Clock>(
-    mut engine: Engine<D>,
-    mut ports: Vec<PortRings>,
-    peers: Peers,
+    mut shards: Shards<D>,
+    mut ports: Vec<Vec<PortRings>>,
+    (peers, leaving): (Peers, Leaving),
     clock: C,
     stopping: runtime::Latch,
-    mut observe: impl FnMut(&mut Engine<D>),
+    mut observe: impl FnMut(usize, &mut Engine<D>),
 ) -> Result<(), EngineError> {
-    let disk_event = watch_disks(&engine)?;
+    assert_eq!(ports.len(), shards.count(), "every shard has its rings");
+    let disk_event = watch_disks(&mut shards)?;
     let bell = Arc::new(Bell::new().map_err(EngineError::DiskEvents)?);
     let rung = disk_event.clone();
     bell.watch(move || rung.notify())
         .map_err(EngineError::DiskEvents)?;
-    engine.build_beside(bell);
-    let mut known = BTreeMap::new();
+    for place in 0..shards.count() {
+        shards.engine(place).build_beside(bell.clone());
+    }
+    let mut known = vec![BTreeMap::new(); shards.count()];
     loop {
-        if stopping.is_set() {
-            engine.stop();
+        let mut more = false;
+        for (place, ports) in ports.iter_mut().enumerate() {
+            let engine = shards.engine(place);
+            if stopping.is_set() {
+                engine.stop();
+            }
+            more |= take_inbound(engine, ports);
         }
-        let mut more = take_inbound(&mut engine, &mut ports);
-        more |= take_heard(&mut engine, &peers)?;
-        let mut activity = engine.step(&clock)?;
-        tell_peers(&mut engine, &peers, &mut known);
-        activity.busy |= more | put_outbound(&mut engine, &mut ports)?;
-        if engine.was_removed() {
+        more |= take_heard(&mut shards, &peers)?;
+        let mut activity = shards.turn(&clock)?;
+        tell_peers(&mut shards, &peers, &mut known);
+        for (place, ports) in ports.iter_mut().enumerate() {
+            let engine = shards.engine(place);
+            activity.busy |= more | put_outbound(engine, ports)?;
+            engine.pump_snapshots()?;
+            observe(place, engine);
+            discard(engine.take_discarded());
+        }
+        if leaving.look(&mut shards, &peers) {
             return Err(EngineError::Removed);
         }
-        engine.pump_snapshots()?;
-        observe(&mut engine);
-        discard(engine.take_discarded());
-        if stopping.is_set() && engine.is_drained() {
+        if stopping.is_set() && shards.are_drained() {
             peers.stop();
-            engine.close()?;
+            shards.engine(0).close()?;
             return Ok(());
         }
         if activity.busy {
@@ -77,11 +137,20 @@ pub async fn run<D: Disk, C: Clock>(
 }
 
 /// Takes what other members said, a bounded number of things; whether something is left.
-fn take_heard<D: Disk>(engine: &mut Engine<D>, peers: &Peers) -> Result<bool, EngineError> {
+fn take_heard<D: Disk>(shards: &mut Shards<D>, peers: &Peers) -> Result<bool, EngineError> {
     for _ in 0..HEARD_PER_TURN_MAX {
         match peers.take() {
-            Some(Heard::Item { from, item, .. }) => engine.on_peer(from, item)?,
-            Some(Heard::Unreachable(member)) => engine.on_unreachable(member),
+            Some(Heard::Item { from, shard, item }) => match shards.place_of(shard) {
+                Some(place) => shards.engine(place).on_peer(from, item)?,
+                None => {
+                    tracing::debug!(member = %from, %shard, "message to a shard not of this core")
+                }
+            },
+            Some(Heard::Unreachable(member)) => {
+                for place in 0..shards.count() {
+                    shards.engine(place).on_unreachable(member);
+                }
+            }
             Some(Heard::Reachable(_)) => {}
             None => return Ok(false),
         }
@@ -89,20 +158,34 @@ fn take_heard<D: Disk>(engine: &mut Engine<D>, peers: &Peers) -> Result<bool, En
     Ok(true)
 }
 
-/// Hands what other members are to be told to their links, and tells the links who the members are.
+/// Hands what other members are to be told to their links, and tells the links who the members are: everybody whom any
+/// shard knows. The first shard, which on its core is `main`, knows best.
 fn tell_peers<D: Disk>(
-    engine: &mut Engine<D>,
+    shards: &mut Shards<D>,
     peers: &Peers,
-    known: &mut BTreeMap<MemberId, Member>,
+    known: &mut [BTreeMap<MemberId, Member>],
 ) {
-    if engine.members_differ_from(known) {
-        *known = engine.known_members();
-        peers.set_members(known);
+    let mut is_news = false;
+    for (engine, known) in shards.iter().zip(known.iter_mut()) {
+        if engine.members_differ_from(known) {
+            *known = engine.known_members();
+            is_news = true;
+        }
     }
-    let shard = engine.shard();
-    for (to, item) in engine.take_peer_items() {
-        // What finds no room is counted there; raft repeats what it needs.
-        let _sent = peers.send(to, shard, &item);
+    if is_news {
+        let mut all = BTreeMap::new();
+        for known in known.iter().rev() {
+            all.extend(known.clone());
+        }
+        peers.set_members(&all);
+    }
+    for place in 0..shards.count() {
+        let engine = shards.engine(place);
+        let shard = engine.shard();
+        for (to, item) in engine.take_peer_items() {
+            // What finds no room is counted there; raft repeats what it needs.
+            let _sent = peers.send(to, shard, &item);
+        }
     }
     peers.flush();
 }
@@ -118,11 +201,12 @@ fn discard(discarded: Vec<Discarded>) {
 }
 
 /// Has the completions of the lane and of the snapshot files notify the returned event.
-fn watch_disks<D: Disk>(engine: &Engine<D>) -> Result<LocalEvent, EngineError> {
+fn watch_disks<D: Disk>(shards: &mut Shards<D>) -> Result<LocalEvent, EngineError> {
     let event = LocalEvent::new();
-    let disks = [engine.wal().event_fd(), engine.snapshots().event_fd()];
+    let mut disks = vec![shards.engine(0).wal().event_fd()];
+    disks.extend(shards.iter().map(|engine| engine.snapshots().event_fd()));
     for fd in disks.into_iter().flatten() {
-        // SAFETY: the descriptor belongs to one of the engine's disks, which the engine owns for this whole call;
+        // SAFETY: the descriptor belongs to one of the engines' disks, which they own for this whole call;
         // `watch_eventfd` duplicates it before it returns.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         let notify = event.clone();
@@ -193,7 +277,7 @@ fn put_outbound<D: Disk>(
 /// Sleeps until a ring has news, the disk completed something, the stop latch is set, or the time the
 /// engine asked for has come.
 async fn sleep(
-    ports: &[PortRings],
+    ports: &[Vec<PortRings>],
     peers: &Peers,
     disk_event: &LocalEvent,
     stopping: &runtime::Latch,
@@ -202,7 +286,7 @@ async fn sleep(
 ) {
     let news = poll_fn(|cx| {
         let mut ready = disk_event.poll_wait(cx).is_ready();
-        for port in ports {
+        for port in ports.iter().flatten() {
             ready |= port.inbox.event().poll_wait(cx).is_ready();
         }
         ready |= peers.event().poll_wait(cx).is_ready();

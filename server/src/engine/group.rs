@@ -206,6 +206,7 @@ impl<D: Disk> Engine<D> {
             }
         }
         self.take_office();
+        self.advance_spread();
         self.publish_self();
         self.forget_forwarded();
     }
@@ -395,9 +396,13 @@ impl<D: Disk> Engine<D> {
 
     fn on_raft_message(&mut self, from: MemberId, message: Message) -> Result<(), EngineError> {
         // Who begins anew must not vote, accept or confirm anything.
-        if !self.is_rejoining() {
-            self.node.on_message(from, message)?;
+        if self.is_rejoining() {
+            return Ok(());
         }
+        if message.body == Body::TimeoutNow {
+            self.on_asked_to_lead();
+        }
+        self.node.on_message(from, message)?;
         Ok(())
     }
 

@@ -47,6 +47,17 @@ pub const PUBLISH_RETRY_US: u64 = 2_000_000;
 /// Bits of a request id that count; those above differ between members and between starts.
 pub const REQUEST_COUNTER_BITS: u32 = 32;
 
+/// How often a leader looks whether another member should lead in its place (microseconds).
+pub const SPREAD_LOOK_US: u64 = 500_000;
+/// How long it has been in office before it hands over to the preferred member,
+pub const SPREAD_SETTLED_US: u64 = 5_000_000;
+/// and how long if it was asked to lead.
+pub const SPREAD_ASKED_US: u64 = 600_000_000;
+/// A leader was asked to lead if it took office so soon after the question.
+pub const SPREAD_ASKED_FOR_US: u64 = 5_000_000;
+/// Entries that a member may lack and still take over at once.
+pub const SPREAD_BEHIND_MAX: u64 = 64;
+
 /// How long the answer to a linearizable read's question may take before it is asked again
 /// (microseconds). etcd waits as long.
 pub const READ_INDEX_RETRY_US: u64 = 500_000;

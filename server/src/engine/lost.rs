@@ -7,7 +7,7 @@
 use std::fmt;
 
 use keelson_consensus::durable::{Replay, ReplayError};
-use keelson_storage::ids::{Lsn, RaftIndex};
+use keelson_storage::ids::RaftIndex;
 
 use super::shard::EngineError;
 
@@ -38,20 +38,19 @@ impl LostState {
         }
     }
 
-    /// Checks a log without entries, whose first record would be `first_lsn`. A log that was trimmed stands on a
-    /// snapshot. Nothing begins a snapshot file before there is an entry, unless the file came from another member: then
-    /// there is a term, and nothing was trimmed.
+    /// Checks a log without entries. One that `is_begun`, because what it began with was trimmed, stands on a snapshot. And
+    /// nothing begins a snapshot file before there is an entry, unless the file came from another member: then there is a
+    /// term, and the lane `is_whole`, for nothing was trimmed.
     ///
     /// # Errors
     /// The snapshot that the log stands on is not there, or may be one of those that look unfinished.
     pub(crate) fn check_empty(
         replay: &Replay,
-        first_lsn: Lsn,
+        (is_begun, is_whole): (bool, bool),
         unfinished: &[String],
     ) -> Result<(), LostState> {
-        let is_trimmed = first_lsn > Lsn(1);
-        let stands_on_nothing = replay.snapshot_index() == RaftIndex(0) && is_trimmed;
-        let may_be_received = replay.has_hard_state() && !is_trimmed;
+        let stands_on_nothing = replay.snapshot_index() == RaftIndex(0) && is_begun;
+        let may_be_received = replay.has_hard_state() && is_whole;
         let is_clear = unfinished.is_empty() || may_be_received;
         if replay.has_entries() || (is_clear && !stands_on_nothing) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The owner of a shard: its state, its log and its lane, on one core.
+//! The owner of a shard: its state and its log, on one core, and the lane, which it may share.
 //!
 //! ```text
 //!  on_ask -> admit -> queue -> seal (propose) -> WAL lane -> durable -> commit -> apply -> reply
@@ -8,7 +8,7 @@
 //! [`Engine`] is a plain struct: questions and a time go in, steps run to completion, answers are taken
 //! out. It owns its [`Disk`](keelson_storage::io::Disk) through the WAL and reads no clock, so a
 //! simulator can run it with simulated bodies of both. [`driver`] is the loop that runs it on an
-//! executor, between the rings of the front cores. [`client`] is a front's end of those rings.
+//! executor, between the rings of the front cores. Several shards of a core are [`Shards`]. [`client`] is a front's end of those rings.
 //!
 //! Invariants:
 //! 1. A write is answered only after its entry is durable, committed and applied. A keep-alive is answered
@@ -28,6 +28,7 @@ pub mod driver;
 mod group;
 mod history;
 mod keep_alive;
+mod lane;
 mod lease_clock;
 pub mod limits;
 mod lost;
@@ -45,6 +46,8 @@ mod rejoin;
 pub mod report;
 mod sending;
 mod shard;
+mod shards;
+mod spread;
 mod swap;
 mod values;
 mod verify;
@@ -62,10 +65,13 @@ mod lost_tests;
 #[cfg(test)]
 mod report_tests;
 #[cfg(test)]
+mod shards_tests;
+#[cfg(test)]
 mod transfer_tests;
 
 pub use checkpoint::{CheckpointConfig, Discarded};
 pub use compare::CompareConfig;
 pub use lost::LostState;
-pub use open::Disks;
+pub use open::{Disks, ShardPast, ShardSeat, open_lane};
 pub use shard::{Activity, Durations, Engine, EngineConfig, EngineError, EngineFacts, GroupConfig};
+pub use shards::Shards;

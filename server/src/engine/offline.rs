@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use keelson_consensus::durable::Replay;
 use keelson_consensus::node::{HardState, Mark};
-use keelson_storage::dir::StoppedDir;
-use keelson_storage::ids::{LaneId, Lsn, ShardId};
+use keelson_storage::dir::{MAIN_SHARD_ID, StoppedDir};
+use keelson_storage::ids::{LaneId, Lsn};
 use keelson_storage::io::ReadOnlyDisk;
 use keelson_storage::mvcc::Record;
 use keelson_storage::recovery::read_lane;
@@ -21,7 +21,7 @@ use super::shard::EngineError;
 pub(crate) fn load_newest(
     dir: &StoppedDir,
 ) -> Result<(Option<Snapshot>, Vec<String>), SnapshotError> {
-    let Some(path) = dir.snapshots_path(ShardId(0)) else {
+    let Some(path) = dir.snapshots_path(MAIN_SHARD_ID) else {
         return Ok((None, Vec::new()));
     };
     let mut disk = ReadOnlyDisk::new(&path);
@@ -74,7 +74,9 @@ pub(crate) fn state_of(dir: &StoppedDir) -> Result<State, EngineError> {
     if let Some(error) = replaying.error {
         return Err(LostState::explain(error, &unfinished));
     }
-    LostState::check_empty(&replaying.replay, first_lsn, &unfinished)?;
+    let is_trimmed = first_lsn > Lsn(1);
+    let past = (is_trimmed, !is_trimmed);
+    LostState::check_empty(&replaying.replay, past, &unfinished)?;
     replaying.replay.finish()?;
     Ok(replaying.state)
 }
@@ -89,7 +91,7 @@ struct Replaying {
 
 impl Replaying {
     fn on_record(&mut self, _: Lsn, record: &WalRecord) {
-        if self.error.is_none() {
+        if self.error.is_none() && record.shard == MAIN_SHARD_ID {
             self.error = self.apply(record).err();
         }
     }

@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use keelson_consensus::Node;
-use keelson_consensus::durable::{Replay, ReplayedLog};
+use keelson_consensus::durable::{Replay, ReplayedLog, encode_hard_state};
 use keelson_consensus::node::{Membership, NodeConfig, Restored};
+use keelson_storage::dir::MAIN_SHARD_ID;
 use keelson_storage::ids::{ClusterId, LaneId, Lsn, MemberId, RaftIndex};
 use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Record;
@@ -23,15 +24,17 @@ use super::auto_compact::AutoCompact;
 use super::checkpoint::Checkpoints;
 use super::compare::Comparing;
 use super::group::Group;
+use super::lane::{Lane, Need};
 use super::lease_clock::LeaseClock;
 use super::lost::LostState;
 use super::offline;
 use super::rejoin::Rejoin;
 use super::sending::{Sending, snapshot_mark};
 use super::shard::{Durations, Engine, EngineConfig, EngineError, EngineFacts, Port};
+use super::shards::Shards;
 use crate::runtime::Clock;
 
-/// The directories of a member.
+/// The directories of a member with one shard.
 #[derive(Debug)]
 pub struct Disks<D> {
     /// The WAL lane.
@@ -40,9 +43,135 @@ pub struct Disks<D> {
     pub snapshots: D,
 }
 
+/// A shard that is to be opened.
+#[derive(Debug)]
+pub struct ShardSeat<S> {
+    /// Its snapshot files.
+    pub snapshots: S,
+    /// Its engine's configuration.
+    pub config: EngineConfig,
+    /// This member as the shard is to know it.
+    pub member: Member,
+    /// What is known of it before the lane is read.
+    pub past: ShardPast,
+}
+
+/// What the data directory says about a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShardPast {
+    /// Nothing: it is, or was until now, the only one of its lane.
+    Alone,
+    /// It was never there.
+    New,
+    /// It was there, so it has a snapshot or a record in the lane.
+    Known,
+}
+
+impl<S> ShardSeat<S> {
+    /// Who this member is, and who belongs to its cluster, is as `main` knows it. A shard that is new founds its group with
+    /// `main`'s members; one that holds nothing yet of a group that others founded learns from them.
+    pub fn take_after<D: Disk>(&mut self, main: &Engine<D>) {
+        (self.config.member, self.config.cluster) = main.identity();
+        self.member.id = self.config.member.0;
+        self.config.group.is_identity_certain = true;
+        let known = &main.state.cluster().members;
+        if known.is_empty() {
+            return;
+        }
+        let of_main: Vec<Member> = known.values().cloned().collect();
+        let group = &mut self.config.group;
+        if self.past == ShardPast::New || !group.founding.is_empty() {
+            let unserved = of_main.into_iter().map(|member| Member {
+                client_urls: Vec::new(),
+                ..member
+            });
+            group.founding = unserved.collect();
+        } else {
+            group.peers = of_main;
+        }
+    }
+}
+
+/// Reads a lane once, opens the engines of the shards that it belongs to, and has each that alone decides elected. Blocks on
+/// the disk: for start-up only. The first shard's state says whose data it is, if the configurations do not know for
+/// certain.
+///
+/// # Errors
+/// The lane or a snapshot cannot be used, or they do not belong together.
+pub fn open_lane<D: Disk>(
+    (lane, disk): (LaneId, D),
+    wal_config: WalConfig,
+    seats: Vec<ShardSeat<D>>,
+    clock: &impl Clock,
+) -> Result<(Shards<D>, RecoveryReport), EngineError> {
+    let mut replays = Vec::with_capacity(seats.len());
+    for ShardSeat {
+        snapshots,
+        config,
+        member,
+        past,
+    } in seats
+    {
+        let snapshots = SnapshotStore::open(snapshots, config.snapshots)?;
+        let replayed = Replayed::new(snapshots, &config);
+        let seat = ShardSeat {
+            snapshots: (),
+            config,
+            member,
+            past,
+        };
+        replays.push((replayed, seat));
+    }
+    let mut stranger = None;
+    let (wal, report) = Wal::open(disk, lane, wal_config, |lsn, record| {
+        let mut replays = replays.iter_mut();
+        match replays.find(|(_, seat)| seat.config.shard == record.shard) {
+            Some((replayed, _)) => replayed.on_record(lsn, record),
+            None => stranger = Some(record.shard),
+        }
+    })?;
+    if let Some(shard) = stranger {
+        return Err(EngineError::StrangeShard { lane, shard });
+    }
+    let needs = replays.iter().map(|(replayed, _)| Need {
+        covered: Lsn(0),
+        last: replayed.last_lsn,
+    });
+    let is_shared = replays.len() > 1;
+    let ends = Lane::ends(wal, needs.collect());
+    let mut engines: Vec<Engine<D>> = Vec::with_capacity(replays.len());
+    let mut new = Vec::new();
+    for ((mut replayed, mut seat), end) in replays.into_iter().zip(ends) {
+        replayed.check_start(seat.past, report.first_lsn)?;
+        if is_shared && replayed.last_lsn == Lsn(0) {
+            new.push(engines.len());
+        }
+        if let Some(main) = engines
+            .first()
+            .filter(|first| first.shard() == MAIN_SHARD_ID)
+        {
+            seat.take_after(main);
+        }
+        engines.push(Engine::assemble(replayed, end, seat, clock.now_us())?);
+    }
+    let mut shards = Shards::of(engines);
+    for place in &new {
+        shards.engine(*place).write_first_record()?;
+    }
+    for place in 0..shards.count() {
+        shards.engine(place).start_alone(clock)?;
+    }
+    if !new.is_empty() {
+        shards.engine(0).close()?;
+    }
+    Ok((shards, report))
+}
+
 impl<D: Disk> Engine<D> {
-    /// Opens the snapshot, replays the lane behind it, wins the election of the one-member group and makes sure that the log
-    /// knows the cluster and this member as `member` describes it. Blocks on the disk: for start-up only.
+    /// Opens the only shard of a lane.
+    ///
+    /// # Errors
+    /// See [`open_lane`].
     pub fn open(
         disks: Disks<D>,
         wal_config: WalConfig,
@@ -50,25 +179,43 @@ impl<D: Disk> Engine<D> {
         member: Member,
         clock: &impl Clock,
     ) -> Result<(Self, RecoveryReport), EngineError> {
-        let snapshots = SnapshotStore::open(disks.snapshots, config.snapshots)?;
-        let mut replayed = Replayed::new(snapshots, &config);
-        let (wal, report) = Wal::open(disks.lane, LaneId(0), wal_config, |lsn, record| {
-            replayed.on_record(lsn, record);
-        })?;
-        let Whole {
-            log,
+        let seat = ShardSeat {
+            snapshots: disks.snapshots,
+            config,
+            member,
+            past: ShardPast::Alone,
+        };
+        let lane = (LaneId(0), disks.lane);
+        let (shards, report) = open_lane(lane, wal_config, vec![seat], clock)?;
+        Ok((shards.into_only(), report))
+    }
+
+    /// An engine over what the replay found.
+    fn assemble(
+        replayed: Replayed<D>,
+        wal: Lane<D>,
+        seat: ShardSeat<()>,
+        now_us: u64,
+    ) -> Result<Self, EngineError> {
+        let Replayed {
+            replay,
             state,
-            snapshots,
+            mut snapshots,
             applied_lsn,
             logged,
-        } = replayed.finish(report.first_lsn)?;
+            ..
+        } = replayed;
+        let ShardSeat { config, member, .. } = seat;
         let config = config.with_identity_of(&state);
-        let now_us = clock.now_us();
+        let log = replay.finish();
+        let log = log.map_err(|error| LostState::explain(error.into(), snapshots.unfinished()))?;
+        snapshots.remove_leftovers();
         let mut engine = Self {
             node: restore_node(&config, &state, log),
             lease_clock: LeaseClock::resume(state.applied().lease_time, now_us),
             keep_alives: Default::default(),
             group: Group::new(member, config.group.tick_us, config.seed, now_us),
+            spread: Default::default(),
             leader_moves: Vec::new(),
             quorum_reads: Default::default(),
             auto_compact: AutoCompact::new(config.auto_compact, now_us),
@@ -109,8 +256,13 @@ impl<D: Disk> Engine<D> {
             config,
         };
         engine.review_alarms();
-        engine.start_alone(clock)?;
-        Ok((engine, report))
+        Ok(engine)
+    }
+
+    /// Whether it knows its group from the start, and need not learn of it from others.
+    #[must_use]
+    pub fn founds(&self) -> bool {
+        !self.config.group.founding.is_empty()
     }
 
     /// Whether it must be told who belongs to its cluster: it joined one, and was stopped before it heard of the
@@ -123,6 +275,14 @@ impl<D: Disk> Engine<D> {
     /// Who belongs to the cluster that it joins, as one of them told.
     pub fn learn_peers(&mut self, peers: Vec<Member>) {
         self.config.group.peers = peers;
+    }
+
+    /// A shard of several that has no record in the lane yet gets one: a hard state that says nothing. By it a later
+    /// start sees that nothing was lost.
+    pub(super) fn write_first_record(&mut self) -> Result<Lsn, EngineError> {
+        let state = self.node.hard_state();
+        let payload = encode_hard_state(state);
+        self.append(RecordKind::HardState, state.term, RaftIndex(0), &payload)
     }
 
     /// A member that alone decides is in office when it serves, and the log knows who is who.
@@ -174,17 +334,10 @@ struct Replayed<D: Disk> {
     applied_lsn: Lsn,
     /// Entries that are not known to be committed, each with its record's number.
     logged: VecDeque<(RaftIndex, Lsn)>,
+    /// The last record of this shard.
+    last_lsn: Lsn,
     /// The first record that made no sense; nothing after it is applied.
     error: Option<EngineError>,
-}
-
-/// The same when nothing is missing.
-struct Whole<D: Disk> {
-    log: ReplayedLog,
-    state: State,
-    snapshots: SnapshotStore<D>,
-    applied_lsn: Lsn,
-    logged: VecDeque<(RaftIndex, Lsn)>,
 }
 
 impl<D: Disk> Replayed<D> {
@@ -206,31 +359,29 @@ impl<D: Disk> Replayed<D> {
             snapshots,
             applied_lsn: Lsn(0),
             logged: VecDeque::new(),
+            last_lsn: Lsn(0),
             error: None,
         }
     }
 
-    /// All records were read, of a lane whose first one is `first_lsn`.
-    fn finish(self, first_lsn: Lsn) -> Result<Whole<D>, EngineError> {
-        let mut snapshots = self.snapshots;
-        let unfinished = snapshots.unfinished();
-        if let Some(error) = self.error {
+    /// Whether what was read is all there was.
+    fn check_start(&mut self, past: ShardPast, first_lsn: Lsn) -> Result<(), EngineError> {
+        let unfinished = self.snapshots.unfinished();
+        if let Some(error) = self.error.take() {
             return Err(LostState::explain(error, unfinished));
         }
-        LostState::check_empty(&self.replay, first_lsn, unfinished)?;
-        let log = self.replay.finish();
-        let log = log.map_err(|error| LostState::explain(error.into(), unfinished))?;
-        snapshots.remove_leftovers();
-        Ok(Whole {
-            log,
-            state: self.state,
-            snapshots,
-            applied_lsn: self.applied_lsn,
-            logged: self.logged,
-        })
+        let is_begun = match past {
+            ShardPast::Alone => first_lsn > Lsn(1),
+            ShardPast::New => false,
+            ShardPast::Known => self.last_lsn == Lsn(0),
+        };
+        let is_whole = first_lsn == Lsn(1);
+        let past = (is_begun, is_whole);
+        Ok(LostState::check_empty(&self.replay, past, unfinished)?)
     }
 
     fn on_record(&mut self, lsn: Lsn, record: WalRecord) {
+        self.last_lsn = lsn;
         if self.error.is_none() {
             self.error = self.apply(lsn, record).err();
         }

@@ -62,7 +62,7 @@ impl Reporter {
 
     fn report_wal<D: Disk>(&mut self, engine: &mut Engine<D>, metrics: &CoreMetrics) {
         self.latencies_us.clear();
-        engine.wal_mut().take_latencies_us(&mut self.latencies_us);
+        engine.take_wal_latencies_us(&mut self.latencies_us);
         for latency_us in &self.latencies_us {
             let took = Duration::from_micros(u64::from(*latency_us));
             metrics.disk.wal_fsync.observe_duration(took);

@@ -9,7 +9,7 @@ use keelson_consensus::limits::LOG_BEHIND_ENTRIES_MAX;
 use keelson_consensus::node::NodeError;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::ResponseHeader;
-use keelson_storage::ids::{ClusterId, Lsn, MemberId, RaftIndex, Revision, ShardId, Term};
+use keelson_storage::ids::{ClusterId, LaneId, Lsn, MemberId, RaftIndex, Revision, ShardId, Term};
 use keelson_storage::io::Disk;
 use keelson_storage::snapshot::{SnapshotError, SnapshotStore, StoreConfig};
 use keelson_storage::state::{CommandError, CommandKind, Member, Request, Response, State};
@@ -22,6 +22,7 @@ use super::checkpoint::{CheckpointConfig, Checkpoints};
 use super::compare::{CompareConfig, Comparing};
 use super::group::Group;
 use super::keep_alive::KeepAlives;
+use super::lane::Lane;
 use super::lease_clock::LeaseClock;
 use super::lost::LostState;
 use super::message::{Answer, Ask, CatchUp, CaughtUp, EventBatch, Inbound, Outbound, Token};
@@ -32,6 +33,7 @@ use super::read::{RunningHash, RunningSelect};
 use super::receiving::Receiving;
 use super::rejoin::Rejoin;
 use super::sending::Sending;
+use super::spread::Spread;
 use super::values::Loading;
 use crate::config::AutoCompaction;
 use crate::peer::PeerError;
@@ -42,7 +44,7 @@ pub struct Engine<D: Disk> {
     pub(super) config: EngineConfig,
     pub(super) state: State,
     pub(super) node: Node,
-    pub(super) wal: Wal<D>,
+    pub(super) wal: Lane<D>,
     pub(super) snapshots: SnapshotStore<D>,
     pub(super) checkpoints: Checkpoints,
     pub(super) sending: Sending,
@@ -56,6 +58,7 @@ pub struct Engine<D: Disk> {
     pub(super) lease_clock: LeaseClock,
     pub(super) keep_alives: KeepAlives,
     pub(super) group: Group,
+    pub(super) spread: Spread,
     pub(super) leader_moves: Vec<LeaderMove>,
     pub(super) quorum_reads: QuorumReads,
     pub(super) auto_compact: AutoCompact,
@@ -157,6 +160,8 @@ pub struct GroupConfig {
     pub forces_new_cluster: bool,
     /// Whether this member's data was damaged: its directories are empty, and `peers` are the members of its cluster.
     pub rejoins: bool,
+    /// The shard's place among several: it prefers the voter of the same place as its leader.
+    pub spread_rank: Option<usize>,
 }
 
 impl Default for GroupConfig {
@@ -173,6 +178,7 @@ impl Default for GroupConfig {
             log_keep_entries: LOG_BEHIND_ENTRIES_MAX,
             forces_new_cluster: false,
             rejoins: false,
+            spread_rank: None,
         }
     }
 }
@@ -290,6 +296,17 @@ pub enum EngineError {
     /// The lane's records are no log.
     #[error("raft log: {0}")]
     Replay(#[from] ReplayError),
+    /// The lane holds records of a shard that is not configured.
+    #[error(
+        "the log of {lane} holds records of shard {shard}, which is not configured there: configure the shards that this data \
+         directory had when it was last used"
+    )]
+    StrangeShard {
+        /// The lane.
+        lane: LaneId,
+        /// The id of the shard, which is made of its name.
+        shard: ShardId,
+    },
     /// What the log stands on is not there.
     #[error(transparent)]
     LostState(#[from] LostState),
@@ -372,6 +389,12 @@ impl<D: Disk> Engine<D> {
 
     /// One turn: everything that can be done without waiting.
     pub fn step(&mut self, clock: &impl Clock) -> Result<Activity, EngineError> {
+        self.begin_turn(clock)?;
+        self.end_turn(clock)
+    }
+
+    /// The part of a turn before the lane writes.
+    pub(super) fn begin_turn(&mut self, clock: &impl Clock) -> Result<(), EngineError> {
         let now_us = clock.now_us();
         self.now_us = now_us;
         self.lease_clock.advance(now_us);
@@ -382,6 +405,11 @@ impl<D: Disk> Engine<D> {
         self.advance_mending();
         self.snapshots.pump()?;
         self.advance_receiving()?;
+        self.seal()
+    }
+
+    /// The rest of it.
+    pub(super) fn end_turn(&mut self, clock: &impl Clock) -> Result<Activity, EngineError> {
         // The disk has work while what it has done is applied.
         self.write()?;
         self.apply_committed(clock)?;
@@ -394,6 +422,7 @@ impl<D: Disk> Engine<D> {
         self.advance_scrub(clock);
         self.advance_comparing()?;
         self.upkeep();
+        self.seal()?;
         self.write()?;
         // Reads that arrive before the next turn find everything committed applied.
         self.apply_committed(clock)?;
@@ -404,9 +433,8 @@ impl<D: Disk> Engine<D> {
         Ok(activity)
     }
 
-    /// Seals what waits and starts writing it.
+    /// Starts writing what was sealed.
     fn write(&mut self) -> Result<(), EngineError> {
-        self.seal()?;
         let durable = self.wal.pump(self.now_us)?;
         self.on_durable(durable);
         self.take_raft_messages();
@@ -481,9 +509,9 @@ impl<D: Disk> Engine<D> {
         &self.snapshots
     }
 
-    /// The lane, to drain what it measured.
-    pub fn wal_mut(&mut self) -> &mut Wal<D> {
-        &mut self.wal
+    /// Hands over how long the lane's writes took since the last call.
+    pub fn take_wal_latencies_us(&mut self, out: &mut Vec<u32>) {
+        self.wal.take_latencies_us(out);
     }
 
     /// Counters since the start.

@@ -200,7 +200,7 @@ impl<S: Service, H: HttpService> Front<S, H> {
         );
         let connection = Rc::new(connection);
         let place = shared.roster.borrow_mut().add(connection.clone());
-        shared.publish_count();
+        shared.core.connection_came();
         shared.observer.connection_opened();
         if shared.stopping.is_set() {
             connection.order(Order::Drain);
@@ -211,7 +211,7 @@ impl<S: Service, H: HttpService> Front<S, H> {
             let socket = Socket::new(runtime::Socket::new(stream), connection.clone());
             front.serve(&connection, socket).await;
             front.shared.roster.borrow_mut().remove(place);
-            front.shared.publish_count();
+            front.shared.core.connection_went();
             front.shared.observer.connection_closed();
         });
     }
@@ -276,15 +276,6 @@ impl<S: Service, H: HttpService> Front<S, H> {
             },
             ping_timeout: config.keepalive_timeout.max(Duration::from_millis(100)),
         }
-    }
-}
-
-impl<S: Service> FrontShared<S> {
-    fn publish_count(&self) {
-        let count = self.roster.borrow().count;
-        self.core
-            .link()
-            .publish_connection_count(u32::try_from(count).unwrap_or(u32::MAX));
     }
 }
 

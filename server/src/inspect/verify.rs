@@ -5,8 +5,8 @@
 
 use std::process::ExitCode;
 
-use keelson_storage::dir::StoppedDir;
-use keelson_storage::ids::{LaneId, ShardId};
+use keelson_storage::dir::{MAIN_SHARD_ID, StoppedDir};
+use keelson_storage::ids::{LaneId, Lsn};
 use keelson_storage::io::{Disk, ReadOnlyDisk};
 use keelson_storage::recovery::{TailReport, read_lane};
 use keelson_storage::snapshot::{Listed, Snapshot, SnapshotError, Survey};
@@ -72,7 +72,7 @@ struct FoundSnapshot {
 }
 
 fn verify_snapshot(dir: &StoppedDir, findings: &mut Findings<'_>) -> anyhow::Result<FoundSnapshot> {
-    let Some(path) = dir.snapshots_path(ShardId(0)) else {
+    let Some(path) = dir.snapshots_path(MAIN_SHARD_ID) else {
         findings.sound("snapshot", "there is none yet")?;
         return Ok(FoundSnapshot::default());
     };
@@ -144,8 +144,8 @@ fn verify_log(
     found: &FoundSnapshot,
     findings: &mut Findings<'_>,
 ) -> anyhow::Result<()> {
-    // A member has one lane. Without its snapshot nobody can tell where its log must begin.
-    let has_snapshot_files = dir.snapshots_path(ShardId(0)).is_some();
+    // The log of `main` is put together; without its snapshot nobody can tell where it must begin.
+    let has_snapshot_files = dir.snapshots_path(MAIN_SHARD_ID).is_some();
     let snapshot = found.snapshot.as_ref();
     let knows_start = snapshot.is_some() || !has_snapshot_files || findings.damage_count == 0;
     for lane in dir.lanes()? {
@@ -154,7 +154,8 @@ fn verify_log(
         let mut replay = offline::replay_behind(snapshot);
         let mut wrong: Option<EngineError> = None;
         let report = read_lane(&mut disk, lane, |_, record| {
-            if wrong.is_none() && lane == LaneId(0) && knows_start {
+            let is_main = lane == LaneId(0) && record.shard == MAIN_SHARD_ID;
+            if wrong.is_none() && is_main && knows_start {
                 wrong = check_record(&mut replay, &record).err();
             }
         });
@@ -166,7 +167,11 @@ fn verify_log(
             }
         };
         if wrong.is_none() && knows_start && lane == LaneId(0) {
-            let begins = LostState::check_empty(&replay, report.first_lsn, &found.unfinished);
+            let begins = LostState::check_empty(
+                &replay,
+                (report.first_lsn > Lsn(1), report.first_lsn == Lsn(1)),
+                &found.unfinished,
+            );
             let ends = replay.finish().map_err(EngineError::from);
             wrong = begins.map_err(EngineError::from).and(ends).err();
         }

@@ -14,10 +14,11 @@ use keelson_consensus::limits::FRAME_BODY_BYTES_MAX;
 use keelson_consensus::replicate::{
     FRAME_HEADER_BYTES, Frame, FrameError, FrameHeader, Hello, Refusal, frame_bytes,
 };
-use keelson_storage::ids::MemberId;
+use keelson_storage::ids::{CoreId, MemberId};
 
 use super::assemble::Assembler;
 use super::guests;
+use super::handover::Arrival;
 use super::hello::advice;
 use super::http;
 use super::limits::{
@@ -96,7 +97,25 @@ async fn serve(peers: &Peers, socket: OwnedFd, address: SocketAddr) {
     if let Err(error) = crate::front::set_options(&socket) {
         return tracing::debug!(%error, %address, "a connection to the peer port is gone already");
     }
-    let why = match open_and_read(peers, Socket::new(socket)).await {
+    let end = open_and_read(peers, Socket::new(socket), address).await;
+    tell(peers, address, end);
+}
+
+/// Serves a connection that said hello on the core that listens.
+pub(super) async fn serve_arrival(peers: &Peers, arrival: Arrival) {
+    let Arrival {
+        socket,
+        address,
+        hello,
+        rest,
+    } = arrival;
+    let end = read_on(peers, &Socket::new(socket), hello, &rest).await;
+    tell(peers, address, end);
+}
+
+/// Tells the operator of an end that is not as it should be.
+fn tell(peers: &Peers, address: SocketAddr, end: End) {
+    let why = match end {
         End::Done => return,
         End::Socket(error) => return tracing::debug!(%error, %address, "a peer connection broke"),
         End::Frame(error) => error.to_string(),
@@ -129,7 +148,7 @@ fn is_due(told_ms: &mut u64) -> bool {
 }
 
 /// Finds out who is there within the time for it, and serves whoever it is.
-async fn open_and_read(peers: &Peers, socket: Socket) -> End {
+async fn open_and_read(peers: &Peers, socket: Socket, address: SocketAddr) -> End {
     let limit = peers.config().opening_timeout;
     let mut first = [0; OPENING_FRAME_BYTES_MAX];
     let opening = async {
@@ -164,20 +183,49 @@ async fn open_and_read(peers: &Peers, socket: Socket) -> End {
             http::serve(peers, socket, begin).await;
             End::Done
         }
-        Ok(Ok((Some(hello), rest))) => match answer(peers, &socket, hello, limit).await {
-            Ok((link, accepted, version)) => {
-                let member = link.member;
-                let expected = peers.identity().header_from(member, version);
-                let mut reading = Reading::new(&link, expected);
-                let end = read_frames(peers, &socket, &accepted, &mut reading, &rest).await;
-                forget(peers, member, &accepted);
-                if matches!(end, End::Frame(_)) {
-                    link.bad_frames.add(1);
+        Ok(Ok((Some(hello), rest))) => match core_elsewhere(peers, &hello) {
+            None => read_on(peers, &socket, hello, &rest).await,
+            Some(core) => {
+                let socket = match socket.duplicate() {
+                    Ok(socket) => socket,
+                    Err(error) => return End::Socket(error),
+                };
+                let arrival = Arrival {
+                    socket,
+                    address,
+                    hello,
+                    rest,
+                };
+                if !peers.state().ways.borrow_mut().send(core, arrival) {
+                    tracing::debug!(%address, "a peer connection is closed: its core has no time for it");
                 }
-                end
+                End::Done
             }
-            Err(end) => end,
         },
+    }
+}
+
+/// The core that a hello is for, if it is another one that has links.
+fn core_elsewhere(peers: &Peers, hello: &Bytes) -> Option<CoreId> {
+    let core = Hello::decode(hello.clone()).ok()?.core;
+    peers.state().ways.borrow().leads_to(core).then_some(core)
+}
+
+/// Answers a hello, and reads the frames of whoever is let in.
+async fn read_on(peers: &Peers, socket: &Socket, hello: Bytes, rest: &Bytes) -> End {
+    match answer(peers, socket, hello, peers.config().opening_timeout).await {
+        Ok((link, accepted, version)) => {
+            let member = link.member;
+            let expected = peers.identity().header_from(member, version);
+            let mut reading = Reading::new(&link, expected);
+            let end = read_frames(peers, socket, &accepted, &mut reading, rest).await;
+            forget(peers, member, &accepted);
+            if matches!(end, End::Frame(_)) {
+                link.bad_frames.add(1);
+            }
+            end
+        }
+        Err(end) => end,
     }
 }
 

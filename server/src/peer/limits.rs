@@ -20,6 +20,10 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// The pause after a refusal, which only an operator or a change of the members ends.
 pub const REFUSED_RETRY: Duration = Duration::from_secs(3);
 
+/// How long most members must have refused this one as a stranger before it takes itself for removed: longer than a
+/// change of the membership needs to reach all of them.
+pub const LET_GO_AFTER: Duration = Duration::from_secs(8);
+
 /// Time for the connection to be made and the welcome to arrive; and for whoever dials us to say something.
 pub const OPENING_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -33,6 +37,9 @@ pub const HTTP_CONNECTION_MAX: Duration = Duration::from_secs(20);
 
 /// Accepted connections at a time: one for each member, those that they replace, and tools.
 pub const ACCEPTED_COUNT_MAX: usize = 128;
+
+/// Accepted connections on their way to another core.
+pub const HANDOVER_COUNT_MAX: usize = 64;
 
 /// Length of a hello or welcome, header included.
 pub const OPENING_FRAME_BYTES_MAX: usize = 256;

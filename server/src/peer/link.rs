@@ -44,6 +44,8 @@ pub(super) struct Link {
     pub(super) found: Cell<bool>,
     pub(super) is_listed: Cell<bool>,
     pub(super) open_since_ms: Cell<Option<u64>>,
+    /// Since when the member has said, whenever it was asked, that this one is no member.
+    pub(super) denied_since_ms: Cell<Option<u64>>,
     pub(super) opened: Count,
     pub(super) sent_frames: Count,
     pub(super) sent_bytes: Count,
@@ -92,6 +94,7 @@ impl Link {
             found: Cell::new(false),
             is_listed: Cell::new(false),
             open_since_ms: Cell::new(None),
+            denied_since_ms: Cell::new(None),
             opened: Count::default(),
             sent_frames: Count::default(),
             sent_bytes: Count::default(),
@@ -190,12 +193,26 @@ impl Link {
             if self.dismissed.get() {
                 break;
             }
+            self.note_denial(&broken);
+            peers.count_denials();
             broken.tell(self.member, held.is_some(), &mut said);
             let pause = pauses.next(&broken, held);
             self.hurries.set(false);
             or(sleep(pause), self.summons()).await;
         }
         self.close();
+    }
+
+    fn note_denial(&self, broken: &Broken) {
+        let is_denied = matches!(
+            broken,
+            Broken::Refused {
+                refusal: Refusal::NotAMember,
+                ..
+            }
+        );
+        let since_ms = self.denied_since_ms.get().unwrap_or_else(monotonic_ms);
+        self.denied_since_ms.set(is_denied.then_some(since_ms));
     }
 
     /// Returns when the link is dismissed or has other URLs.

@@ -12,7 +12,8 @@
 //! from those that it accepted. So a pair of members has two connections, each with frames in one direction and
 //! a hello and its welcome in front of them. The bytes are those of [`keelson_consensus::replicate`].
 //!
-//! All of this lives on the engine's core. The engine calls and is never called; it learns from
+//! Every core with engines has its own links; the port is served on the first of them, which hands connections for another
+//! core over (`handover`). The engines call and are never called; they learn from
 //! [`Peers::event`] that there is something to take.
 //!
 //! # Invariants
@@ -34,6 +35,7 @@ mod error;
 mod facts;
 mod fetch;
 mod guests;
+mod handover;
 mod hello;
 mod http;
 mod inbox;
@@ -48,5 +50,6 @@ mod peer_tests;
 pub use error::PeerError;
 pub use facts::PeerFacts;
 pub use fetch::{Found, fetch_members};
+pub use handover::PeerRoutes;
 pub use inbox::Heard;
 pub use peers::{PeerConfig, Peers};

@@ -14,12 +14,13 @@ use super::accept::{self, Accepted};
 use super::error::PeerError;
 use super::facts::{Count, PeerFacts};
 use super::guests::Guests;
+use super::handover::{PeerRoutes, Ways};
 use super::hello::Identity;
 use super::inbox::{Heard, Inbox};
 use super::limits;
 use super::link::{Link, hex};
 use super::outbox::Dropped;
-use crate::runtime::{Acceptor, Latch, LocalEvent, spawn};
+use crate::runtime::{Acceptor, Latch, LocalEvent, monotonic_ms, spawn};
 
 /// Who this member is, and what bounds its links.
 #[derive(Clone, Debug)]
@@ -81,6 +82,7 @@ pub(super) struct State {
     links: RefCell<BTreeMap<MemberId, Rc<Link>>>,
     pub(super) accepted: RefCell<BTreeMap<MemberId, Rc<Accepted>>>,
     pub(super) accepted_count: Cell<usize>,
+    pub(super) ways: RefCell<Ways>,
     pub(super) refused_connections: Count,
     pub(super) strangers_told_ms: Cell<u64>,
     pub(super) inbox: Inbox,
@@ -88,36 +90,54 @@ pub(super) struct State {
     news: RefCell<VecDeque<MemberId>>,
     pub(super) receive: RefCell<Box<[u8]>>,
     pub(super) stopped: Latch,
+    is_let_go: Cell<bool>,
 }
 
 impl Peers {
-    /// Serves the listening sockets on this core. Nobody is dialled, and nobody is let in, before
-    /// [`set_members`](Self::set_members).
+    /// The links of the only core that has any. See [`start_routed`](Self::start_routed).
     ///
     /// # Errors
     /// A socket cannot be served.
     pub fn start(config: PeerConfig, listeners: Vec<TcpListener>) -> Result<Self, PeerError> {
+        Self::start_routed(config, listeners, PeerRoutes::default())
+    }
+
+    /// Serves the listening sockets on this core, and what comes by way of another. Nobody is dialled, and nobody is let in, before
+    /// [`set_members`](Self::set_members).
+    ///
+    /// # Errors
+    /// A socket cannot be served.
+    pub fn start_routed(
+        config: PeerConfig,
+        listeners: Vec<TcpListener>,
+        routes: PeerRoutes,
+    ) -> Result<Self, PeerError> {
         let identity = Identity {
             me: config.me,
             cluster: config.cluster,
             core: config.core,
             start: config.start,
         };
-        let peers = Self(Rc::new(State {
-            identity,
-            members: RefCell::default(),
-            guests: Guests::default(),
-            links: RefCell::default(),
-            accepted: RefCell::default(),
-            accepted_count: Cell::new(0),
-            refused_connections: Count::default(),
-            strangers_told_ms: Cell::new(0),
-            inbox: Inbox::new(config.inbox_bytes_max),
-            news: RefCell::default(),
-            receive: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
-            stopped: Latch::new(),
-            config,
-        }));
+        let start = |ways| {
+            Self(Rc::new(State {
+                identity,
+                ways: RefCell::new(ways),
+                members: RefCell::default(),
+                guests: Guests::default(),
+                links: RefCell::default(),
+                accepted: RefCell::default(),
+                accepted_count: Cell::new(0),
+                refused_connections: Count::default(),
+                strangers_told_ms: Cell::new(0),
+                inbox: Inbox::new(config.inbox_bytes_max),
+                news: RefCell::default(),
+                receive: RefCell::new(vec![0; limits::RECEIVE_BYTES].into_boxed_slice()),
+                stopped: Latch::new(),
+                is_let_go: Cell::new(false),
+                config,
+            }))
+        };
+        let peers = routes.attach(start);
         let acceptors = listeners.into_iter().map(Acceptor::new);
         for acceptor in acceptors.collect::<Result<Vec<_>, _>>()? {
             let peers = peers.clone();
@@ -205,6 +225,13 @@ impl Peers {
         &self.0.inbox.event
     }
 
+    /// Whether most of the other members have said for a while that this one is no member: it was removed, and was not told
+    /// because its links were closed at once.
+    #[must_use]
+    pub fn is_let_go(&self) -> bool {
+        self.0.is_let_go.get()
+    }
+
     /// Ends all links and gives up the listening sockets, within a turn or two. What was taken in can still be
     /// taken.
     pub fn stop(&self) {
@@ -281,6 +308,20 @@ impl Peers {
         link.found.set(false);
         link.lost.set(true);
         self.list_news(link);
+    }
+
+    pub(super) fn count_denials(&self) {
+        let links = self.0.links.borrow();
+        let long_ms = limits::LET_GO_AFTER.as_millis() as u64;
+        let now_ms = monotonic_ms();
+        let denies = |link: &&Rc<Link>| {
+            let since_ms = link.denied_since_ms.get();
+            since_ms.is_some_and(|since_ms| now_ms >= since_ms + long_ms)
+        };
+        let is_let_go = 2 * links.values().filter(denies).count() > links.len();
+        if is_let_go && !self.0.is_let_go.replace(is_let_go) {
+            self.0.inbox.event.notify();
+        }
     }
 
     pub(super) fn add_link(&self, id: MemberId) -> Rc<Link> {

@@ -41,6 +41,8 @@ struct CoreState {
     /// Tasks that go on after the core has looked at its news.
     next_turn: RefCell<Vec<Waker>>,
     ended: Cell<bool>,
+    /// Of all fronts of the core.
+    connection_count: Cell<u32>,
 }
 
 /// A future whose polls are counted.
@@ -117,6 +119,7 @@ impl Core {
             poll_count: Rc::default(),
             next_turn: RefCell::default(),
             ended: Cell::new(false),
+            connection_count: Cell::new(0),
         }));
         THIS_CORE.with_borrow_mut(|this| *this = Some(core.clone()));
         let woken = core.clone();
@@ -181,6 +184,21 @@ impl Core {
     #[must_use]
     pub fn stopping(&self) -> &Latch {
         &self.0.stopping
+    }
+
+    /// A front of this core has one connection more.
+    pub fn connection_came(&self) {
+        self.publish_connections(self.0.connection_count.get() + 1);
+    }
+
+    /// And one less.
+    pub fn connection_went(&self) {
+        self.publish_connections(self.0.connection_count.get() - 1);
+    }
+
+    fn publish_connections(&self, count: u32) {
+        self.0.connection_count.set(count);
+        self.link().publish_connection_count(count);
     }
 
     /// Asks every core to stop, as a signal would.

@@ -470,6 +470,14 @@ impl Socket {
         }
     }
 
+    /// The same connection once more, to be served on another core when this one is dropped.
+    ///
+    /// # Errors
+    /// There is no descriptor for it.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+
     /// Tells the other side that nothing more comes. One that has gone already is none to tell.
     pub fn shut_down(&self) {
         // SAFETY: shutdown takes no pointers.

@@ -187,6 +187,32 @@ const OWN: &[Flag] = &[
         "Cores to run on: auto (half of them), all, a count such as 2, or a list such as 0,2-3 whose first core is \
          the engine's.",
     ),
+    row(
+        "shards",
+        Group::Keelson,
+        Kind::Text,
+        "",
+        Standing::Used,
+        "Further keyspaces, each an etcd of its own, as name=URL pairs; clients of the keyspace are served at its \
+         URLs. The one of the usual flags is called main.",
+    ),
+    row(
+        "shards-advertise-client-urls",
+        Group::Keelson,
+        Kind::Text,
+        "",
+        Standing::Used,
+        "Client URLs of --shards as clients reach them, as name=URL pairs. Left out, they are those of --shards.",
+    ),
+    row(
+        "shards-cores",
+        Group::Keelson,
+        Kind::Text,
+        "",
+        Standing::Used,
+        "Cores of --shards as name=place pairs, the place counted from 0 in the list of cores. Shards of a core share \
+         its log and its flushes; left out, a shard is on the first core, beside main.",
+    ),
 ];
 
 /// Every flag: etcd's, those that other releases of etcd have, ours, and the tuning settings.

@@ -15,6 +15,7 @@ mod http_service;
 mod kv;
 mod lease;
 mod maintenance;
+mod membership;
 mod pump;
 mod range_response;
 mod snapshot;
@@ -41,6 +42,7 @@ use crate::observe::{ClientApiVersion, CoreMetrics, METHODS, Method, Registry};
 use crate::runtime::{Core, LocalEvent};
 
 pub use http_service::HttpApi;
+pub use membership::follow_main;
 pub use pump::{progress_notifier, pump, sweeper};
 
 /// Metadata in which a client names the API level it speaks.
@@ -79,6 +81,8 @@ pub struct Api {
     engine: EngineClient,
     metrics: Arc<CoreMetrics>,
     registry: Arc<Registry>,
+    /// The handlers of `main` on this core; none where these are they.
+    main: Option<Rc<Api>>,
     fanout: RefCell<FanOut>,
     /// Writers of watch streams, by stream, to wake when their queue has something.
     writers: RefCell<HashMap<StreamKey, LocalEvent>>,
@@ -90,13 +94,15 @@ pub struct Api {
 }
 
 impl Api {
-    /// The handlers of `core`, talking to the engine through `engine`.
+    /// The handlers of a shard on `core`, talking to its engine through `engine`. `main` are those of the shard that
+    /// decides who belongs to the cluster, if it is another one.
     #[must_use]
     pub fn new(
         config: ApiConfig,
         core: Core,
         engine: EngineClient,
         registry: Arc<Registry>,
+        main: Option<Rc<Api>>,
     ) -> Rc<Self> {
         let fragment_bytes =
             config.request_bytes_max + keelson_proto::limits::TRANSPORT_OVERHEAD_BYTES;
@@ -104,6 +110,7 @@ impl Api {
         Rc::new(Self {
             metrics: registry.core(core.index()).clone(),
             registry,
+            main,
             config,
             core,
             engine,
@@ -113,6 +120,11 @@ impl Api {
             lease_ids: Cell::new(RandomState::new().hash_one(std::process::id())),
             backups: Cell::new(0),
         })
+    }
+
+    /// The handlers of the shard that decides who belongs to the cluster.
+    fn authority(self: &Rc<Self>) -> &Rc<Self> {
+        self.main.as_ref().unwrap_or(self)
     }
 
     fn ask(&self, ask: Ask) -> Answering<'_> {
@@ -188,15 +200,17 @@ impl Api {
             Method::ClusterMemberList => {
                 unary(call, |body| cluster::member_list(&self, body)).await;
             }
-            Method::ClusterMemberAdd => unary(call, |body| cluster::member_add(&self, body)).await,
+            Method::ClusterMemberAdd => {
+                unary(call, |body| cluster::member_add(self.authority(), body)).await
+            }
             Method::ClusterMemberRemove => {
-                unary(call, |body| cluster::member_remove(&self, body)).await;
+                unary(call, |body| cluster::member_remove(self.authority(), body)).await;
             }
             Method::ClusterMemberUpdate => {
-                unary(call, |body| cluster::member_update(&self, body)).await;
+                unary(call, |body| cluster::member_update(self.authority(), body)).await;
             }
             Method::ClusterMemberPromote => {
-                unary(call, |body| cluster::member_promote(&self, body)).await;
+                unary(call, |body| cluster::member_promote(self.authority(), body)).await;
             }
             Method::MaintenanceAlarm => unary(call, |body| maintenance::alarm(&self, body)).await,
             Method::MaintenanceStatus => unary(call, |_| maintenance::status(&self)).await,
