@@ -402,26 +402,40 @@ enum Verdict {
     NoMajority,
 }
 
-/// Who is odd among `members` members, of which those in `answers` have hashed; `None` if nothing can be compared. Hashes
-/// under different compact revisions say nothing about each other.
+/// Who is odd among `members` members, of which those in `answers` have hashed, `me` for the others to compare with;
+/// `None` if nothing can be compared. Hashes under different compact revisions say nothing about each other. Who has no
+/// such revision disagrees with `me`, and with nobody else: those that have gone on since may have it by now.
 fn judge(answers: &BTreeMap<MemberId, Hash>, me: MemberId, members: usize) -> Option<Verdict> {
-    let (compact_revision, _) = answers.get(&me)?;
-    let comparable = answers
-        .iter()
-        .filter(|(_, hash)| hash.0 == *compact_revision);
-    let mut counts: BTreeMap<Hash, usize> = BTreeMap::new();
-    for (_, hash) in comparable.clone() {
-        *counts.entry(*hash).or_default() += 1;
+    let mine = answers.get(&me)?;
+    let comparable = answers.iter().filter(|(_, hash)| hash.0 == mine.0);
+    let comparable: Vec<(MemberId, Option<u32>)> =
+        comparable.map(|(member, hash)| (*member, hash.1)).collect();
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    let mut lacking = 0;
+    for (_, hash) in &comparable {
+        match hash {
+            Some(hash) => *counts.entry(*hash).or_default() += 1,
+            None => lacking += 1,
+        }
     }
-    if counts.len() == 1 {
-        return counts.into_values().next().map(Verdict::Same);
+    let agreed = counts.remove(&mine.1?).unwrap_or_default();
+    let rival = counts.iter().max_by_key(|(_, count)| **count);
+    let against = lacking + rival.map_or(0, |(_, count)| *count);
+    if against == 0 {
+        return Some(Verdict::Same(agreed));
     }
-    let most = counts.iter().max_by_key(|(_, count)| **count)?;
-    if *most.1 * 2 <= members {
+    let odd: Vec<MemberId> = if agreed * 2 > members {
+        let others = comparable.iter().filter(|(_, hash)| *hash != mine.1);
+        others.map(|(member, _)| *member).collect()
+    } else if against * 2 > members {
+        let right = rival.map(|(hash, _)| *hash);
+        let is_odd = |hash: &Option<u32>| hash.is_some() && *hash != right;
+        let others = comparable.iter().filter(|(_, hash)| is_odd(hash));
+        others.map(|(member, _)| *member).collect()
+    } else {
         return Some(Verdict::NoMajority);
-    }
-    let odd = comparable.filter(|(_, hash)| *hash != most.0);
-    Some(Verdict::Odd(odd.map(|(member, _)| *member).collect()))
+    };
+    Some(Verdict::Odd(odd))
 }
 
 #[cfg(test)]
@@ -462,5 +476,7 @@ mod tests {
         assert_eq!(judged(&[(2, 4, 8), (3, 4, 7)], 3), None);
         // 0 stands for a member without that revision.
         assert_eq!(judged(&[(1, 5, 7), (2, 5, 0), (3, 5, 0)], 3), odd(&[1]));
+        assert_eq!(judged(&[(1, 5, 7), (2, 5, 0), (3, 5, 9)], 3), odd(&[1]));
+        assert_eq!(judged(&[(1, 5, 7), (2, 5, 0), (3, 5, 7)], 3), odd(&[2]));
     }
 }
