@@ -39,7 +39,7 @@ impl<D: Disk> Engine<D> {
         };
         let warming = self.warming.take().filter(|batch| batch.after == after);
         let mut batch = warming.unwrap_or_else(|| self.batch_after(after));
-        if self.warm_changes(&mut batch.changes)? {
+        if self.may_leave(&mut batch.changes)? {
             return Ok(Some(Arc::new(batch)));
         }
         self.warming = Some(batch);
@@ -98,13 +98,22 @@ impl<D: Disk> Engine<D> {
             slices.push((port, self.catch_up(&ask)));
         }
         for (port, mut slice) in slices {
-            if self.warm_changes(&mut slice.changes)? {
+            if self.may_leave(&mut slice.changes)? {
                 self.ports[port].outbox.push_back(Outbound::CatchUp(slice));
             } else {
                 self.warming_slices.push((port, slice));
             }
         }
         Ok(())
+    }
+
+    /// Whether all values of the changes are there. What is damaged is waited for, if others have it.
+    fn may_leave(&mut self, changes: &mut [Change]) -> Result<bool, EngineError> {
+        match self.warm_changes(changes) {
+            Ok(is_whole) => Ok(is_whole),
+            Err(error) if self.is_mended_by_others(&error) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn warm_changes(&mut self, changes: &mut [Change]) -> Result<bool, SnapshotError> {
