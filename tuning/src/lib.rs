@@ -38,6 +38,6 @@ pub use document::defaults_document;
 pub use profile::{PROFILES, Profile, ProfileError, ProfileKey, ProfileValue};
 pub use section::Setting;
 pub use settings::{
-    CheckpointTuning, RuntimeTuning, SETTINGS, StorageTuning, Tuning, WAL_BLOCK_BYTES, WalTuning,
-    setting,
+    CheckpointTuning, RaftTuning, RuntimeTuning, SETTINGS, StorageTuning, Tuning, WAL_BLOCK_BYTES,
+    WalTuning, setting,
 };

@@ -58,6 +58,16 @@ section! {
 }
 
 section! {
+    /// The raft group.
+    RaftTuning as raft, rows RAFT_ROWS {
+        lease_reads = 0, from 0, to 1,
+            "1 has a leader answer linearizable reads without asking the others for as long as they have \
+             promised to elect nobody else. It trusts that the members' clocks do not differ by more than a \
+             tenth in how fast they run. All members must have the same.";
+    }
+}
+
+section! {
     /// The executors, one per core, and how they stop.
     RuntimeTuning as runtime, rows RUNTIME_ROWS {
         heartbeat_ms = 100, from 10, to 1_000,
@@ -87,12 +97,20 @@ pub struct Tuning {
     pub storage: StorageTuning,
     /// Checkpoints.
     pub checkpoint: CheckpointTuning,
+    /// The raft group.
+    pub raft: RaftTuning,
     /// The executors.
     pub runtime: RuntimeTuning,
 }
 
 /// The sections in the order of the documentation, each with its settings.
-pub const SETTINGS: &[&[Setting]] = &[WAL_ROWS, STORAGE_ROWS, CHECKPOINT_ROWS, RUNTIME_ROWS];
+pub const SETTINGS: &[&[Setting]] = &[
+    WAL_ROWS,
+    STORAGE_ROWS,
+    CHECKPOINT_ROWS,
+    RAFT_ROWS,
+    RUNTIME_ROWS,
+];
 
 /// Finds a setting by section and key; the key may be written with dashes.
 pub fn setting(section: &str, key: &str) -> Option<&'static Setting> {

@@ -20,7 +20,8 @@ const LOCK: &str = "LOCK";
 const MEMBER: &str = "member";
 /// What moves up into a directory that exists, in this order: a directory is a member's by its format file.
 const PARTS: [&str; 3] = [LOCK, MEMBER, FORMAT];
-/// The one snapshot file that a tool makes.
+/// What the names of the directories begin with that a tool fills, and how that of the one file in each ends.
+const SNAPSHOTS_PREFIX: &str = "snap-";
 const SNAPSHOT_SUFFIX: &str = ".snap";
 
 /// The directory until it is complete; removed unless it gets there. For a new directory it stands beside it and gets
@@ -31,6 +32,7 @@ pub(super) struct Draft {
     /// Held for its lock.
     dir: DataDir,
     snapshots: PathBuf,
+    others: Vec<PathBuf>,
 }
 
 impl Draft {
@@ -57,19 +59,31 @@ impl Draft {
             is_inside,
             dir,
             snapshots: PathBuf::new(),
+            others: Vec::new(),
         };
         draft.snapshots = draft.dir.snapshots_path(ShardId(0))?;
         Ok(draft)
     }
 
-    /// Where the files of the only shard go.
+    /// Where the files of `main` go.
     pub(super) fn snapshots(&self) -> &Path {
         &self.snapshots
+    }
+
+    /// Where those of another shard go.
+    pub(super) fn snapshots_of(&mut self, shard: ShardId) -> anyhow::Result<PathBuf> {
+        self.dir.expect_shards()?;
+        let path = self.dir.snapshots_path(shard)?;
+        self.others.push(path.clone());
+        Ok(path)
     }
 
     /// Gives it its name, for good.
     pub(super) fn complete(mut self, data_dir: &Path) -> anyhow::Result<()> {
         sync(&self.snapshots)?;
+        for other in &self.others {
+            sync(other)?;
+        }
         if self.is_inside {
             for name in PARTS {
                 sync(data_dir)?;
@@ -144,7 +158,8 @@ fn clear(path: &Path) -> anyhow::Result<()> {
         }
     }
     for folder in entries(&path.join(MEMBER))? {
-        if !folder.ends_with("snap-0000") {
+        let name = folder.file_name().unwrap_or_default();
+        if !name.to_string_lossy().starts_with(SNAPSHOTS_PREFIX) {
             return Err(in_the_way(&folder));
         }
         for file in entries(&folder)? {

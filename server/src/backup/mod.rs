@@ -90,6 +90,8 @@ pub struct Restore {
     pub data_dir: PathBuf,
     /// The cluster that begins with it.
     pub founding: Founding,
+    /// Backups of shards beside `main`, by name.
+    pub shards: Vec<(String, PathBuf)>,
     /// How far the revision is moved on, with everything before it compacted; 0 leaves both as they are.
     pub revision_bump: u64,
     /// Whether the hash at the end of the file may be missing or wrong.

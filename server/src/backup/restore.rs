@@ -5,6 +5,8 @@
 //!        -> hash compared -> new meta page and page table behind -> sync -> first block -> sync -> rename to DIR
 //! ```
 //!
+//! Backups of further shards go beside it, into the directories of their ids, before DIR gets its name.
+//!
 //! The log is left to the member's first start: the directory has none, and an empty log behind a snapshot is one that
 //! goes on where the snapshot ends. What of the old cluster's state is kept stands at `Meta::for_new_cluster`.
 //! What a crash leaves stands in [`draft`](super::draft).
@@ -17,6 +19,7 @@ use std::thread;
 
 use anyhow::{Context, anyhow, bail};
 use indicatif::ProgressBar;
+use keelson_storage::dir::{MAIN_SHARD, shard_id};
 use keelson_storage::ids::SnapshotSeq;
 use keelson_storage::io::{AlignedBuf, DirectWriter, DiskError};
 use keelson_storage::limits::SNAPSHOT_BLOCK_BYTES;
@@ -34,32 +37,92 @@ const PIECES_AHEAD: usize = 4;
 /// Makes the directory; the text to print.
 pub(super) fn restore(asked: &Restore) -> anyhow::Result<String> {
     check_vacant(&asked.data_dir)?;
-    let backup = BackupFile::open(&asked.file)?;
-    if backup.hash.is_none() && !asked.skip_hash_check {
-        bail!(
-            "{}: snapshot missing hash but --skip-hash-check=false: its end was cut off, or it was copied from a data \
-             directory. Its pages are verified in any case",
-            asked.file.display()
-        );
+    let main = (MAIN_SHARD, asked.file.as_path());
+    let others = asked.shards.iter();
+    let others = others.map(|(name, file)| (name.as_str(), file.as_path()));
+    let mut parts: Vec<Part<'_>> = Vec::new();
+    for (name, file) in std::iter::once(main).chain(others) {
+        if parts
+            .iter()
+            .any(|part| shard_id(part.name) == shard_id(name))
+        {
+            bail!("--shard {name}: it is there twice, or has the id of another one");
+        }
+        parts.push(Part::open(asked, name, file)?);
     }
-    let meta = new_meta(asked, &backup)?;
-    let transplant = backup.snapshot.with_meta(SnapshotSeq(1), &meta);
     let interrupted = watch_for_interrupts()?;
-    let draft = Draft::create(&asked.data_dir)?;
-    let path = draft.snapshots().join(&transplant.file_name);
-    let bar = bytes_bar("restoring", backup.content_bytes());
-    copy(
-        &backup,
-        &transplant,
-        &path,
-        asked.skip_hash_check,
-        &bar,
-        &interrupted,
-    )?;
-    bar.finish_and_clear();
-    check_result(&path, &meta)?;
+    let mut draft = Draft::create(&asked.data_dir)?;
+    let mut text = String::new();
+    for part in &parts {
+        let folder = match part.name {
+            MAIN_SHARD => draft.snapshots().to_path_buf(),
+            other => draft.snapshots_of(shard_id(other))?,
+        };
+        part.write(&folder, asked.skip_hash_check, &interrupted)?;
+        text += &part.summary(asked);
+    }
     draft.complete(&asked.data_dir)?;
-    Ok(summary(asked, &meta, backup.snapshot.live_count()))
+    Ok(text)
+}
+
+/// A shard that is restored.
+struct Part<'a> {
+    name: &'a str,
+    file: &'a Path,
+    backup: BackupFile,
+    meta: Meta,
+}
+
+impl<'a> Part<'a> {
+    /// Whatever can be refused is, before anything is created.
+    fn open(asked: &Restore, name: &'a str, file: &'a Path) -> anyhow::Result<Self> {
+        let backup = BackupFile::open(file)?;
+        if backup.hash.is_none() && !asked.skip_hash_check {
+            bail!(
+                "{}: snapshot missing hash but --skip-hash-check=false: its end was cut off, or it was copied from a \
+                 data directory. Its pages are verified in any case",
+                file.display()
+            );
+        }
+        let meta = new_meta(asked, &backup)?;
+        Ok(Self {
+            name,
+            file,
+            backup,
+            meta,
+        })
+    }
+
+    fn write(
+        &self,
+        folder: &Path,
+        skip_hash_check: bool,
+        interrupted: &AtomicBool,
+    ) -> anyhow::Result<()> {
+        let backup = &self.backup;
+        let transplant = backup.snapshot.with_meta(SnapshotSeq(1), &self.meta);
+        let path = folder.join(&transplant.file_name);
+        let bar = bytes_bar("restoring", backup.content_bytes());
+        copy(
+            backup,
+            &transplant,
+            &path,
+            skip_hash_check,
+            &bar,
+            interrupted,
+        )?;
+        bar.finish_and_clear();
+        check_result(&path, &self.meta)
+    }
+
+    fn summary(&self, asked: &Restore) -> String {
+        summary(
+            asked,
+            self.file,
+            &self.meta,
+            self.backup.snapshot.live_count(),
+        )
+    }
 }
 
 fn new_meta(asked: &Restore, backup: &BackupFile) -> anyhow::Result<Meta> {
@@ -142,10 +205,10 @@ fn check_result(path: &Path, meta: &Meta) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn summary(asked: &Restore, meta: &Meta, keys: u64) -> String {
+fn summary(asked: &Restore, file: &Path, meta: &Meta, keys: u64) -> String {
     let mut text = format!(
         "Restored {} to {}: {keys} keys at revision {}",
-        asked.file.display(),
+        file.display(),
         asked.data_dir.display(),
         meta.revision
     );

@@ -102,6 +102,14 @@ pub(super) fn plan(
         }
     }
     check_known(&plans, &known)?;
+    for shard in dir.shards_with_snapshots()? {
+        if plans.iter().all(|plan| plan.shard != shard) {
+            bail!(
+                "the data directory has snapshot files of a shard with id {shard}, which is not configured: name all \
+                 shards that it was made with in --shards; an id is made of a shard's name"
+            );
+        }
+    }
     if plans.len() > 1 {
         dir.expect_shards()?;
     }
@@ -300,6 +308,7 @@ fn group_config(config: &Config, identity: &Identity) -> GroupConfig {
         tick_us: config.heartbeat_interval.as_micros() as u64,
         election_ticks: config.election_ticks(),
         advances_ticks: config.initial_election_tick_advance,
+        lease_reads: config.tuning.raft.lease_reads == 1,
         is_strict: config.strict_reconfig_check,
         forces_new_cluster: config.force_new_cluster,
         spread_rank: None,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use keelson_storage::dir::{MAIN_SHARD, is_shard_name};
 
 use super::migrate::{ExportArguments, FoundingArguments, ImportArguments};
 use super::parse::{CliError, Invocation};
@@ -183,6 +184,9 @@ struct RestoreArguments {
     data_dir: PathBuf,
     #[command(flatten)]
     founding: FoundingArguments,
+    /// The backup of a further shard, as NAME=FILE, once for each; FILE above is the one of main.
+    #[arg(long, value_name = "NAME=FILE", value_parser = parse_shard)]
+    shard: Vec<(String, PathBuf)>,
     /// How far to move the revision on, so that clients never see one go back. Needs --mark-compacted.
     #[arg(long, default_value_t = 0)]
     bump_revision: u64,
@@ -217,10 +221,18 @@ impl RestoreArguments {
             file: self.file,
             data_dir: self.data_dir,
             founding: self.founding.check()?,
+            shards: self.shard,
             revision_bump: self.bump_revision,
             skip_hash_check: self.skip_hash_check,
         })
     }
+}
+
+fn parse_shard(text: &str) -> Result<(String, PathBuf), String> {
+    let pair = text.split_once('=');
+    let pair = pair.filter(|(name, _)| is_shard_name(name) && *name != MAIN_SHARD);
+    pair.map(|(name, file)| (name.to_owned(), file.into()))
+        .ok_or_else(|| "expected the name of a shard other than main, =, and a file".to_owned())
 }
 
 #[derive(Debug, Parser)]

@@ -62,6 +62,7 @@ fn restore_has_etcdutls_flags_and_defaults() {
             cluster_token: "etcd-cluster".to_owned(),
             peer_urls: vec![url("http://localhost:2380")],
         },
+        shards: Vec::new(),
         revision_bump: 0,
         skip_hash_check: false,
     };
@@ -71,13 +72,17 @@ fn restore_has_etcdutls_flags_and_defaults() {
     );
     let all = "snapshot restore a.db --data-dir=d --name m1 --initial-cluster m1=http://b:2,m1=http://a:1 \
                --initial-cluster-token t --initial-advertise-peer-urls http://a:1,http://b:2 --bump-revision 1000000 \
-               --mark-compacted --skip-hash-check=true";
+               --mark-compacted --skip-hash-check=true --shard events=e.db --shard=leases=l=.db";
     let wanted = Restore {
         founding: Founding {
             name: "m1".to_owned(),
             cluster_token: "t".to_owned(),
             peer_urls: vec![url("http://a:1"), url("http://b:2")],
         },
+        shards: vec![
+            ("events".to_owned(), "e.db".into()),
+            ("leases".to_owned(), "l=.db".into()),
+        ],
         revision_bump: 1_000_000,
         skip_hash_check: true,
         ..least

@@ -92,6 +92,10 @@ enum Asked {
     Read {
         seen: BTreeSet<Bytes>,
     },
+    /// A change of the leader.
+    Move {
+        to: usize,
+    },
 }
 
 struct World {
@@ -107,6 +111,7 @@ struct World {
     acknowledged: BTreeSet<Bytes>,
     next_token: u64,
     reads: u64,
+    moves: u64,
     starts: u64,
 }
 
@@ -126,6 +131,7 @@ impl World {
             acknowledged: BTreeSet::new(),
             next_token: 0,
             reads: 0,
+            moves: 0,
             starts: 0,
         };
         for index in 0..MEMBERS {
@@ -156,6 +162,7 @@ impl World {
                 let body = request.encode_body();
                 Ask::Write { request, body }
             }
+            Asked::Move { to } => Ask::MoveLeader(MemberId(11 + *to as u64)),
             Asked::Read { .. } => Ask::Range(RangeRequest {
                 key: Bytes::from_static(b"k"),
                 range_end: Bytes::from_static(b"l"),
@@ -238,8 +245,14 @@ impl World {
                 );
                 self.reads += 1;
             }
+            (Asked::Move { to }, Ok(Answer::LeaderMoved(_))) => {
+                let node = self.engines[index].as_ref().map(Engine::node);
+                let leader = node.and_then(|node| node.leader());
+                assert_eq!(leader, Some(MemberId(11 + to as u64)));
+                self.moves += 1;
+            }
             (_, Err(_)) => {}
-            (Asked::Read { .. }, Ok(other)) => panic!("a range is answered with {other:?}"),
+            (_, Ok(other)) => panic!("not the answer to what was asked: {other:?}"),
         }
     }
 
@@ -472,6 +485,30 @@ fn g_r_3_a_learner_of_a_lone_voter_finds_its_leader_again() {
     let mut learner = engine_of(1, crash(learner), 3);
     run(&mut leader, &mut learner);
     assert_eq!(learner.node().leader(), Some(MemberId(11)));
+}
+
+#[test]
+fn g_r_3_the_leadership_moves_under_load_to_whom_it_is_asked_for() {
+    let mut world = World::new(5);
+    world.settle();
+    for round in 0..12 {
+        let to = round % MEMBERS;
+        (0..MEMBERS).for_each(|index| world.ask(index, Asked::Move { to }));
+        for _ in 0..100 {
+            world.write_somewhere();
+            world.read_somewhere();
+            world.step();
+        }
+        world.settle();
+    }
+    world.check();
+    // Only who leads is answered with success, and each round has one of them.
+    assert_eq!(world.moves, 12);
+    assert!(
+        world.acknowledged.len() > 600,
+        "{}",
+        world.acknowledged.len()
+    );
 }
 
 proptest! {

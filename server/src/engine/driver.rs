@@ -17,7 +17,7 @@ use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Layer;
 use keelson_storage::state::Member;
 
-use super::limits::{HEARD_PER_TURN_MAX, INBOUND_PER_TURN_MAX};
+use super::limits::{HEARD_PENDING_BYTES_MAX, HEARD_PER_TURN_MAX, INBOUND_PER_TURN_MAX};
 use super::message::{EventBatch, Inbound, Outbound};
 use super::shard::{Activity, Engine, EngineError};
 use super::shards::Shards;
@@ -136,8 +136,12 @@ pub async fn run<D: Disk, C: Clock>(
     }
 }
 
-/// Takes what other members said, a bounded number of things; whether something is left.
+/// Takes what other members said, a bounded number of things; whether something is left. Nothing while the disk is far
+/// behind: then they are not read, and have to wait.
 fn take_heard<D: Disk>(shards: &mut Shards<D>, peers: &Peers) -> Result<bool, EngineError> {
+    if shards.pending_bytes() > HEARD_PENDING_BYTES_MAX {
+        return Ok(false);
+    }
     for _ in 0..HEARD_PER_TURN_MAX {
         match peers.take() {
             Some(Heard::Item { from, shard, item }) => match shards.place_of(shard) {

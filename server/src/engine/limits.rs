@@ -2,8 +2,11 @@
 //!
 //! Unit tests run with much smaller slices, so that what is rare in production happens all the time.
 
+use keelson_consensus::limits::FRAME_BODY_BYTES_MAX;
 use keelson_storage::limits::{WAL_PENDING_BYTES_MAX, WAL_RECORD_PAYLOAD_BYTES_MAX};
 use keelson_storage::state::{Command, ENTRY_HEADER_BYTES};
+
+use crate::peer::limits::INBOX_BYTES_MAX;
 
 /// Requests of one front core that the engine holds at once; the front answers "too many requests"
 /// beyond it. Rings are sized from it, so they cannot overflow.
@@ -20,6 +23,10 @@ pub const INBOUND_PER_TURN_MAX: usize = 1024;
 
 /// Things taken from other members in a turn.
 pub const HEARD_PER_TURN_MAX: usize = 4096;
+
+/// Bytes in the lane and not yet durable from which on nothing is taken from other members: with all that waits to be
+/// taken on top, and the largest frame, the lane still takes it.
+pub const HEARD_PENDING_BYTES_MAX: u64 = 64 << 20;
 
 /// Bytes of one entry's payload after which no further command joins it. A single larger command
 /// travels alone.
@@ -100,6 +107,8 @@ pub const CACHE_BYTES_STEP: u64 = if cfg!(test) { 1 } else { 1 << 20 };
 /// Versions that no snapshot holds may always take this much memory, whatever the budget.
 pub const MEMORY_VERSIONS_BYTES_MIN: u64 = 16 << 20;
 
+/// Ticks without a leader that a start leaves of those before an election (`--initial-election-tick-advance`).
+pub const INITIAL_TICKS_LEFT: usize = 2;
 /// How long somebody waits for another member to lead (microseconds).
 pub const MOVE_LEADER_GIVEN_UP_AFTER_US: u64 = 7_000_000;
 /// How long after the last command work in the background need not be considerate any more (microseconds).
@@ -162,3 +171,7 @@ const _: () = assert!(BATCH_BYTES_MAX < keelson_consensus::limits::ENTRY_PAYLOAD
 const _: () = assert!(INBOUND_PER_TURN_MAX <= keelson_consensus::limits::ENTRY_COMMANDS_MAX);
 const _: () = assert!(LEASE_RENEW_GATHER_US < LEASE_RENEW_AHEAD_LOW_MS * 1000);
 const _: () = assert!(INBOUND_RING_SLOTS > REQUESTS_PER_CORE_MAX);
+const _: () = assert!(
+    HEARD_PENDING_BYTES_MAX + INBOX_BYTES_MAX as u64 + FRAME_BODY_BYTES_MAX as u64
+        <= PENDING_BYTES_MAX
+);

@@ -26,6 +26,7 @@ use super::checkpoint::Checkpoints;
 use super::group::Group;
 use super::lane::{Lane, Need};
 use super::lease_clock::LeaseClock;
+use super::limits::INITIAL_TICKS_LEFT;
 use super::lost::LostState;
 use super::offline;
 use super::shard::{Durations, Engine, EngineConfig, EngineError, EngineFacts, Port};
@@ -279,6 +280,7 @@ impl<D: Disk> Engine<D> {
     fn start_alone(&mut self, clock: &impl Clock) -> Result<(), EngineError> {
         self.review_membership();
         if !self.is_alone() {
+            self.skip_ticks();
             return Ok(());
         }
         self.node.campaign();
@@ -291,6 +293,17 @@ impl<D: Disk> Engine<D> {
             self.apply_committed(clock)?;
         }
         Ok(())
+    }
+
+    /// A start counts as silence of a leader for nearly as long as an election takes: if there is one, it speaks within a
+    /// tick. Not with leases, which count the time that this member has really run.
+    fn skip_ticks(&mut self) {
+        let group = &self.config.group;
+        if group.advances_ticks && !group.lease_reads {
+            for _ in 0..group.election_ticks.saturating_sub(INITIAL_TICKS_LEFT) {
+                self.node.tick();
+            }
+        }
     }
 }
 
@@ -418,6 +431,7 @@ fn decides_alone(state: &State, me: Option<MemberId>, founders: usize) -> bool {
 fn restore_node(config: &EngineConfig, state: &State, log: ReplayedLog) -> Node {
     let mut node_config = NodeConfig::new(config.member, config.seed);
     node_config.election_ticks = config.group.election_ticks;
+    node_config.lease_reads = config.group.lease_reads;
     let membership = if config.group.forces_new_cluster {
         Membership::of_voters([config.member])
     } else {

@@ -6,6 +6,8 @@
 //! that entry is applied here. A question that gets no answer, because the leader changed or a message was lost,
 //! is asked again.
 //!
+//! With leases (`raft.lease_reads`) a leader that has one knows the index without asking.
+//!
 //! Invariant: a read is answered from a state that holds every entry that was committed when it came.
 
 use std::collections::VecDeque;
@@ -61,7 +63,7 @@ impl<D: Disk> Engine<D> {
             return self.read(origin, ask);
         }
         match self.node.read_index_alone() {
-            Some(must_reach) => {
+            Some(must_reach) if self.is_alone() => {
                 let applied = self.state.applied().index;
                 assert!(
                     applied >= must_reach,
@@ -69,13 +71,30 @@ impl<D: Disk> Engine<D> {
                 );
                 self.read(origin, ask);
             }
-            None => self.quorum_reads.fresh.push((origin, ask)),
+            // A lease is looked at in a turn, which has looked at the clock.
+            _ => self.quorum_reads.fresh.push((origin, ask)),
+        }
+    }
+
+    /// Answers the reads of this turn if this member need not ask for their index: it has a lease.
+    fn answer_by_lease(&mut self) {
+        let applied = self.state.applied().index;
+        let may_answer = self.applying.is_none()
+            && self
+                .node
+                .read_index_alone()
+                .is_some_and(|must_reach| must_reach <= applied);
+        if may_answer {
+            for (origin, ask) in std::mem::take(&mut self.quorum_reads.fresh) {
+                self.read(origin, ask);
+            }
         }
     }
 
     /// Asks for the reads of this turn, and answers those whose entry is applied.
     pub(super) fn advance_quorum_reads(&mut self) {
         self.ask_again();
+        self.answer_by_lease();
         self.ask_fresh();
         while let Some(state) = self.node.take_read_state() {
             let asked = self.quorum_reads.asked.iter_mut();

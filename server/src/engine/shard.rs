@@ -137,6 +137,8 @@ pub struct GroupConfig {
     pub election_ticks: usize,
     /// Whether a start takes all but one of them as passed, if the member is not alone.
     pub advances_ticks: bool,
+    /// Whether a leader answers reads while its lease lasts, without asking the others.
+    pub lease_reads: bool,
     /// Whether changes of the membership that put the quorum at risk are refused.
     pub is_strict: bool,
     /// Whether all other members are dropped at the start.
@@ -155,6 +157,7 @@ impl Default for GroupConfig {
             tick_us: 100_000,
             election_ticks: 10,
             advances_ticks: true,
+            lease_reads: false,
             is_strict: true,
             forces_new_cluster: false,
             spread_rank: None,

@@ -126,6 +126,12 @@ impl<D: Disk> Shards<D> {
         Ok(self.engines[holder].wal.pump_for_all(clock.now_us())?)
     }
 
+    /// Bytes in the lane that are not durable yet.
+    #[must_use]
+    pub fn pending_bytes(&self) -> u64 {
+        self.engines[self.holder].wal.pending_bytes()
+    }
+
     fn durable(&self) -> Lsn {
         self.engines[self.holder].wal.durable()
     }

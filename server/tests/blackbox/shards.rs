@@ -1,6 +1,7 @@
 //! Several shards in one process: each is an etcd of its own, and they share what is slow.
 
 use std::path::Path;
+use std::time::Duration;
 
 use keelson_proto::etcdserverpb as pb;
 use serde_json::Value;
@@ -166,8 +167,23 @@ async fn a_shard_is_not_forgotten_or_moved_in_silence() {
     let folder =
         Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("shards-{}", std::process::id()));
     let options = || ServerOptions::new("shards-refused").data_dir(&folder);
-    let mut server = options().flag(shards_flag(&addresses)).start().await;
+    let mut server = options().start().await;
+    server.clients().await.put_key("before", "x").await;
     server.stop().await;
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+    assert_eq!(read("FORMAT"), "keelson data directory\nformat 1\n");
+    assert_eq!(
+        read("member/SHARDS"),
+        "",
+        "one shard is laid out as it always was"
+    );
+    let mut server = options().flag(shards_flag(&addresses)).start().await;
+    let clients = clients_of(&server, &addresses).await;
+    assert_eq!(clients[0].range(shapes::get("before")).await.kvs.len(), 1);
+    assert_eq!(clients[1].range(shapes::get("before")).await.kvs.len(), 0);
+    clients[1].put_key("after", "x").await;
+    server.stop().await;
+    assert_eq!(read("FORMAT"), "keelson data directory\nformat 2\n");
     let log = refusal(options()).await;
     assert!(
         log.contains("has a shard events, which is not configured"),
@@ -184,9 +200,72 @@ async fn a_shard_is_not_forgotten_or_moved_in_silence() {
         assert!(log.contains("a shard stays on the core"), "{log}");
     }
     let mut server = options().flag(&flag).start().await;
+    let clients = clients_of(&server, &addresses).await;
+    assert_eq!(clients[1].range(shapes::get("after")).await.kvs.len(), 1);
     server.stop().await;
     // Only this test knows the folder.
     std::fs::remove_dir_all(&folder).expect("the server has ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backups_of_all_shards_make_one_data_directory() {
+    ours_only!("etcd has one keyspace");
+    let addresses = free_addresses();
+    let mut server = ServerOptions::new("shards-backup")
+        .flag(shards_flag(&addresses))
+        .start()
+        .await;
+    let mut all = addresses.clone();
+    all.insert(0, server.address());
+    let clients = clients_of(&server, &addresses).await;
+    let keelson = server.kind().program();
+    let mut files = Vec::new();
+    for (shard, clients) in clients.iter().enumerate() {
+        clients.put_key("which", format!("{shard}")).await;
+        let file = server.folder().join(format!("{shard}.db"));
+        Etcdctl::new(all[shard].clone())
+            .ok(&["snapshot", "save", &file.display().to_string()])
+            .await;
+        files.push(file.display().to_string());
+    }
+    let restored = server.folder().join("restored");
+    let run = std::process::Command::new(keelson)
+        .args(["snapshot", "restore", &files[0], "--data-dir"])
+        .arg(&restored)
+        .args(["--name=m1", &server.fill_in("--initial-cluster=m1={peer}")])
+        .arg(server.fill_in("--initial-advertise-peer-urls={peer}"))
+        .args(["--shard", &format!("events={}", files[1])])
+        .args(["--shard", &format!("leases={}", files[2])])
+        .output()
+        .expect("the program can be started");
+    assert!(run.status.success(), "{run:?}");
+    server.stop().await;
+    let options = || ServerOptions::new("shards-restored").data_dir(&restored);
+    let log = refusal(options()).await;
+    assert!(log.contains("snapshot files of a shard"), "{log}");
+    let mut again = options().flag(shards_flag(&addresses)).start().await;
+    let clients = clients_of(&again, &addresses).await;
+    for (shard, clients) in clients.iter().enumerate() {
+        let kept = clients.range(shapes::get("which")).await;
+        assert_eq!(kept.kvs[0].value, format!("{shard}"));
+        clients.put_key("more", "x").await;
+    }
+    again.kill9();
+    again.restart().await;
+    let clients = clients_of(&again, &addresses).await;
+    for clients in &clients {
+        assert_eq!(clients.range(shapes::get("more")).await.kvs.len(), 1);
+    }
+    again.stop().await;
+}
+
+/// Waits until a shard of a member answers.
+async fn serves(address: &str) {
+    eventually("a shard of a member serves", || async {
+        let answer = http::get(address, "/health").await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
 }
 
 /// Three members, each with a shard beside `main`.
@@ -197,8 +276,8 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// `extra` are flags of every member.
-    async fn start(name: &str, extra: &[&str]) -> Cluster {
+    /// Where everything will be, of three members and one that may come.
+    fn plan() -> Cluster {
         let ports: Vec<u16> = (0..4).map(|_| free_port()).collect();
         let urls: Vec<String> = ports
             .iter()
@@ -207,11 +286,16 @@ impl Cluster {
         let events: Vec<String> = (0..4)
             .map(|_| format!("127.0.0.1:{}", free_port()))
             .collect();
-        let mut cluster = Cluster {
+        Cluster {
             servers: Vec::new(),
             peer_urls: urls,
             events,
-        };
+        }
+    }
+
+    /// `extra` are flags of every member.
+    async fn start(name: &str, extra: &[&str]) -> Cluster {
+        let mut cluster = Cluster::plan();
         for index in 0..3 {
             let options = cluster.member(name, index, 3, extra);
             cluster.servers.push(options.launch());
@@ -244,13 +328,8 @@ impl Cluster {
     }
 
     async fn serves(&self, index: usize) {
-        for address in [&self.servers[index].address(), &self.events[index]] {
-            eventually("a shard of a member serves", || async {
-                let answer = http::get(address, "/health").await.ok()?;
-                (answer.status == 200).then_some(())
-            })
-            .await;
-        }
+        serves(&self.servers[index].address()).await;
+        serves(&self.events[index]).await;
     }
 
     /// The members that a shard's endpoint lists, by name or id, with whether they are learners.
@@ -315,6 +394,7 @@ async fn three_members_serve_two_shards_whose_leaders_are_spread() {
         (main != events).then_some(())
     })
     .await;
+    move_leader_of_events(&cluster).await;
     let first = cluster.servers[0].clients().await;
     let leader = first.status().await.leader;
     let mut leading = 0;
@@ -341,6 +421,68 @@ async fn three_members_serve_two_shards_whose_leaders_are_spread() {
     assert_eq!(back.range(shapes::get("after")).await.kvs.len(), 1);
     for server in &mut cluster.servers {
         server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_is_added_to_a_cluster_that_runs() {
+    ours_only!("etcd has one keyspace");
+    let _alone = heavy().await;
+    let name = "shards-added";
+    let mut cluster = Cluster::plan();
+    for index in 0..3 {
+        let plain = cluster.member(name, index, 3, &[]).without_flag("--shards");
+        cluster.servers.push(plain.launch());
+    }
+    for server in &cluster.servers {
+        let main = server.address();
+        serves(&main).await;
+    }
+    cluster.servers[0].clients().await.put_key("old", "x").await;
+    for index in 0..3 {
+        let folder = cluster.servers[index].data_dir();
+        let address = cluster.servers[index].address();
+        cluster.servers[index].stop().await;
+        let flag = format!("--shards=events=http://{}", cluster.events[index]);
+        cluster.servers[index].add_flag(&flag);
+        cluster.servers[index].restart().await;
+        assert!(folder.join("member/SHARDS").exists());
+        serves(&address).await;
+    }
+    for index in 0..3 {
+        cluster.serves(index).await;
+        let events = Clients::connect(&format!("http://{}", cluster.events[index])).await;
+        events.put_key(format!("new-{index}"), "x").await;
+        let main = cluster.servers[index].clients().await;
+        assert_eq!(main.range(shapes::get("old")).await.kvs.len(), 1);
+        assert_eq!(cluster.listed(&cluster.events[index]).await.len(), 3);
+    }
+    for server in &mut cluster.servers {
+        server.stop().await;
+    }
+}
+
+/// Asked for at the shard's endpoint, another member leads it, and goes on leading it.
+async fn move_leader_of_events(cluster: &Cluster) {
+    let (main, events) = cluster.leaders().await.expect("they were found just now");
+    let mut other = None;
+    let mut leading = 0;
+    for (index, server) in cluster.servers.iter().enumerate() {
+        let status = server.clients().await.status().await;
+        let id = status.header.expect("a header").member_id;
+        if id == events {
+            leading = index;
+        } else if id != main {
+            other = Some(id);
+        }
+    }
+    let other = other.expect("there are three members");
+    let at_leader = Etcdctl::new(cluster.events[leading].clone());
+    at_leader.ok(&["move-leader", &format!("{other:x}")]).await;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let leaders = eventually("all agree", || cluster.leaders()).await;
+        assert_eq!(leaders, (main, other));
     }
 }
 

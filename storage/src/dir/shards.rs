@@ -10,8 +10,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{DataDir, DirError, FORMAT_SHARDS, MEMBER_NAME, read_text, write_format, write_new};
+use super::{
+    DataDir, DirError, FORMAT_SHARDS, MEMBER_NAME, SNAPSHOTS_PREFIX, list_names, read_text,
+    write_format, write_new,
+};
 use crate::ids::{LaneId, ShardId};
+use crate::io::PROBE_NAME;
 
 const SHARDS_NAME: &str = "SHARDS";
 const SHARDS_DRAFT_NAME: &str = "SHARDS.new";
@@ -72,6 +76,26 @@ impl DataDir {
         decode(&read_text(&path)?).ok_or_else(|| DirError::ShardsDamaged {
             path: path.display().to_string(),
         })
+    }
+
+    /// The shards that have snapshot files, whatever is written down.
+    ///
+    /// # Errors
+    /// The operating system refuses.
+    pub fn shards_with_snapshots(&self) -> Result<Vec<ShardId>, DirError> {
+        let member = self.path.join(MEMBER_NAME);
+        let mut shards = Vec::new();
+        for name in list_names(&member)? {
+            let id = name.strip_prefix(SNAPSHOTS_PREFIX);
+            if let Some(id) = id.and_then(|id| id.parse().ok())
+                && list_names(&member.join(&name))?
+                    .iter()
+                    .any(|file| file != PROBE_NAME)
+            {
+                shards.push(ShardId(id));
+            }
+        }
+        Ok(shards)
     }
 
     /// From here on the lanes may hold records of more shards than `main`: older versions are to keep out.
@@ -163,6 +187,14 @@ mod tests {
         }
         let dir = DataDir::open(scratch.path()).unwrap();
         assert_eq!(dir.shards().unwrap(), places);
+        for shard in [ShardId(0), ShardId(7), ShardId(12_345)] {
+            let path = dir.snapshots_path(shard).unwrap();
+            if shard != ShardId(7) {
+                std::fs::write(path.join("00000001.snap"), b"").unwrap();
+            }
+        }
+        let found = dir.shards_with_snapshots().unwrap();
+        assert_eq!(found, [ShardId(0), ShardId(12_345)]);
         let text = std::fs::read_to_string(&format).unwrap();
         assert_eq!(text, "keelson data directory\nformat 2\n");
         let path = scratch.path().join("member/SHARDS");

@@ -95,6 +95,12 @@ impl ServerOptions {
         self
     }
 
+    /// Leaves out the flags that begin like this.
+    pub fn without_flag(mut self, begin: &str) -> ServerOptions {
+        self.flags.retain(|flag| !flag.starts_with(begin));
+        self
+    }
+
     /// Sets how often an idle watch with `progress_notify` hears of progress.
     pub fn progress_interval(self, interval: &str) -> ServerOptions {
         let flag = format!("{}={interval}", self.kind.progress_flag());
@@ -296,6 +302,11 @@ impl Server {
             child.kill().expect("a child of ours can be killed");
             child.wait().expect("a child of ours can be waited for");
         }
+    }
+
+    /// One more flag for the next start.
+    pub fn add_flag(&mut self, flag: &str) {
+        self.options.flags.push(flag.to_owned());
     }
 
     /// Starts a stopped or killed server again: same data directory, same ports.
