@@ -11,7 +11,7 @@ use keelson_consensus::replicate::Item;
 use keelson_proto::etcdserverpb::{PutRequest, RangeRequest};
 use keelson_storage::ids::MemberId;
 use keelson_storage::io::SimDisk;
-use keelson_storage::state::{Member, Request};
+use keelson_storage::state::{Member, MemberAdd, Request};
 use keelson_storage::wal::WalConfig;
 use proptest::prelude::*;
 
@@ -480,6 +480,120 @@ fn g_r_3_three_members_serve_wherever_a_client_asks() {
     world.check();
     assert_eq!(world.acknowledged.len(), 200);
     assert_eq!(world.reads, 200);
+}
+
+/// The simulator's seed 47: whoever led before the cluster was founded, and was alone with its first entry, took that
+/// for committed when it started again.
+#[test]
+fn g_r_1_a_start_before_the_foundation_commits_nothing_alone() {
+    let mut world = World::new(47, Shape::LOG);
+    // Whoever stands first gets its vote, and then nobody hears of its entry.
+    let leader = loop {
+        world.step();
+        let leads = |engine: &Option<Engine<SimDisk>>| {
+            engine
+                .as_ref()
+                .is_some_and(|engine| engine.node().is_leader())
+        };
+        if let Some(index) = world.engines.iter().position(leads) {
+            break index;
+        }
+    };
+    world.wire.clear();
+    for other in (0..MEMBERS).filter(|other| *other != leader) {
+        world.cut.insert((leader, other));
+    }
+    for _ in 0..40 {
+        world.step_one(leader);
+    }
+    world.crash(leader);
+    world.restart(leader);
+    let engine = world.engines[leader].as_ref().expect("it was just started");
+    assert!(engine.node().last().0 > 0, "its entry is on its disk");
+    assert_eq!(
+        engine.state().applied().index.0,
+        0,
+        "and nobody else has it"
+    );
+}
+
+/// The simulator's seed 347: a leader that alone decides did not tick, so a learner that started again never heard of
+/// it.
+#[test]
+fn g_r_3_a_learner_of_a_lone_voter_finds_its_leader_again() {
+    let clock = ManualClock::default();
+    let engine_of = |index: usize, disks, start: u64| {
+        let founding = vec![Member {
+            name: String::new(),
+            client_urls: Vec::new(),
+            ..member(0)
+        }];
+        let group = GroupConfig {
+            is_identity_certain: true,
+            peers: if index == 0 {
+                Vec::new()
+            } else {
+                founding.clone()
+            },
+            founding: if index == 0 { founding } else { Vec::new() },
+            tick_us: 20_000,
+            ..GroupConfig::default()
+        };
+        let config = EngineConfig {
+            member: MemberId(11 + index as u64),
+            group,
+            seed: start * 100 + index as u64,
+            cores: 1,
+            ..config()
+        };
+        let wal = WalConfig {
+            segment_bytes: 256 << 10,
+            ..WalConfig::default()
+        };
+        let opened = Engine::open(disks, wal, config, member(index), &clock);
+        opened.expect("a sound disk opens").0
+    };
+    let mut leader = engine_of(0, disks(1), 1);
+    let add = Request::MemberAdd(MemberAdd {
+        member: Some(Member {
+            is_learner: true,
+            name: String::new(),
+            client_urls: Vec::new(),
+            ..member(1)
+        }),
+        learners_max: 1,
+    });
+    let body = add.encode_body();
+    let ask = Ask::Write { request: add, body };
+    leader.on_inbound(
+        0,
+        Inbound {
+            token: Token(1),
+            ask,
+        },
+    );
+    let mut learner = engine_of(1, disks(2), 2);
+    let run = |leader: &mut Engine<SimDisk>, learner: &mut Engine<SimDisk>| {
+        for _ in 0..2_000 {
+            clock.advance_us(STEP_US);
+            leader.step(&clock).expect("the disk works");
+            learner.step(&clock).expect("the disk works");
+            for (_, item) in leader.take_peer_items() {
+                learner
+                    .on_peer(MemberId(11), item)
+                    .expect("a sound message");
+            }
+            for (_, item) in learner.take_peer_items() {
+                leader.on_peer(MemberId(12), item).expect("a sound message");
+            }
+        }
+    };
+    run(&mut leader, &mut learner);
+    assert_eq!(learner.node().leader(), Some(MemberId(11)));
+    leader.on_unreachable(MemberId(12));
+    let mut learner = engine_of(1, crash(learner), 3);
+    run(&mut leader, &mut learner);
+    assert_eq!(learner.node().leader(), Some(MemberId(11)));
 }
 
 #[test]

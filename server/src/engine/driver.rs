@@ -60,7 +60,7 @@ impl Leaving {
     /// Looks at the shards of this core; true when nobody needs this process any more. A shard is left when it applied
     /// its removal, or when the others have nothing to say to this member any more.
     fn look<D: Disk>(&self, shards: &mut Shards<D>, peers: &Peers) -> bool {
-        let is_left = |engine: &Engine<D>| engine.was_removed() || peers.is_let_go();
+        let is_left = |engine: &Engine<D>| engine.has_left() || peers.is_let_go();
         let main = shards.iter().find(|engine| engine.shard() == MAIN_SHARD_ID);
         if main.is_some_and(is_left) {
             self.main.get_or_init(|| ());

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::Revision;
 use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Change;
@@ -99,6 +100,10 @@ impl<D: Disk> Engine<D> {
         }
         for (port, mut slice) in slices {
             if self.may_leave(&mut slice.changes)? {
+                // While it waited for the disk, batches may have left that its watcher, still late, did not take.
+                if !bugs::is_on(Bug::StaleSlice) {
+                    slice.current = self.state.revision();
+                }
                 self.ports[port].outbox.push_back(Outbound::CatchUp(slice));
             } else {
                 self.warming_slices.push((port, slice));
@@ -149,6 +154,12 @@ impl<D: Disk> Engine<D> {
                 break;
             }
             last = revision;
+            if bugs::is_on(Bug::DropTombstoneAtCompactRevision)
+                && revision == self.state.compact_revision()
+                && change.change().record.tombstone
+            {
+                continue;
+            }
             if key_in_range(&change.key(), &ask.key, &ask.range_end) {
                 bytes += change.bytes() as usize;
                 slice.changes.push(change.change());

@@ -51,6 +51,10 @@ pub const FORWARDED_FORGOTTEN_AFTER_US: u64 = 120_000_000;
 /// How long a member waits before it tells the cluster about itself once more (microseconds).
 pub const PUBLISH_RETRY_US: u64 = 2_000_000;
 
+/// How long a member that was removed goes on answering, if those who stay do not refuse its links before: so many
+/// election timeouts.
+pub const REMOVAL_LINGERS_ELECTIONS: u64 = 5;
+
 /// Bits of a request id that count; those above differ between members and between starts.
 pub const REQUEST_COUNTER_BITS: u32 = 32;
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use keelson_consensus::Node;
 use keelson_consensus::durable::{Replay, ReplayedLog, encode_hard_state};
 use keelson_consensus::node::{Membership, NodeConfig, Restored};
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::dir::MAIN_SHARD_ID;
 use keelson_storage::ids::{ClusterId, LaneId, Lsn, MemberId, RaftIndex};
 use keelson_storage::io::Disk;
@@ -349,6 +350,9 @@ struct Replayed<D: Disk> {
     logged: VecDeque<(RaftIndex, Lsn)>,
     /// The last record of this shard.
     last_lsn: Lsn,
+    /// This member, if that is certain, and how many found the cluster.
+    me: Option<MemberId>,
+    founders: usize,
     /// The first record that made no sense; nothing after it is applied.
     error: Option<EngineError>,
 }
@@ -362,8 +366,8 @@ impl<D: Disk> Replayed<D> {
                 State::from_snapshot(Arc::clone(snapshot)),
             ),
         };
-        // Other members may need what this one has applied.
-        if config.group.founding.len() > 1 || state.cluster().members.len() > 1 {
+        // Other members may need what this one has applied. Who did not found the cluster has joined others.
+        if config.group.founding.len() != 1 || state.cluster().members.len() > 1 {
             replay = replay.keeping(node_config(config).keep);
         }
         Self {
@@ -373,6 +377,8 @@ impl<D: Disk> Replayed<D> {
             applied_lsn: Lsn(0),
             logged: VecDeque::new(),
             last_lsn: Lsn(0),
+            me: config.group.is_identity_certain.then_some(config.member),
+            founders: config.group.founding.len(),
             error: None,
         }
     }
@@ -406,7 +412,10 @@ impl<D: Disk> Replayed<D> {
         }
         self.replay.on_record(record)?;
         let snapshots = &mut self.snapshots;
-        replay_committed(&mut self.replay, &mut self.state, |record| {
+        let (me, founders) = (self.me, self.founders);
+        let decides_alone = |state: &State| decides_alone(state, me, founders);
+        let (replay, state) = (&mut self.replay, &mut self.state);
+        replay_committed(replay, state, decides_alone, |record| {
             load(snapshots, record)
         })?;
         let applied = self.state.applied().index;
@@ -417,6 +426,17 @@ impl<D: Disk> Replayed<D> {
             self.logged.pop_front();
         }
         Ok(())
+    }
+}
+
+/// Whether nobody else has a say in what is committed, as the state has it that was reached: before the cluster is
+/// founded it is its founders who decide.
+fn decides_alone(state: &State, me: Option<MemberId>, founders: usize) -> bool {
+    let mut voters = state.cluster().voters();
+    match (voters.next(), voters.next()) {
+        (None, _) => founders <= 1,
+        (Some(only), None) => me.is_none_or(|me| me.0 == only.id),
+        (Some(_), Some(_)) => false,
     }
 }
 
@@ -448,7 +468,9 @@ fn node_config(config: &EngineConfig) -> NodeConfig {
 
 /// Who belongs to the group: before the entry that founds the cluster, the founding members.
 fn membership(state: &State, founding: &[Member]) -> Membership {
-    membership_of(state.cluster()).unwrap_or_else(|| group_of(founding.iter()))
+    let forgets = bugs::is_on(Bug::ForgetMembershipChange) && !founding.is_empty();
+    let known = membership_of(state.cluster()).filter(|_| !forgets);
+    known.unwrap_or_else(|| group_of(founding.iter()))
 }
 
 /// Who belongs to the group of a cluster that was founded.

@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use keelson_consensus::durable::{ReadyNumber, encode_hard_state, record_kind};
 use keelson_consensus::node::{MembershipChange, NodeError};
 use keelson_proto::ApiError;
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::{Lsn, RaftIndex, Term};
 use keelson_storage::io::Disk;
 use keelson_storage::state::{Command, ENTRY_HEADER_BYTES, MemberChange, encode_entry};
@@ -101,7 +102,8 @@ impl<D: Disk> Engine<D> {
             return self.begin_install(ready.number, &snapshot, state);
         }
         let mut last = Lsn(0);
-        if let Some(state) = ready.hard_state {
+        let state = ready.hard_state;
+        if let Some(state) = state.filter(|_| !bugs::is_on(Bug::SkipVoteRecord)) {
             let payload = encode_hard_state(state);
             last = self.append(RecordKind::HardState, state.term, RaftIndex(0), &payload)?;
         }
@@ -110,6 +112,10 @@ impl<D: Disk> Engine<D> {
             last = self.append(kind, entry.term, entry.index, &entry.payload)?;
             self.persisting
                 .push_back((last, Persisting::Entry(entry.index)));
+        }
+        if bugs::is_on(Bug::AckBeforeFlush) {
+            self.node.on_persisted(ready.number);
+            return Ok(());
         }
         self.persisting
             .push_back((last, Persisting::Ready(ready.number)));

@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 
 use keelson_consensus::node::{NodeError, ReadId};
 use keelson_proto::ApiError;
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::RaftIndex;
 use keelson_storage::io::Disk;
 
@@ -70,7 +71,7 @@ impl<D: Disk> Engine<D> {
         if self.comparing.is_odd && needs_state(&ask) {
             return self.reply(origin, Err(ApiError::Corrupt));
         }
-        if !is_linearizable(&ask) {
+        if !is_linearizable(&ask) || bugs::is_on(Bug::StaleRead) {
             return self.read(origin, ask);
         }
         match self.node.read_index_alone() {

@@ -494,6 +494,12 @@ impl<D: Disk> Engine<D> {
         &self.state
     }
 
+    /// Whether the applied state is that behind an entry, and not within one that waits for a value.
+    #[must_use]
+    pub fn is_between_entries(&self) -> bool {
+        self.applying.is_none()
+    }
+
     /// Read access to the raft group.
     #[must_use]
     pub fn node(&self) -> &Node {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use keelson_proto::ApiError;
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::Revision;
 
 use super::deliver::EventCache;
@@ -385,7 +386,10 @@ impl FanOut {
             }
         } else {
             Phase::Late {
-                cursor: start,
+                cursor: match bugs::is_on(Bug::ResumeOneLate) {
+                    true => start.next(),
+                    false => start,
+                },
                 asked: false,
             }
         };
@@ -517,7 +521,7 @@ impl FanOut {
                 .get(*key)
                 .is_some_and(|watcher| watcher.is_synced(revision))
         });
-        if synced {
+        if synced || bugs::is_on(Bug::ProgressAheadOfEvents) {
             let shape = Shape {
                 watch_id: NO_WATCH_ID,
                 ..Shape::default()
