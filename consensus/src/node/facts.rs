@@ -123,6 +123,12 @@ impl Node {
         peers
     }
 
+    /// Whether a snapshot takes the place of the log at the moment: from its message until it is durable.
+    #[must_use]
+    pub fn is_installing(&self) -> bool {
+        self.unsent.snapshot.is_some() || self.installing.is_some()
+    }
+
     /// The newest hard state.
     #[must_use]
     pub fn hard_state(&self) -> HardState {

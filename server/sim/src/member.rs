@@ -10,7 +10,7 @@ use keelson_proto::ApiError;
 use keelson_server::config::AutoCompaction;
 use keelson_server::engine::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, Token};
 use keelson_server::engine::{
-    CheckpointConfig, Disks, Engine, EngineConfig, EngineError, GroupConfig,
+    CheckpointConfig, CompareConfig, Disks, Engine, EngineConfig, EngineError, GroupConfig,
 };
 use keelson_server::fanout::{FanOut, OpenedAt};
 use keelson_server::runtime::{Clock, ManualClock};
@@ -270,6 +270,12 @@ impl Member {
             },
             memory_budget_bytes: 1 << 20,
             cores: CORES + 1,
+            // The world compares states itself.
+            compare: CompareConfig {
+                interval_us: None,
+                after_compaction_us: None,
+                at_start: false,
+            },
             api_version: "3.6.0".to_owned(),
             storage_version: "3.6.0".to_owned(),
         }
@@ -387,6 +393,10 @@ impl Running {
                     raft_term,
                 }),
                 Outbound::CatchUp(slice) => core.fanout.on_caught_up(&slice),
+                Outbound::Leap {
+                    revision,
+                    raft_term,
+                } => core.fanout.on_leap(revision, raft_term),
                 Outbound::Progress { stream, revision } => {
                     core.fanout.on_progress(stream, revision);
                 }

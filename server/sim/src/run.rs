@@ -137,6 +137,22 @@ pub fn run_seeds(
 
 /// How many seeds, from 1 on, find a deliberate bug for certain.
 #[must_use]
-pub fn seeds_to_find(_bug: Bug) -> u64 {
-    300
+pub fn seeds_to_find(bug: Bug) -> u64 {
+    match bug {
+        Bug::SkipVoteRecord
+        | Bug::StaleRead
+        | Bug::ForwardTwice
+        | Bug::ApplyTwiceAfterRestart
+        | Bug::ProposeWhileHandingOver
+        | Bug::ResumeOneLate
+        | Bug::EarlyLeaseExpiry
+        | Bug::UncoveredKeepAlive => 20,
+        Bug::AckBeforeFlush
+        | Bug::SpeakBeforePersist
+        | Bug::DropTombstoneAtCompactRevision
+        | Bug::LeaseTimeRestarts
+        | Bug::LoseLeaseAtCheckpoint
+        | Bug::ForgetMembershipChange => 60,
+        Bug::ProgressAheadOfEvents | Bug::StaleSlice => 120,
+    }
 }

@@ -28,6 +28,13 @@ pub(super) struct Applying {
     commands: Peekable<std::vec::IntoIter<(Origin, Request)>>,
 }
 
+impl Applying {
+    /// What is left of it.
+    pub(super) fn into_commands(self) -> impl Iterator<Item = (Origin, Request)> {
+        self.commands
+    }
+}
+
 impl<D: Disk> Engine<D> {
     /// Applies every entry that is committed, up to a command that needs a value from the disk: the rest
     /// waits for it, and so do reads.
@@ -118,8 +125,11 @@ impl<D: Disk> Engine<D> {
         while let Some((_, request)) = applying.commands.peek() {
             let mut cold = self.state.cold_values(request);
             if !cold.is_empty() {
-                if !self.warm(&mut cold)? {
-                    return Ok(false);
+                match self.warm(&mut cold) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(false),
+                    Err(error) if self.is_mended_by_others(&error) => return Ok(false),
+                    Err(error) => return Err(error.into()),
                 }
                 self.state.supply(cold);
             }
@@ -193,7 +203,10 @@ impl<D: Disk> Engine<D> {
             Request::LeaseExpire(expire) => {
                 self.lease_clock.on_expired(expire.id);
             }
-            Request::Alarm(_) => self.nospace_proposed = false,
+            Request::Alarm(_) => {
+                self.nospace_proposed = false;
+                self.review_alarms();
+            }
             Request::ClusterInit(_) => self.found_group(),
             Request::Compact(_) if result.is_ok() => self
                 .auto_compact

@@ -120,9 +120,21 @@ impl<D: Disk> Engine<D> {
                 self.on_forward_refused(why, &request_ids);
                 Ok(())
             }
-            // Files are not sent yet, so nobody answers or offers one.
-            other => {
-                tracing::debug!(member = %from, kind = ?std::mem::discriminant(&other), "message without meaning");
+            Item::SnapshotOffer(offer) => self.on_snapshot_offer(from, offer),
+            Item::SnapshotData {
+                transfer,
+                offset,
+                data,
+            } => {
+                self.on_snapshot_data(from, transfer, offset, &data);
+                Ok(())
+            }
+            Item::SnapshotAck { transfer, ack } => {
+                self.on_snapshot_ack(from, transfer, ack);
+                Ok(())
+            }
+            Item::Server { kind, body } => {
+                self.on_server_item(from, kind, body);
                 Ok(())
             }
         }
@@ -184,6 +196,7 @@ impl<D: Disk> Engine<D> {
     /// A message to this member could not be sent.
     pub fn on_unreachable(&mut self, member: MemberId) {
         self.node.report_unreachable(member);
+        self.on_transfer_unreachable(member);
     }
 
     /// Whether this member makes entries.
@@ -208,7 +221,8 @@ impl<D: Disk> Engine<D> {
         while self.now_us >= self.group.next_tick_us {
             self.group.next_tick_us += self.group.tick_us;
             // Learners hear of their leader by its ticks alone.
-            if !self.group.is_only || !self.node.is_leader() {
+            let has_part = !self.group.is_only || !self.node.is_leader();
+            if has_part && !self.is_rejoining() {
                 self.node.tick();
             }
         }
@@ -360,8 +374,29 @@ impl<D: Disk> Engine<D> {
     /// Hands what may leave to the links.
     pub(super) fn take_raft_messages(&mut self) {
         for (to, message) in self.node.take_messages() {
-            self.group.send(to, Item::Raft(message));
+            match message.body {
+                Body::Snapshot { at, membership } => {
+                    self.send_snapshot(to, message.term, at, membership);
+                }
+                _ => self.group.send(to, Item::Raft(message)),
+            }
         }
+    }
+
+    /// Tells another member something.
+    pub(super) fn group_send(&mut self, to: MemberId, item: Item) {
+        self.group.send(to, item);
+    }
+
+    /// Those who wait for forwarded commands.
+    pub(super) fn take_all_forwarded(&mut self) -> impl Iterator<Item = Origin> + use<D> {
+        let forwarded = std::mem::take(&mut self.group.forwarded);
+        forwarded.into_values().map(|(origin, _)| origin)
+    }
+
+    /// This member was removed while it did not hear of it.
+    pub(super) fn on_own_removal(&mut self) {
+        self.group.was_removed = true;
     }
 
     /// The leader hands over before it ends.
@@ -370,6 +405,11 @@ impl<D: Disk> Engine<D> {
             return;
         }
         self.group.handed_over = true;
+        self.give_office_away();
+    }
+
+    /// Has the member that is furthest lead.
+    pub(super) fn give_office_away(&mut self) {
         let peers = self.node.progress().into_iter();
         let voters = peers.filter(|peer| peer.is_active && !peer.is_learner);
         if let Some(best) = voters.max_by_key(|peer| peer.matched)
@@ -380,6 +420,10 @@ impl<D: Disk> Engine<D> {
     }
 
     fn on_raft_message(&mut self, from: MemberId, message: Message) -> Result<(), EngineError> {
+        // Who begins anew must not vote, accept or confirm anything.
+        if self.is_rejoining() {
+            return Ok(());
+        }
         if message.body == Body::TimeoutNow {
             self.on_asked_to_lead();
         }

@@ -40,7 +40,7 @@ impl<D: Disk> Engine<D> {
         };
         let warming = self.warming.take().filter(|batch| batch.after == after);
         let mut batch = warming.unwrap_or_else(|| self.batch_after(after));
-        if self.warm_changes(&mut batch.changes)? {
+        if self.may_leave(&mut batch.changes)? {
             return Ok(Some(Arc::new(batch)));
         }
         self.warming = Some(batch);
@@ -99,7 +99,7 @@ impl<D: Disk> Engine<D> {
             slices.push((port, self.catch_up(&ask)));
         }
         for (port, mut slice) in slices {
-            if self.warm_changes(&mut slice.changes)? {
+            if self.may_leave(&mut slice.changes)? {
                 // While it waited for the disk, batches may have left that its watcher, still late, did not take.
                 if !bugs::is_on(Bug::StaleSlice) {
                     slice.current = self.state.revision();
@@ -110,6 +110,15 @@ impl<D: Disk> Engine<D> {
             }
         }
         Ok(())
+    }
+
+    /// Whether all values of the changes are there. What is damaged is waited for, if others have it.
+    fn may_leave(&mut self, changes: &mut [Change]) -> Result<bool, EngineError> {
+        match self.warm_changes(changes) {
+            Ok(is_whole) => Ok(is_whole),
+            Err(error) if self.is_mended_by_others(&error) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn warm_changes(&mut self, changes: &mut [Change]) -> Result<bool, SnapshotError> {

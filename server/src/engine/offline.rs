@@ -74,7 +74,9 @@ pub(crate) fn state_of(dir: &StoppedDir) -> Result<State, EngineError> {
     if let Some(error) = replaying.error {
         return Err(LostState::explain(error, &unfinished));
     }
-    LostState::check_empty(&replaying.replay, first_lsn > Lsn(1), &unfinished)?;
+    let is_trimmed = first_lsn > Lsn(1);
+    let past = (is_trimmed, !is_trimmed);
+    LostState::check_empty(&replaying.replay, past, &unfinished)?;
     replaying.replay.finish()?;
     Ok(replaying.state)
 }

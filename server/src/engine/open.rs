@@ -17,18 +17,21 @@ use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Record;
 use keelson_storage::recovery::RecoveryReport;
 use keelson_storage::snapshot::{SnapshotError, SnapshotStore};
-use keelson_storage::state::{Member, State};
+use keelson_storage::state::{Cluster, Member, State};
 use keelson_storage::wal::{RecordKind, Wal, WalConfig, WalRecord};
 
 use super::apply::replay_committed;
 use super::auto_compact::AutoCompact;
 use super::checkpoint::Checkpoints;
+use super::compare::Comparing;
 use super::group::Group;
 use super::lane::{Lane, Need};
 use super::lease_clock::LeaseClock;
 use super::limits::INITIAL_TICKS_LEFT;
 use super::lost::LostState;
 use super::offline;
+use super::rejoin::Rejoin;
+use super::sending::{Sending, snapshot_mark};
 use super::shard::{Durations, Engine, EngineConfig, EngineError, EngineFacts, Port};
 use super::shards::Shards;
 use crate::runtime::Clock;
@@ -209,7 +212,7 @@ impl<D: Disk> Engine<D> {
         let log = replay.finish();
         let log = log.map_err(|error| LostState::explain(error.into(), snapshots.unfinished()))?;
         snapshots.remove_leftovers();
-        Ok(Self {
+        let mut engine = Self {
             node: restore_node(&config, &state, log),
             lease_clock: LeaseClock::resume(state.applied().lease_time, now_us),
             keep_alives: Default::default(),
@@ -222,9 +225,14 @@ impl<D: Disk> Engine<D> {
             scrub_pending: state.compact_revision() > state.scrubbed_revision(),
             compacting_since_us: None,
             now_us,
-            config,
             state,
             wal,
+            sending: Sending::new(config.seed),
+            receiving: None,
+            rejoin: (config.group.rejoins).then(|| Rejoin::new(config.seed, now_us)),
+            has_rejoined: false,
+            mend_at_us: None,
+            comparing: Comparing::new(config.compare, config.seed, now_us),
             snapshots,
             checkpoints: Checkpoints::new(now_us),
             logged,
@@ -247,7 +255,10 @@ impl<D: Disk> Engine<D> {
             stopping: false,
             facts: EngineFacts::default(),
             durations: Durations::default(),
-        })
+            config,
+        };
+        engine.review_alarms();
+        Ok(engine)
     }
 
     /// Whether it knows its group from the start, and need not learn of it from others.
@@ -357,7 +368,7 @@ impl<D: Disk> Replayed<D> {
         };
         // Other members may need what this one has applied. Who did not found the cluster has joined others.
         if config.group.founding.len() != 1 || state.cluster().members.len() > 1 {
-            replay = replay.keeping(NodeConfig::new(config.member, config.seed).keep);
+            replay = replay.keeping(node_config(config).keep);
         }
         Self {
             replay,
@@ -383,7 +394,9 @@ impl<D: Disk> Replayed<D> {
             ShardPast::New => false,
             ShardPast::Known => self.last_lsn == Lsn(0),
         };
-        Ok(LostState::check_empty(&self.replay, is_begun, unfinished)?)
+        let is_whole = first_lsn == Lsn(1);
+        let past = (is_begun, is_whole);
+        Ok(LostState::check_empty(&self.replay, past, unfinished)?)
     }
 
     fn on_record(&mut self, lsn: Lsn, record: WalRecord) {
@@ -429,9 +442,6 @@ fn decides_alone(state: &State, me: Option<MemberId>, founders: usize) -> bool {
 
 /// The group as the log left it.
 fn restore_node(config: &EngineConfig, state: &State, log: ReplayedLog) -> Node {
-    let mut node_config = NodeConfig::new(config.member, config.seed);
-    node_config.election_ticks = config.group.election_ticks;
-    node_config.lease_reads = config.group.lease_reads;
     let membership = if config.group.forces_new_cluster {
         Membership::of_voters([config.member])
     } else {
@@ -443,31 +453,42 @@ fn restore_node(config: &EngineConfig, state: &State, log: ReplayedLog) -> Node 
         entries: log.entries,
         applied: log.applied,
         membership,
-        snapshot: None,
+        snapshot: state.snapshot().and_then(|file| snapshot_mark(file)),
     };
-    Node::restore(node_config, restored)
+    Node::restore(node_config(config), restored)
+}
+
+fn node_config(config: &EngineConfig) -> NodeConfig {
+    let mut node_config = NodeConfig::new(config.member, config.seed);
+    node_config.election_ticks = config.group.election_ticks;
+    node_config.lease_reads = config.group.lease_reads;
+    node_config.keep.entries = config.group.log_keep_entries;
+    node_config
 }
 
 /// Who belongs to the group: before the entry that founds the cluster, the founding members.
 fn membership(state: &State, founding: &[Member]) -> Membership {
-    let known = &state.cluster().members;
-    let of = |members: &mut dyn Iterator<Item = &Member>| {
-        let mut membership = Membership::default();
-        for member in members {
-            let ids = match member.is_learner {
-                true => &mut membership.learners,
-                false => &mut membership.voters,
-            };
-            ids.insert(MemberId(member.id));
-        }
-        membership
-    };
     let forgets = bugs::is_on(Bug::ForgetMembershipChange) && !founding.is_empty();
-    if known.is_empty() || forgets {
-        of(&mut founding.iter())
-    } else {
-        of(&mut known.values())
+    let known = membership_of(state.cluster()).filter(|_| !forgets);
+    known.unwrap_or_else(|| group_of(founding.iter()))
+}
+
+/// Who belongs to the group of a cluster that was founded.
+pub(super) fn membership_of(cluster: &Cluster) -> Option<Membership> {
+    let known = &cluster.members;
+    (!known.is_empty()).then(|| group_of(known.values()))
+}
+
+fn group_of<'m>(members: impl Iterator<Item = &'m Member>) -> Membership {
+    let mut membership = Membership::default();
+    for member in members {
+        let ids = match member.is_learner {
+            true => &mut membership.learners,
+            false => &mut membership.voters,
+        };
+        ids.insert(MemberId(member.id));
     }
+    membership
 }
 
 /// The whole of a cold record. Blocks.

@@ -19,6 +19,11 @@ pub(super) enum Persisting {
     Entry(RaftIndex),
     /// The last record of a ready.
     Ready(ReadyNumber),
+    /// The record of a snapshot that takes the place of the log, and the one before it.
+    Snapshot {
+        number: ReadyNumber,
+        covered: Lsn,
+    },
 }
 
 impl<D: Disk> Engine<D> {
@@ -78,6 +83,9 @@ impl<D: Disk> Engine<D> {
             match what {
                 Persisting::Entry(index) => self.logged.push_back((index, lsn)),
                 Persisting::Ready(number) => self.node.on_persisted(number),
+                Persisting::Snapshot { number, covered } => {
+                    self.on_log_start_durable(number, covered);
+                }
             }
         }
     }
@@ -87,10 +95,12 @@ impl<D: Disk> Engine<D> {
         let Some(ready) = self.node.take_ready() else {
             return Ok(());
         };
-        assert!(
-            ready.snapshot.is_none(),
-            "nobody sends the only member a snapshot"
-        );
+        if let Some(snapshot) = ready.snapshot {
+            let state = ready
+                .hard_state
+                .expect("a snapshot comes with a hard state");
+            return self.begin_install(ready.number, &snapshot, state);
+        }
         let mut last = Lsn(0);
         let state = ready.hard_state;
         if let Some(state) = state.filter(|_| !bugs::is_on(Bug::SkipVoteRecord)) {
