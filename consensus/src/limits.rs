@@ -19,7 +19,7 @@ pub const LOG_BEHIND_ENTRIES_MAX: usize = 50_000;
 /// Bytes of such entries.
 pub const LOG_BEHIND_BYTES_MAX: u64 = 64 << 20;
 
-/// Bytes of such entries while a snapshot is on its way to a member, which will need what comes after it.
+/// Bytes of such entries while a snapshot is made for a member or on its way to one, which will need what comes after it.
 pub const LOG_HELD_BYTES_MAX: u64 = 256 << 20;
 
 const _: () = assert!(LOG_BEHIND_BYTES_MAX < LOG_HELD_BYTES_MAX);

@@ -8,6 +8,7 @@
 //! one message. Invariant: the data directory's lock is held from before replay until after the last write.
 
 mod identity;
+mod rejoin;
 mod seats;
 mod shards;
 
@@ -25,6 +26,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use self::identity::{Identity, fetch_running};
+use self::rejoin::Rejoining;
 use self::seats::{CorePlan, Seat, Shared, make_seats, run_core};
 use self::shards::{CoreShards, ShardPlan, start_seed};
 use crate::config::{Config, HttpUrl, version};
@@ -56,8 +58,9 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let mut plans = shards::plan(config, &dir, cores.len())?;
     // A disk that cannot be used leaves a directory that is still nobody's.
     let disks = shards::open_disks(config, &dir, &plans)?;
-    let identity = identity.settle(&dir)?;
-    let (mut opened, report) = shards::open(config, disks, &mut plans, &identity, cores.len())?;
+    let mut identity = identity.settle(&dir)?;
+    let (mut opened, report) =
+        rejoin::open(config, &dir, disks, &mut plans, &mut identity, cores.len())?;
     learn_peers(config, &mut opened)?;
     let main = opened[0].shards.engine(0);
     let identity = identity.found_in(main, &dir, config)?;
@@ -70,6 +73,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
         registries: registries.collect(),
         failure: Arc::new(OnceLock::new()),
         checkpoint: Arc::new(Bell::new()?),
+        rejoining: Arc::new(Rejoining::new(&config.data_dir, plans.len())),
     };
     log_opened(config, &dir, &identity, &report, started.elapsed());
     let bound = bind(config, &plans)?;
@@ -79,6 +83,9 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     log_serving(config, &plans);
     tell_supervisor(NotifyState::Ready);
     running.join()?;
+    if let Some(error) = shared.failure.get() {
+        rejoin::after_failure(config, &dir, error);
+    }
     drop(dir);
     if let Some(error) = shared.failure.get() {
         bail!("the engine stopped, nothing more was acknowledged: {error}");

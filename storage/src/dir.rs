@@ -8,6 +8,8 @@
 //!     FORMAT                  two lines: what this is, and its version
 //!     LOCK                    locked by the process that owns the directory; holds its process id
 //!     member/IDENTITY         which member of which cluster it is
+//!     member/REJOIN           there while the member gets all its data from the others
+//!     member/damaged/         what was set aside for that
 //!     member/SHARDS           which shards it has, once it has more than one
 //!     member/wal-0000/        one directory per WAL lane
 //!     member/snap-0000/       one directory per shard: its snapshot files
@@ -18,6 +20,7 @@
 //! that is still taken for new.
 
 mod identity;
+mod rejoin;
 mod shards;
 mod stopped;
 

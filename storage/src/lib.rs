@@ -10,10 +10,12 @@
 //!   etcd     etcd's own databases and snapshots, read and written
 //!   bbolt    the file format under them
 //!   migrate  a whole keyspace from etcd's form into ours, and back
+//!   bugs     deliberate ones, which only the simulator can have compiled in
 //!   fuzzing  every decoder as a fuzzer calls it; in tests, and for `storage/fuzz`
 //! ```
 
 pub mod bbolt;
+pub mod bugs;
 pub mod dir;
 pub mod etcd;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -208,6 +208,12 @@ impl Replay {
         self.last.is_some()
     }
 
+    /// Whether the lane held a vote, as that of a member does that was ever in touch with others.
+    #[must_use]
+    pub fn has_hard_state(&self) -> bool {
+        self.lane_term > Term(0)
+    }
+
     fn on_hard_state(&mut self, payload: Bytes) -> Result<(), ReplayError> {
         let payload_bytes = payload.len();
         let (state, has_commit) =

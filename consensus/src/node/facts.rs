@@ -1,5 +1,6 @@
 //! What can be seen of a node.
 
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::{MemberId, RaftIndex, Term};
 use raft::{ProgressState, StateRole};
 
@@ -41,7 +42,8 @@ impl Node {
     /// Whether the engine may propose another entry now. Not while the leadership is being handed over.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        if self.raw.raft.lead_transferee.is_some() {
+        let hands_over = self.raw.raft.lead_transferee.is_some();
+        if hands_over && !bugs::is_on(Bug::ProposeWhileHandingOver) {
             return false;
         }
         let last = self.raw.raft.raft_log.last_index();
@@ -119,6 +121,12 @@ impl Node {
             .collect();
         peers.sort_unstable_by_key(|peer| peer.member);
         peers
+    }
+
+    /// Whether a snapshot takes the place of the log at the moment: from its message until it is durable.
+    #[must_use]
+    pub fn is_installing(&self) -> bool {
+        self.unsent.snapshot.is_some() || self.installing.is_some()
     }
 
     /// The newest hard state.

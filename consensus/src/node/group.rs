@@ -44,7 +44,7 @@ pub struct Node {
     /// The hard state as the disk has it, or will have it.
     recorded: HardState,
     /// A snapshot that is being put in place.
-    installing: Option<ReadyNumber>,
+    pub(super) installing: Option<ReadyNumber>,
     /// The commit index is to be written although nothing else is.
     commit_due: bool,
     /// The newest ready that was taken.
@@ -527,13 +527,10 @@ impl Node {
                 bytes: 0,
             };
         }
+        let mut peers = self.raw.raft.prs().iter();
         let feeds_snapshot = self.raw.raft.state == StateRole::Leader
-            && self
-                .raw
-                .raft
-                .prs()
-                .iter()
-                .any(|(_, progress)| progress.state == ProgressState::Snapshot);
+            && (self.wants_snapshot_file()
+                || peers.any(|(_, progress)| progress.state == ProgressState::Snapshot));
         if feeds_snapshot {
             return LogKeep {
                 entries: usize::MAX,

@@ -11,7 +11,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 
-use keelson_storage::ids::{RaftIndex, Term};
+use keelson_storage::ids::{MemberId, RaftIndex, Term};
 use raft::eraftpb;
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
@@ -181,8 +181,8 @@ impl Log {
         if is_newer {
             self.snapshot = Some(snapshot);
         }
-        self.wants_snapshot
-            .set(self.wants_snapshot.get() && self.snapshot_to_send(RaftIndex(0)).is_none());
+        // If it is still not enough, raft asks again.
+        self.wants_snapshot.set(false);
     }
 
     pub(super) fn wants_snapshot_file(&self) -> bool {
@@ -263,8 +263,10 @@ impl Storage for Log {
         Ok(self.last().index.0)
     }
 
-    fn snapshot(&self, index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
-        match self.snapshot_to_send(RaftIndex(index)) {
+    fn snapshot(&self, index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
+        // Raft takes no snapshot in which the member is unknown that it came to.
+        let knows = |file: &&SnapshotMark| file.membership.contains(MemberId(to));
+        match self.snapshot_to_send(RaftIndex(index)).filter(knows) {
             Some(file) => Ok(convert::snapshot_to_raft(file.at, &file.membership)),
             None => {
                 self.wants_snapshot.set(true);

@@ -90,7 +90,7 @@ fn a_snapshot_is_sent_only_if_the_log_goes_on_behind_it() {
     assert!(log.wants_snapshot_file());
     let file = |index| SnapshotMark {
         at: super::convert::mark(index, 1),
-        membership: Membership::default(),
+        membership: Membership::of_voters([MemberId(1), MemberId(2)]),
     };
     log.on_snapshot_file(file(5));
     assert!(log.snapshot(0, 2).is_err());
@@ -98,6 +98,10 @@ fn a_snapshot_is_sent_only_if_the_log_goes_on_behind_it() {
     log.on_snapshot_file(file(6));
     assert!(!log.wants_snapshot_file());
     assert_eq!(log.snapshot(0, 2).unwrap().get_metadata().index, 6);
+    // A member that joined since is not in it.
+    assert!(log.snapshot(0, 3).is_err());
+    assert!(log.wants_snapshot_file());
+    log.on_snapshot_file(file(6));
     assert!(log.snapshot(7, 2).is_err());
     // An older one says nothing.
     log.on_snapshot_file(file(4));

@@ -35,6 +35,7 @@ mod message;
 mod outbox;
 mod pump;
 mod ready;
+mod rejoin;
 mod repair;
 mod timeout;
 
@@ -51,3 +52,4 @@ pub use log::{LogKeep, SnapshotMark};
 pub use membership::{Membership, MembershipChange, MembershipError};
 pub use message::{Body, Message};
 pub use ready::{ReadId, ReadState, Ready};
+pub use rejoin::rejoin_request;

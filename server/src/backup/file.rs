@@ -4,10 +4,12 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::thread;
 
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
-use keelson_storage::io::{AlignedBuf, DirectFile, Disk, FileEntry, ReadOnlyDisk};
+use keelson_storage::io::{AlignedBuf, DirectFile, Disk, FileEntry, ReadAhead, ReadOnlyDisk};
 use keelson_storage::limits::SNAPSHOT_BLOCK_BYTES;
 use keelson_storage::snapshot::{Audit, FileKind, Snapshot, SnapshotError};
 use sha2::{Digest, Sha256};
@@ -16,7 +18,7 @@ use sha2::{Digest, Sha256};
 pub(super) type Hash = [u8; 32];
 
 /// What is read at once.
-const READ_BYTES: usize = 1 << 20;
+const READ_BYTES: usize = 256 << 10;
 
 /// A backup whose index is sound.
 #[derive(Debug)]
@@ -89,24 +91,32 @@ impl BackupFile {
     }
 
     /// Reads the file from its start to its end, without the hash. Everything is compared with its checksum before
-    /// `take` gets it, in whole blocks.
+    /// `take` gets it, in whole blocks. Buffers it is done with go back to where it is told.
     pub(super) fn read(
         &self,
         bar: &ProgressBar,
-        mut take: impl FnMut(AlignedBuf) -> anyhow::Result<()>,
+        mut take: impl FnMut(AlignedBuf, &Sender<AlignedBuf>) -> anyhow::Result<()>,
     ) -> anyhow::Result<Content> {
         let source = DirectFile::open(&self.path)?;
+        thread::scope(|scope| {
+            let pieces = ReadAhead::start(scope, &source, self.content_bytes(), READ_BYTES);
+            self.read_pieces(pieces, bar, &mut take)
+        })
+    }
+
+    fn read_pieces(
+        &self,
+        pieces: ReadAhead,
+        bar: &ProgressBar,
+        take: &mut impl FnMut(AlignedBuf, &Sender<AlignedBuf>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Content> {
+        let free = pieces.free();
         let mut audit = Audit::new(&self.snapshot);
         let mut hash = Sha256::new();
         let mut checksum = 0;
         let mut offset = 0;
-        while offset < self.content_bytes() {
-            let left = usize::try_from(self.content_bytes() - offset).unwrap_or(usize::MAX);
-            let mut buf = AlignedBuf::with_capacity(READ_BYTES);
-            source.read(offset, left.min(READ_BYTES), &mut buf)?;
-            if buf.is_empty() {
-                break;
-            }
+        for piece in pieces {
+            let buf = piece?;
             let bytes = buf.as_slice();
             audit
                 .take(bytes)
@@ -115,7 +125,7 @@ impl BackupFile {
             checksum = crc32c::crc32c_append(checksum, bytes);
             offset += bytes.len() as u64;
             bar.set_position(offset);
-            take(buf)?;
+            take(buf, &free)?;
         }
         audit
             .finish()
@@ -139,6 +149,13 @@ impl BackupFile {
             _ => Ok(()),
         }
     }
+}
+
+/// For [`BackupFile::read`], where only the checksums count.
+pub(super) fn give_back(piece: AlignedBuf, free: &Sender<AlignedBuf>) -> anyhow::Result<()> {
+    // After the last piece nobody wants it.
+    let _ = free.send(piece);
+    Ok(())
 }
 
 /// Loads the index of a file, of which the first bytes count.

@@ -140,6 +140,8 @@ pub enum ExportSource {
 /// # Errors
 /// Why it could not be done. Nothing is left behind then.
 pub fn run(command: &SnapshotCommand) -> anyhow::Result<ExitCode> {
+    // A member on this machine goes before.
+    crate::runtime::step_back();
     match command {
         SnapshotCommand::Save(save) => save::save(save)?,
         SnapshotCommand::Status(status) => print!("{}", status::status(status)?),

@@ -14,7 +14,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, sync_channel};
 use std::thread;
 
 use anyhow::{Context, anyhow, bail};
@@ -150,12 +150,13 @@ fn copy(
     let content = thread::scope(|scope| {
         let (pieces, waiting) = sync_channel(PIECES_AHEAD);
         let writing = scope.spawn(|| write_pieces(&writer, transplant.kept_bytes, waiting));
-        let read = backup.read(bar, |piece| {
+        let read = backup.read(bar, |piece, free| {
             if interrupted.load(Ordering::Relaxed) {
                 bail!("interrupted");
             }
             // The thread has ended because it cannot write; what it says of that counts.
-            pieces.send(piece).map_err(|_| anyhow!("nobody writes"))
+            let sent = pieces.send((piece, free.clone()));
+            sent.map_err(|_| anyhow!("nobody writes"))
         });
         drop(pieces);
         let written = writing.join();
@@ -176,10 +177,10 @@ fn copy(
 fn write_pieces(
     writer: &DirectWriter,
     kept_bytes: u64,
-    pieces: Receiver<AlignedBuf>,
+    pieces: Receiver<(AlignedBuf, Sender<AlignedBuf>)>,
 ) -> Result<(), DiskError> {
     let mut offset = 0;
-    for mut piece in pieces {
+    for (mut piece, free) in pieces {
         let end = offset + piece.len() as u64;
         if offset == 0 {
             // The first block comes last.
@@ -191,6 +192,8 @@ fn write_pieces(
             writer.write(offset, &piece)?;
         }
         offset = end;
+        // After the last piece nobody wants it.
+        let _ = free.send(piece);
     }
     Ok(())
 }

@@ -37,8 +37,8 @@ const SECTOR_BYTES: u64 = 512;
 const WINDOW_BYTES: u32 = 8 << 20;
 /// How often it is looked whether somebody interrupts.
 const INTERRUPT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// What is written at once.
-const WRITE_BYTES: usize = 1 << 20;
+/// What is written at once; a member's log on the same disk waits behind no more.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// Takes a backup, and says so.
 pub(super) fn save(asked: &Save) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@
 
 use serde_json::json;
 
-use super::file::BackupFile;
+use super::file::{BackupFile, give_back};
 use super::progress::bytes_bar;
 use super::{Status, StatusOutput};
 use crate::config::version;
@@ -26,7 +26,7 @@ struct Facts {
 pub(super) fn status(asked: &Status) -> anyhow::Result<String> {
     let backup = BackupFile::open(&asked.file)?;
     let bar = bytes_bar("verifying", backup.content_bytes());
-    let content = backup.read(&bar, |_| Ok(()))?;
+    let content = backup.read(&bar, give_back)?;
     bar.finish_and_clear();
     backup.check_hash(&content)?;
     let facts = Facts {

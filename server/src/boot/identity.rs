@@ -45,6 +45,8 @@ pub(super) struct Identity {
     pub(super) peers: Vec<Member>,
     /// Whether the ids are certain: written in the directory, or its first ones.
     pub(super) is_certain: bool,
+    /// Whether the member begins anew, because its data was damaged.
+    pub(super) rejoins: bool,
 }
 
 /// What a running cluster says of itself.
@@ -147,6 +149,7 @@ impl Identity {
             founding: if is_joining { Vec::new() } else { founding },
             peers: Vec::new(),
             is_certain: false,
+            rejoins: false,
         }
     }
 
@@ -178,6 +181,7 @@ impl Identity {
             founding: Vec::new(),
             peers: running.members,
             is_certain: true,
+            rejoins: false,
         })
     }
 
@@ -241,7 +245,7 @@ pub(super) fn fetch_running(urls: &[String], limit: Duration) -> anyhow::Result<
     })
 }
 
-fn urls_of_others(config: &Config) -> Vec<String> {
+pub(super) fn urls_of_others(config: &Config) -> Vec<String> {
     let others = config
         .initial_cluster
         .iter()

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use keelson_storage::io::UringDisk;
 
+use super::rejoin::Rejoining;
 use super::shards::CoreShards;
 use crate::engine::client::EngineClient;
 use crate::engine::driver::{self, Leaving, PortRings};
@@ -69,6 +70,8 @@ pub(super) struct Shared {
     pub(super) failure: Arc<OnceLock<EngineError>>,
     /// Rung for a checkpoint of every shard.
     pub(super) checkpoint: Arc<Bell>,
+    /// Which shards of a member that begins anew are whole again.
+    pub(super) rejoining: Arc<Rejoining>,
 }
 
 /// What every core needs to know.
@@ -283,6 +286,9 @@ impl EngineRun {
         let observe = |place: usize, engine: &mut Engine<UringDisk>| {
             let (reporter, metrics) = &mut reporters[place];
             reporter.report(engine, metrics);
+            if engine.take_rejoined() {
+                plan.shared.rejoining.on_whole(self.plans[place]);
+            }
         };
         let PeerSeat {
             config,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::bail;
 use keelson_storage::dir::{DataDir, MAIN_SHARD, ShardPlace, ShardPlaces, shard_id};
@@ -19,7 +19,8 @@ use keelson_storage::wal::WalConfig;
 use super::identity::{Identity, texts};
 use crate::config::{Config, HttpUrl, version};
 use crate::engine::{
-    CheckpointConfig, EngineConfig, GroupConfig, ShardPast, ShardSeat, Shards, open_lane,
+    CheckpointConfig, CompareConfig, EngineConfig, GroupConfig, ShardPast, ShardSeat, Shards,
+    open_lane,
 };
 use crate::runtime::MonotonicClock;
 
@@ -196,7 +197,12 @@ pub(super) fn open(
                     client_urls: texts(&plan.advertised),
                     ..identity.me.clone()
                 },
-                past: plan.past,
+                // Of a member that begins anew nothing is there, and that is as it should be.
+                past: if identity.rejoins {
+                    ShardPast::New
+                } else {
+                    plan.past
+                },
             };
             if let Some(main) = cores.first().and_then(|first| first.shards.iter().next()) {
                 seat.take_after(main);
@@ -279,6 +285,14 @@ fn engine_config(
         quota_bytes: config.quota_backend_bytes,
         auto_compact: config.auto_compaction,
         checkpoint: checkpoint_config(config),
+        compare: CompareConfig {
+            interval_us: config.corrupt_check_time.map(micros),
+            after_compaction_us: config
+                .feature_gates
+                .enabled("CompactHashCheck")
+                .then(|| micros(config.compact_hash_check_time)),
+            at_start: config.feature_gates.enabled("InitialCorruptCheck"),
+        },
         snapshots: StoreConfig {
             cache_bytes_max: memory_budget_bytes,
             keeps_written: true,
@@ -300,6 +314,10 @@ pub(super) fn start_seed(member: MemberId) -> u64 {
     member.0 ^ (member.0 >> 32) ^ now_ms
 }
 
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn group_config(config: &Config, identity: &Identity) -> GroupConfig {
     GroupConfig {
         is_identity_certain: identity.is_certain,
@@ -310,7 +328,9 @@ fn group_config(config: &Config, identity: &Identity) -> GroupConfig {
         advances_ticks: config.initial_election_tick_advance,
         lease_reads: config.tuning.raft.lease_reads == 1,
         is_strict: config.strict_reconfig_check,
+        log_keep_entries: usize::try_from(config.snapshot_catchup_entries).unwrap_or(usize::MAX),
         forces_new_cluster: config.force_new_cluster,
+        rejoins: identity.rejoins,
         spread_rank: None,
     }
 }

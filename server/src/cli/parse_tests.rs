@@ -165,6 +165,15 @@ fn every_used_flag_changes_its_setting() {
             c.initial_cluster[0].name = "x".into();
         }),
         (&["-data-dir", "/d"], |c| c.data_dir = "/d".into()),
+        (&["--experimental-snapshot-catchup-entries=7"], |c| {
+            c.snapshot_catchup_entries = 7;
+        }),
+        (&["--experimental-corrupt-check-time=1h"], |c| {
+            c.corrupt_check_time = Some(Duration::from_secs(3600));
+        }),
+        (&["--compact-hash-check-time=5s"], |c| {
+            c.compact_hash_check_time = Duration::from_secs(5);
+        }),
         (&[advertised], |c| {
             c.advertise_client_urls = urls("http://a:1")
         }),
@@ -541,14 +550,14 @@ fn the_flag_table_is_sound() {
 #[test]
 fn idle_flags_are_accepted_with_a_reason() {
     let serve = serve(invoke(
-        &["--corrupt-check-time=1h", "--max-wals=0", "--vv"],
+        &["--downgrade-check-time=1h", "--max-wals=0", "--vv"],
         &[],
     ));
     assert_eq!(serve.config, Config::default());
     assert_eq!(
         texts(&serve),
         [
-            "--corrupt-check-time=1h changes nothing: a cluster of one member has no other data to compare with",
+            "--downgrade-check-time=1h changes nothing: there is no version to go back to",
             "--max-wals=0 changes nothing: the log keeps the segments it needs, and no others",
             "--vv is ignored, as etcd does",
         ]
@@ -689,7 +698,6 @@ wal:
         [
             "the configuration comes from k.yml",
             "cipher-suites in k.yml=A,B changes nothing: TLS is not in use",
-            "feature gate InitialCorruptCheck=true changes nothing: every record of the log is verified at every start",
         ]
     );
 }

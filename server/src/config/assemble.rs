@@ -216,6 +216,9 @@ impl Values {
             election_timeout: Duration::from_millis(election_ms),
             quota_backend_bytes: self.quota()?,
             snapshot_count: self.uint("snapshot-count", u64::MAX)?,
+            snapshot_catchup_entries: self.uint("snapshot-catchup-entries", u64::MAX)?,
+            corrupt_check_time: non_zero(self.duration("corrupt-check-time")),
+            compact_hash_check_time: self.duration("compact-hash-check-time"),
             max_txn_ops: self.uint("max-txn-ops", u64::from(u32::MAX))? as u32,
             max_request_bytes: self.max_request_bytes()?,
             max_concurrent_streams: self.uint("max-concurrent-streams", u64::from(u32::MAX))?

@@ -16,6 +16,8 @@ pub struct Feature {
 /// What a gate changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// What it does in etcd.
+    Used,
     /// Nothing, for this reason.
     Nothing(&'static str),
     /// Something that Keelson does not have, so it cannot be turned on; this is what to do.
@@ -28,7 +30,7 @@ pub const FEATURES: [Feature; 9] = [
         name: "CompactHashCheck",
         stage: "ALPHA",
         default: false,
-        effect: Effect::Nothing("a cluster of one member has no other hashes to compare with"),
+        effect: Effect::Used,
     },
     Feature {
         name: "FastLeaseKeepAlive",
@@ -40,7 +42,7 @@ pub const FEATURES: [Feature; 9] = [
         name: "InitialCorruptCheck",
         stage: "ALPHA",
         default: false,
-        effect: Effect::Nothing("every record of the log is verified at every start"),
+        effect: Effect::Used,
     },
     Feature {
         name: "LeaseCheckpoint",
@@ -145,7 +147,7 @@ impl FeatureGates {
                     return Err(format!("{name} is not supported: {advice}"));
                 }
                 Effect::NotSupported(_) if value => {}
-                Effect::NotSupported(_) => self.enabled[index] = value,
+                Effect::NotSupported(_) | Effect::Used => self.enabled[index] = value,
                 Effect::Nothing(why) => {
                     self.enabled[index] = value;
                     if value != feature.default {
@@ -177,12 +179,12 @@ mod tests {
         let mut gates = FeatureGates::default();
         assert!(gates.enabled("TxnModeWriteWithSharedBuffer"));
         let notes = gates
-            .apply("InitialCorruptCheck=true, TxnModeWriteWithSharedBuffer=true")
+            .apply("InitialCorruptCheck=true, LeaseCheckpoint=true")
             .unwrap();
         assert_eq!(
             notes,
-            ["feature gate InitialCorruptCheck=true changes nothing: \
-              every record of the log is verified at every start"]
+            ["feature gate LeaseCheckpoint=true changes nothing: \
+              remaining TTLs always survive a restart and a change of leader"]
         );
         assert!(gates.enabled("InitialCorruptCheck"));
         assert!(!gates.enabled("CompactHashCheck"));

@@ -81,6 +81,12 @@ pub struct Config {
     pub quota_backend_bytes: Option<u64>,
     /// `--snapshot-count`.
     pub snapshot_count: u64,
+    /// `--snapshot-catchup-entries`.
+    pub snapshot_catchup_entries: u64,
+    /// `--corrupt-check-time`; `None` never compares members.
+    pub corrupt_check_time: Option<Duration>,
+    /// `--compact-hash-check-time`, which counts with the gate CompactHashCheck.
+    pub compact_hash_check_time: Duration,
     /// `--max-txn-ops`.
     pub max_txn_ops: u32,
     /// `--max-request-bytes`; a message may be 512 KiB larger.

@@ -94,6 +94,9 @@ fn member_value(config: &Config, name: &str) -> Option<String> {
             .quota_backend_bytes
             .map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string()),
         "snapshot-count" => config.snapshot_count.to_string(),
+        "snapshot-catchup-entries" => config.snapshot_catchup_entries.to_string(),
+        "corrupt-check-time" => format_duration(config.corrupt_check_time.unwrap_or_default()),
+        "compact-hash-check-time" => format_duration(config.compact_hash_check_time),
         "max-txn-ops" => config.max_txn_ops.to_string(),
         "max-request-bytes" => config.max_request_bytes.to_string(),
         "max-concurrent-streams" => config.max_concurrent_streams.to_string(),

@@ -21,6 +21,7 @@ use keelson_storage::ids::{Lsn, RaftIndex, SnapshotSeq};
 use keelson_storage::io::Disk;
 use keelson_storage::mvcc::{Checkpoint, Layer};
 use keelson_storage::snapshot::{BuilderConfig, HardState, Meta, Snapshot, SnapshotError};
+use keelson_storage::state::State;
 
 use super::build::{Build, Turn};
 use super::limits::{
@@ -31,6 +32,7 @@ use super::limits::{
 };
 use super::message::Answer;
 use super::persist::Persisting;
+use super::sending::snapshot_mark;
 use super::shard::{Engine, EngineError, Origin};
 use crate::runtime::Bell;
 
@@ -77,12 +79,20 @@ pub(super) struct Checkpoints {
     progress: f64,
     /// After a failure, when it is tried again.
     retry_at_us: u64,
-    /// Layers that nobody needs; dropping them takes time, which is somebody else's.
-    discarded: Vec<Arc<Layer>>,
+    discarded: Vec<Discarded>,
     /// Where a shard that holds nothing wrote its hard state once more.
     moved_to: Option<Lsn>,
     /// What a thread rings that builds; without it the engine builds in its own turns.
     bell: Option<Arc<Bell>>,
+}
+
+/// What nobody needs any more; dropping it takes time, which is somebody else's.
+#[derive(Debug)]
+pub enum Discarded {
+    /// A layer that is in a snapshot.
+    Layer(Arc<Layer>),
+    /// A state in whose place another one is.
+    State(Box<State>),
 }
 
 /// What a snapshot is to be made of.
@@ -182,7 +192,11 @@ impl<D: Disk> Engine<D> {
         let frozen = self.checkpoints.frozen.take();
         let covered = frozen.expect("a checkpoint is of what is frozen").covered;
         let (bytes, keys) = (snapshot.file_bytes(), snapshot.live_count());
+        if let Some(mark) = snapshot_mark(&snapshot) {
+            self.node.on_snapshot_file(mark);
+        }
         let discarded = self.state.replace_frozen(snapshot);
+        let discarded = discarded.map(Discarded::Layer);
         self.checkpoints.discarded.extend(discarded);
         let segments_freed = self.wal.trim(covered);
         self.facts.checkpoints += 1;
@@ -209,6 +223,7 @@ impl<D: Disk> Engine<D> {
     /// and in the log, and a snapshot of it is tried again.
     fn on_checkpoint_failed(&mut self, error: &SnapshotError) {
         tracing::error!(%error, "a checkpoint failed; it is tried again");
+        self.is_mended_by_others(error);
         self.facts.checkpoints_failed += 1;
         self.checkpoints.retry_at_us = self.now_us + CHECKPOINT_RETRY_US;
         self.checkpoints.requested = true;
@@ -222,8 +237,47 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Takes what only has to be dropped.
-    pub fn take_discarded(&mut self) -> Vec<Arc<Layer>> {
+    pub fn take_discarded(&mut self) -> Vec<Discarded> {
         std::mem::take(&mut self.checkpoints.discarded)
+    }
+
+    /// Has a state dropped by somebody else.
+    pub(super) fn discard(&mut self, state: State) {
+        let discarded = Discarded::State(Box::new(state));
+        self.checkpoints.discarded.push(discarded);
+    }
+
+    /// Another member needs a newer snapshot than there is.
+    pub(super) fn want_snapshot_file(&mut self) {
+        self.checkpoints.requested = true;
+    }
+
+    /// A newer snapshot than the one that is being made has arrived. Who waits for one waits for the next.
+    pub(super) fn give_up_checkpoint(&mut self) {
+        if self.checkpoints.running.take().is_some() {
+            self.snapshots.abort();
+            let answered = std::mem::take(&mut self.checkpoints.answered);
+            self.checkpoints.requested |= !answered.is_empty();
+            self.checkpoints.waiting.extend(answered);
+        }
+    }
+
+    /// What was frozen is gone with the state that it was a part of.
+    pub(super) fn forget_frozen(&mut self) {
+        assert!(
+            self.checkpoints.running.is_none(),
+            "a checkpoint is given up before the state goes"
+        );
+        self.checkpoints.frozen = None;
+        self.checkpoints.progress = 0.0;
+        self.checkpoints.commands = self.facts.commands_applied;
+        self.checkpoints.log_bytes = self.wal.counters().payload_bytes;
+        self.checkpoints.began_us = self.now_us;
+    }
+
+    /// What a thread rings that works for this engine.
+    pub(super) fn bell(&self) -> Option<Arc<Bell>> {
+        self.checkpoints.bell.clone()
     }
 
     /// From now on checkpoints are built on a thread beside the cores, which rings when a turn is due.
@@ -246,6 +300,8 @@ impl<D: Disk> Engine<D> {
                 .build
                 .is_some()
                 .then(|| checkpoints.allowed_at_us + CHECKPOINT_PAUSE_US),
+            // The disk brings the next turn, or the snapshot that arrives.
+            None if self.must_checkpoint_wait() => None,
             None if checkpoints.requested => Some(checkpoints.retry_at_us),
             None => {
                 let interval_us = self.config.checkpoint.interval_us?;
@@ -258,10 +314,11 @@ impl<D: Disk> Engine<D> {
     fn is_checkpoint_due(&self) -> bool {
         let config = &self.config.checkpoint;
         let checkpoints = &self.checkpoints;
-        if self.stopping || self.applying.is_some() || self.now_us < checkpoints.retry_at_us {
+        let is_early = self.applying.is_some() || self.now_us < checkpoints.retry_at_us;
+        if self.stopping || is_early || self.must_checkpoint_wait() {
             return false;
         }
-        if checkpoints.requested {
+        if checkpoints.requested || self.node.wants_snapshot_file() {
             return true;
         }
         let commands = self.facts.commands_applied - checkpoints.commands;
@@ -274,6 +331,15 @@ impl<D: Disk> Engine<D> {
             .is_some_and(|interval_us| self.now_us >= checkpoints.began_us + interval_us);
         let is_needed = self.is_memory_short() || self.is_held_back();
         is_long || self.holds_back_too_much() || is_needed || (is_old && self.has_changed())
+    }
+
+    /// Whether none may begin now: a newer snapshot arrives, or the state is ahead of this member's own log, which
+    /// must reach what a snapshot stands for.
+    fn must_checkpoint_wait(&self) -> bool {
+        self.receiving.is_some()
+            || self.is_rejoining()
+            || self.node.is_installing()
+            || self.node.persisted() < self.state.applied().index
     }
 
     /// Whether the versions that no snapshot holds take more than a quarter of the memory that the index

@@ -14,9 +14,9 @@ use futures_lite::future::or;
 use keelson_storage::dir::MAIN_SHARD_ID;
 use keelson_storage::ids::MemberId;
 use keelson_storage::io::Disk;
-use keelson_storage::mvcc::Layer;
 use keelson_storage::state::Member;
 
+use super::checkpoint::Discarded;
 use super::limits::{HEARD_PENDING_BYTES_MAX, HEARD_PER_TURN_MAX, INBOUND_PER_TURN_MAX};
 use super::message::{EventBatch, Inbound, Outbound};
 use super::shard::{Activity, Engine, EngineError};
@@ -60,7 +60,7 @@ impl Leaving {
     /// Looks at the shards of this core; true when nobody needs this process any more. A shard is left when it applied
     /// its removal, or when the others have nothing to say to this member any more.
     fn look<D: Disk>(&self, shards: &mut Shards<D>, peers: &Peers) -> bool {
-        let is_left = |engine: &Engine<D>| engine.was_removed() || peers.is_let_go();
+        let is_left = |engine: &Engine<D>| engine.has_left() || peers.is_let_go();
         let main = shards.iter().find(|engine| engine.shard() == MAIN_SHARD_ID);
         if main.is_some_and(is_left) {
             self.main.get_or_init(|| ());
@@ -194,12 +194,12 @@ fn tell_peers<D: Disk>(
     peers.flush();
 }
 
-/// Drops layers that nobody needs, on a thread beside the cores: there may be millions of records in them.
-fn discard(layers: Vec<Arc<Layer>>) {
-    if layers.is_empty() {
+/// Drops what nobody needs, on a thread beside the cores: there may be millions of records in it.
+fn discard(discarded: Vec<Discarded>) {
+    if discarded.is_empty() {
         return;
     }
-    if let Err(error) = runtime::spawn_helper(move || drop(layers)) {
+    if let Err(error) = runtime::spawn_helper(move || drop(discarded)) {
         tracing::warn!(%error, "no thread to free memory: done here");
     }
 }

@@ -60,6 +60,7 @@ pub(super) fn config() -> EngineConfig {
                 ..BuilderConfig::default()
             },
         },
+        compare: Default::default(),
         snapshots: StoreConfig {
             cache_bytes_max: 4096,
             ..StoreConfig::default()
@@ -244,6 +245,7 @@ impl World {
                     raft_term,
                 }),
                 Outbound::CatchUp(slice) => core.fanout.on_caught_up(&slice),
+                Outbound::Leap { .. } => unreachable!("no other member sends a snapshot"),
                 Outbound::Progress { stream, revision } => {
                     core.fanout.on_progress(stream, revision);
                 }

@@ -23,6 +23,7 @@ use keelson_consensus::node::{Body, Membership, MembershipChange, Message};
 use keelson_consensus::replicate::{ForwardRefusal, Item};
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::MemberRemoveRequest;
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::{MemberId, ShardId, Term};
 use keelson_storage::io::Disk;
 use keelson_storage::state::{ClusterInit, Command, Member, MemberChange, MemberPublish, Request};
@@ -31,7 +32,7 @@ use super::auto_compact::AutoCompact;
 use super::lease_clock::LeaseClock;
 use super::limits::{
     BATCH_BYTES_MAX, FORWARDED_FORGOTTEN_AFTER_US, PEER_ITEMS_MAX, PUBLISH_RETRY_US,
-    REQUEST_COUNTER_BITS,
+    REMOVAL_LINGERS_ELECTIONS, REQUEST_COUNTER_BITS,
 };
 use super::reconfigure::{self, CONNECTED_AFTER_US, LeaderView};
 use super::shard::{Engine, EngineError, Origin, Queued};
@@ -45,6 +46,8 @@ pub(super) struct Group {
     next_tick_us: u64,
     /// Whether this member is the only voter.
     is_alone: bool,
+    /// Whether nobody else belongs to the group, learners included.
+    is_only: bool,
     /// The term in which this member is in office.
     office: Option<Term>,
     /// What other members are to be told, in order. Bounded: raft repeats what is lost.
@@ -58,6 +61,8 @@ pub(super) struct Group {
     handed_over: bool,
     /// This member belongs to the group no more.
     was_removed: bool,
+    /// When it has left for good, whoever may still need its vote.
+    leaves_at_us: u64,
     /// Messages that found no room.
     pub(super) dropped: u64,
 }
@@ -70,6 +75,7 @@ impl Group {
             tick_us,
             next_tick_us: now_us + tick_us,
             is_alone: false,
+            is_only: false,
             office: None,
             outbox: Vec::new(),
             forwarded: BTreeMap::new(),
@@ -77,6 +83,7 @@ impl Group {
             publish_at_us: now_us,
             handed_over: false,
             was_removed: false,
+            leaves_at_us: u64::MAX,
             dropped: 0,
         }
     }
@@ -113,9 +120,21 @@ impl<D: Disk> Engine<D> {
                 self.on_forward_refused(why, &request_ids);
                 Ok(())
             }
-            // Files are not sent yet, so nobody answers or offers one.
-            other => {
-                tracing::debug!(member = %from, kind = ?std::mem::discriminant(&other), "message without meaning");
+            Item::SnapshotOffer(offer) => self.on_snapshot_offer(from, offer),
+            Item::SnapshotData {
+                transfer,
+                offset,
+                data,
+            } => {
+                self.on_snapshot_data(from, transfer, offset, &data);
+                Ok(())
+            }
+            Item::SnapshotAck { transfer, ack } => {
+                self.on_snapshot_ack(from, transfer, ack);
+                Ok(())
+            }
+            Item::Server { kind, body } => {
+                self.on_server_item(from, kind, body);
                 Ok(())
             }
         }
@@ -125,6 +144,18 @@ impl<D: Disk> Engine<D> {
     #[must_use]
     pub fn was_removed(&self) -> bool {
         self.group.was_removed
+    }
+
+    /// Whether this member was removed so long ago that those who stay have had time for an election. Until then
+    /// they may need its vote: that the entry is committed may be known to nobody else yet.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        self.group.was_removed && self.now_us >= self.group.leaves_at_us
+    }
+
+    fn removal_lingers_us(&self) -> u64 {
+        let group = &self.config.group;
+        group.tick_us * group.election_ticks as u64 * REMOVAL_LINGERS_ELECTIONS
     }
 
     /// What other members are to be told.
@@ -165,6 +196,7 @@ impl<D: Disk> Engine<D> {
     /// A message to this member could not be sent.
     pub fn on_unreachable(&mut self, member: MemberId) {
         self.node.report_unreachable(member);
+        self.on_transfer_unreachable(member);
     }
 
     /// Whether this member makes entries.
@@ -181,13 +213,16 @@ impl<D: Disk> Engine<D> {
     pub(super) fn review_membership(&mut self) {
         let membership = self.node.membership();
         self.group.is_alone = membership.is_sole_voter(self.config.member);
+        self.group.is_only = self.group.is_alone && membership.learners.is_empty();
     }
 
     /// Ticks, and takes office when it is due.
     pub(super) fn advance_group(&mut self) {
         while self.now_us >= self.group.next_tick_us {
             self.group.next_tick_us += self.group.tick_us;
-            if !self.is_alone() || !self.node.is_leader() {
+            // Learners hear of their leader by its ticks alone.
+            let has_part = !self.group.is_only || !self.node.is_leader();
+            if has_part && !self.is_rejoining() {
                 self.node.tick();
             }
         }
@@ -199,7 +234,7 @@ impl<D: Disk> Engine<D> {
 
     /// When time matters to the group again.
     pub(super) fn group_deadline_us(&self) -> Option<u64> {
-        let is_settled = self.is_alone() && self.is_in_office();
+        let is_settled = self.group.is_only && self.is_in_office();
         (!is_settled).then_some(self.group.next_tick_us)
     }
 
@@ -211,7 +246,11 @@ impl<D: Disk> Engine<D> {
             return;
         }
         self.group.office = Some(term);
-        self.lease_clock = LeaseClock::resume(self.state.applied().lease_time, self.now_us);
+        let mut lease_time = self.state.applied().lease_time;
+        if bugs::is_on(Bug::LeaseTimeRestarts) {
+            lease_time.0 = 0;
+        }
+        self.lease_clock = LeaseClock::resume(lease_time, self.now_us);
         self.auto_compact = AutoCompact::new(self.config.auto_compact, self.now_us);
         self.nospace_proposed = false;
         if std::mem::take(&mut self.config.group.forces_new_cluster) {
@@ -335,8 +374,29 @@ impl<D: Disk> Engine<D> {
     /// Hands what may leave to the links.
     pub(super) fn take_raft_messages(&mut self) {
         for (to, message) in self.node.take_messages() {
-            self.group.send(to, Item::Raft(message));
+            match message.body {
+                Body::Snapshot { at, membership } => {
+                    self.send_snapshot(to, message.term, at, membership);
+                }
+                _ => self.group.send(to, Item::Raft(message)),
+            }
         }
+    }
+
+    /// Tells another member something.
+    pub(super) fn group_send(&mut self, to: MemberId, item: Item) {
+        self.group.send(to, item);
+    }
+
+    /// Those who wait for forwarded commands.
+    pub(super) fn take_all_forwarded(&mut self) -> impl Iterator<Item = Origin> + use<D> {
+        let forwarded = std::mem::take(&mut self.group.forwarded);
+        forwarded.into_values().map(|(origin, _)| origin)
+    }
+
+    /// This member was removed while it did not hear of it.
+    pub(super) fn on_own_removal(&mut self) {
+        self.group.was_removed = true;
     }
 
     /// The leader hands over before it ends.
@@ -345,6 +405,11 @@ impl<D: Disk> Engine<D> {
             return;
         }
         self.group.handed_over = true;
+        self.give_office_away();
+    }
+
+    /// Has the member that is furthest lead.
+    pub(super) fn give_office_away(&mut self) {
         let peers = self.node.progress().into_iter();
         let voters = peers.filter(|peer| peer.is_active && !peer.is_learner);
         if let Some(best) = voters.max_by_key(|peer| peer.matched)
@@ -355,6 +420,10 @@ impl<D: Disk> Engine<D> {
     }
 
     fn on_raft_message(&mut self, from: MemberId, message: Message) -> Result<(), EngineError> {
+        // Who begins anew must not vote, accept or confirm anything.
+        if self.is_rejoining() {
+            return Ok(());
+        }
         if message.body == Body::TimeoutNow {
             self.on_asked_to_lead();
         }
@@ -399,6 +468,9 @@ impl<D: Disk> Engine<D> {
         }
         match self.refusal(&request, &body) {
             None => {
+                if bugs::is_on(Bug::ForwardTwice) {
+                    self.queue_own(request.clone());
+                }
                 self.queued_bytes += body.len();
                 self.queue.push_back(Queued {
                     origin: Origin::Peer(from),
@@ -470,6 +542,7 @@ impl<D: Disk> Engine<D> {
         }
         if change == MembershipChange::Remove(self.config.member) {
             self.group.was_removed = true;
+            self.group.leaves_at_us = self.now_us + self.removal_lingers_us();
         }
         self.review_membership();
     }

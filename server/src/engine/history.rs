@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::Revision;
 use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Change;
@@ -39,7 +40,7 @@ impl<D: Disk> Engine<D> {
         };
         let warming = self.warming.take().filter(|batch| batch.after == after);
         let mut batch = warming.unwrap_or_else(|| self.batch_after(after));
-        if self.warm_changes(&mut batch.changes)? {
+        if self.may_leave(&mut batch.changes)? {
             return Ok(Some(Arc::new(batch)));
         }
         self.warming = Some(batch);
@@ -98,13 +99,26 @@ impl<D: Disk> Engine<D> {
             slices.push((port, self.catch_up(&ask)));
         }
         for (port, mut slice) in slices {
-            if self.warm_changes(&mut slice.changes)? {
+            if self.may_leave(&mut slice.changes)? {
+                // While it waited for the disk, batches may have left that its watcher, still late, did not take.
+                if !bugs::is_on(Bug::StaleSlice) {
+                    slice.current = self.state.revision();
+                }
                 self.ports[port].outbox.push_back(Outbound::CatchUp(slice));
             } else {
                 self.warming_slices.push((port, slice));
             }
         }
         Ok(())
+    }
+
+    /// Whether all values of the changes are there. What is damaged is waited for, if others have it.
+    fn may_leave(&mut self, changes: &mut [Change]) -> Result<bool, EngineError> {
+        match self.warm_changes(changes) {
+            Ok(is_whole) => Ok(is_whole),
+            Err(error) if self.is_mended_by_others(&error) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn warm_changes(&mut self, changes: &mut [Change]) -> Result<bool, SnapshotError> {
@@ -140,6 +154,12 @@ impl<D: Disk> Engine<D> {
                 break;
             }
             last = revision;
+            if bugs::is_on(Bug::DropTombstoneAtCompactRevision)
+                && revision == self.state.compact_revision()
+                && change.change().record.tombstone
+            {
+                continue;
+            }
             if key_in_range(&change.key(), &ask.key, &ask.range_end) {
                 bytes += change.bytes() as usize;
                 slice.changes.push(change.change());

@@ -21,6 +21,7 @@
 
 use std::collections::BTreeSet;
 
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::{LeaseId, LeaseTime};
 use keelson_storage::io::Disk;
 use keelson_storage::state::{LeaseRenewMany, Renewal, Request};
@@ -124,7 +125,12 @@ impl<D: Disk> Engine<D> {
                 renewal.ttl_seconds = 0;
                 continue;
             };
-            let Some(ahead_ms) = lease.ahead_of_renewal_ms(now) else {
+            let ahead_ms = lease.ahead_of_renewal_ms(now);
+            let ahead_ms = match bugs::is_on(Bug::UncoveredKeepAlive) {
+                true => Some(LEASE_RENEW_AHEAD_MS),
+                false => ahead_ms,
+            };
+            let Some(ahead_ms) = ahead_ms else {
                 return false;
             };
             renewal.ttl_seconds = lease.granted_ttl_seconds;

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use keelson_proto::etcdserverpb::LeaseRevokeRequest;
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::{LeaseId, LeaseTime};
 use keelson_storage::io::Disk;
 use keelson_storage::state::Request;
@@ -102,7 +103,10 @@ impl<D: Disk> Engine<D> {
     }
 
     fn expire_leases(&mut self) {
-        let now = self.lease_clock.now();
+        let mut now = self.lease_clock.now();
+        if bugs::is_on(Bug::EarlyLeaseExpiry) {
+            now.0 += 2_000;
+        }
         let wanted = LEASE_EXPIRIES_PER_CHECK_MAX + self.lease_clock.expiring.len();
         let due: Vec<LeaseId> = self.state.lease_expired(now, wanted);
         let mut proposed = 0;

@@ -3,7 +3,9 @@
 //! Unit tests run with much smaller slices, so that what is rare in production happens all the time.
 
 use keelson_consensus::limits::FRAME_BODY_BYTES_MAX;
-use keelson_storage::limits::{WAL_PENDING_BYTES_MAX, WAL_RECORD_PAYLOAD_BYTES_MAX};
+use keelson_storage::limits::{
+    SNAPSHOT_BLOCK_BYTES, WAL_PENDING_BYTES_MAX, WAL_RECORD_PAYLOAD_BYTES_MAX,
+};
 use keelson_storage::state::{Command, ENTRY_HEADER_BYTES};
 
 use crate::peer::limits::INBOX_BYTES_MAX;
@@ -48,6 +50,10 @@ pub const FORWARDED_FORGOTTEN_AFTER_US: u64 = 120_000_000;
 
 /// How long a member waits before it tells the cluster about itself once more (microseconds).
 pub const PUBLISH_RETRY_US: u64 = 2_000_000;
+
+/// How long a member that was removed goes on answering, if those who stay do not refuse its links before: so many
+/// election timeouts.
+pub const REMOVAL_LINGERS_ELECTIONS: u64 = 5;
 
 /// Bits of a request id that count; those above differ between members and between starts.
 pub const REQUEST_COUNTER_BITS: u32 = 32;
@@ -128,6 +134,28 @@ pub const CHECKPOINT_RETRY_US: u64 = 10_000_000;
 /// How long a checkpoint that has used its rate up pauses (microseconds).
 pub const CHECKPOINT_PAUSE_US: u64 = 1_000;
 
+/// Bytes of a snapshot file in one message to another member.
+pub const SNAPSHOT_PIECE_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 256 << 10 };
+/// Bytes of a snapshot file that are read or on their way, and not yet with the receiver's disk.
+pub const SNAPSHOT_WINDOW_BYTES: u64 = if cfg!(test) { 48 << 10 } else { 8 << 20 };
+/// A receiver that has got no further for so long is asked where it is (microseconds).
+pub const SNAPSHOT_REPEAT_US: u64 = if cfg!(test) { 50_000 } else { 1_000_000 };
+/// After so long without a word from the other side a transfer is given up (microseconds).
+pub const SNAPSHOT_ABANDONED_AFTER_US: u64 = if cfg!(test) { 1_000_000 } else { 30_000_000 };
+/// How long after a failure a snapshot is sent again (microseconds).
+pub const SNAPSHOT_RETRY_US: u64 = if cfg!(test) { 50_000 } else { 1_000_000 };
+
+/// How often a member that begins anew asks the others how they stand (microseconds).
+pub const REJOIN_REPEAT_US: u64 = if cfg!(test) { 20_000 } else { 200_000 };
+
+/// How often a member whose snapshot is damaged tries to get another one (microseconds).
+pub const MEND_REPEAT_US: u64 = if cfg!(test) { 100_000 } else { 1_000_000 };
+
+/// How long members have to hash what they hold before a comparison goes on without them (microseconds).
+pub const COMPARE_ANSWERED_AFTER_US: u64 = if cfg!(test) { 500_000 } else { 60_000_000 };
+/// Hashes for comparisons that wait to be made.
+pub const COMPARE_JOBS_MAX: usize = 8;
+
 /// How often leases are checked for expiry, in microseconds. etcd checks as often.
 pub const LEASE_CHECK_INTERVAL_US: u64 = 500_000;
 
@@ -171,3 +199,6 @@ const _: () = assert!(
     HEARD_PENDING_BYTES_MAX + INBOX_BYTES_MAX as u64 + FRAME_BODY_BYTES_MAX as u64
         <= PENDING_BYTES_MAX
 );
+const _: () = assert!(SNAPSHOT_WINDOW_BYTES >= SNAPSHOT_PIECE_BYTES);
+const _: () = assert!(SNAPSHOT_PIECE_BYTES.is_multiple_of(SNAPSHOT_BLOCK_BYTES as u64));
+const _: () = assert!(SNAPSHOT_REPEAT_US < SNAPSHOT_ABANDONED_AFTER_US);

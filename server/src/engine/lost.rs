@@ -38,18 +38,21 @@ impl LostState {
         }
     }
 
-    /// Checks a log without entries. One that `is_begun`, because what it began with was trimmed, stands on a snapshot; and
-    /// nothing begins a snapshot file before there is an entry.
+    /// Checks a log without entries. One that `is_begun`, because what it began with was trimmed, stands on a snapshot. And
+    /// nothing begins a snapshot file before there is an entry, unless the file came from another member: then there is a
+    /// term, and the lane `is_whole`, for nothing was trimmed.
     ///
     /// # Errors
     /// The snapshot that the log stands on is not there, or may be one of those that look unfinished.
     pub(crate) fn check_empty(
         replay: &Replay,
-        is_begun: bool,
+        (is_begun, is_whole): (bool, bool),
         unfinished: &[String],
     ) -> Result<(), LostState> {
         let stands_on_nothing = replay.snapshot_index() == RaftIndex(0) && is_begun;
-        if replay.has_entries() || (unfinished.is_empty() && !stands_on_nothing) {
+        let may_be_received = replay.has_hard_state() && is_whole;
+        let is_clear = unfinished.is_empty() || may_be_received;
+        if replay.has_entries() || (is_clear && !stands_on_nothing) {
             return Ok(());
         }
         Err(Self {

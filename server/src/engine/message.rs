@@ -135,6 +135,14 @@ pub enum Outbound {
     },
     /// A slice of history for a watcher.
     CatchUp(CaughtUp),
+    /// The state is a later one, which has no changes of some revisions since the last batch. Live watchers have to
+    /// look for themselves; the batches behind this message begin after `revision`.
+    Leap {
+        /// Revision of the store.
+        revision: Revision,
+        /// Raft term, for response headers.
+        raft_term: u64,
+    },
     /// Everything up to `revision` was sent to this core before this mark.
     Progress {
         /// The stream that asked.

@@ -23,6 +23,7 @@ mod auto_compact;
 mod build;
 mod checkpoint;
 pub mod client;
+mod compare;
 pub mod driver;
 mod group;
 mod history;
@@ -31,6 +32,7 @@ mod lane;
 mod lease_clock;
 pub mod limits;
 mod lost;
+mod mend;
 pub mod message;
 mod move_leader;
 pub(crate) mod offline;
@@ -38,15 +40,22 @@ mod open;
 mod persist;
 mod quorum_reads;
 mod read;
+mod receiving;
 pub mod reconfigure;
+mod rejoin;
 pub mod report;
+mod sending;
 mod shard;
 mod shards;
 mod spread;
+mod swap;
 mod values;
+mod verify;
 
 #[cfg(test)]
 mod cluster_tests;
+#[cfg(test)]
+mod compare_tests;
 #[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
@@ -57,8 +66,11 @@ mod lost_tests;
 mod report_tests;
 #[cfg(test)]
 mod shards_tests;
+#[cfg(test)]
+mod transfer_tests;
 
-pub use checkpoint::CheckpointConfig;
+pub use checkpoint::{CheckpointConfig, Discarded};
+pub use compare::CompareConfig;
 pub use lost::LostState;
 pub use open::{Disks, ShardPast, ShardSeat, open_lane};
 pub use shard::{Activity, Durations, Engine, EngineConfig, EngineError, EngineFacts, GroupConfig};

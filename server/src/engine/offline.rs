@@ -74,7 +74,9 @@ pub(crate) fn state_of(dir: &StoppedDir) -> Result<State, EngineError> {
     if let Some(error) = replaying.error {
         return Err(LostState::explain(error, &unfinished));
     }
-    LostState::check_empty(&replaying.replay, first_lsn > Lsn(1), &unfinished)?;
+    let is_trimmed = first_lsn > Lsn(1);
+    let past = (is_trimmed, !is_trimmed);
+    LostState::check_empty(&replaying.replay, past, &unfinished)?;
     replaying.replay.finish()?;
     Ok(replaying.state)
 }
@@ -97,9 +99,10 @@ impl Replaying {
     fn apply(&mut self, record: &WalRecord) -> Result<(), EngineError> {
         self.replay.on_record(record.clone())?;
         let values = &mut self.values;
-        replay_committed(&mut self.replay, &mut self.state, |record| {
-            load(values, record)
-        })
+        // Who looks into a directory does not know whose it is.
+        let decides_alone = |state: &State| state.cluster().voters().count() <= 1;
+        let (replay, state) = (&mut self.replay, &mut self.state);
+        replay_committed(replay, state, decides_alone, |record| load(values, record))
     }
 }
 

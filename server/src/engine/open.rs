@@ -10,24 +10,28 @@ use std::sync::Arc;
 use keelson_consensus::Node;
 use keelson_consensus::durable::{Replay, ReplayedLog, encode_hard_state};
 use keelson_consensus::node::{Membership, NodeConfig, Restored};
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::dir::MAIN_SHARD_ID;
 use keelson_storage::ids::{ClusterId, LaneId, Lsn, MemberId, RaftIndex};
 use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Record;
 use keelson_storage::recovery::RecoveryReport;
 use keelson_storage::snapshot::{SnapshotError, SnapshotStore};
-use keelson_storage::state::{Member, State};
+use keelson_storage::state::{Cluster, Member, State};
 use keelson_storage::wal::{RecordKind, Wal, WalConfig, WalRecord};
 
 use super::apply::replay_committed;
 use super::auto_compact::AutoCompact;
 use super::checkpoint::Checkpoints;
+use super::compare::Comparing;
 use super::group::Group;
 use super::lane::{Lane, Need};
 use super::lease_clock::LeaseClock;
 use super::limits::INITIAL_TICKS_LEFT;
 use super::lost::LostState;
 use super::offline;
+use super::rejoin::Rejoin;
+use super::sending::{Sending, snapshot_mark};
 use super::shard::{Durations, Engine, EngineConfig, EngineError, EngineFacts, Port};
 use super::shards::Shards;
 use crate::runtime::Clock;
@@ -208,7 +212,7 @@ impl<D: Disk> Engine<D> {
         let log = replay.finish();
         let log = log.map_err(|error| LostState::explain(error.into(), snapshots.unfinished()))?;
         snapshots.remove_leftovers();
-        Ok(Self {
+        let mut engine = Self {
             node: restore_node(&config, &state, log),
             lease_clock: LeaseClock::resume(state.applied().lease_time, now_us),
             keep_alives: Default::default(),
@@ -221,9 +225,14 @@ impl<D: Disk> Engine<D> {
             scrub_pending: state.compact_revision() > state.scrubbed_revision(),
             compacting_since_us: None,
             now_us,
-            config,
             state,
             wal,
+            sending: Sending::new(config.seed),
+            receiving: None,
+            rejoin: (config.group.rejoins).then(|| Rejoin::new(config.seed, now_us)),
+            has_rejoined: false,
+            mend_at_us: None,
+            comparing: Comparing::new(config.compare, config.seed, now_us),
             snapshots,
             checkpoints: Checkpoints::new(now_us),
             logged,
@@ -246,7 +255,10 @@ impl<D: Disk> Engine<D> {
             stopping: false,
             facts: EngineFacts::default(),
             durations: Durations::default(),
-        })
+            config,
+        };
+        engine.review_alarms();
+        Ok(engine)
     }
 
     /// Whether it knows its group from the start, and need not learn of it from others.
@@ -338,6 +350,9 @@ struct Replayed<D: Disk> {
     logged: VecDeque<(RaftIndex, Lsn)>,
     /// The last record of this shard.
     last_lsn: Lsn,
+    /// This member, if that is certain, and how many found the cluster.
+    me: Option<MemberId>,
+    founders: usize,
     /// The first record that made no sense; nothing after it is applied.
     error: Option<EngineError>,
 }
@@ -351,9 +366,9 @@ impl<D: Disk> Replayed<D> {
                 State::from_snapshot(Arc::clone(snapshot)),
             ),
         };
-        // Other members may need what this one has applied.
-        if config.group.founding.len() > 1 || state.cluster().members.len() > 1 {
-            replay = replay.keeping(NodeConfig::new(config.member, config.seed).keep);
+        // Other members may need what this one has applied. Who did not found the cluster has joined others.
+        if config.group.founding.len() != 1 || state.cluster().members.len() > 1 {
+            replay = replay.keeping(node_config(config).keep);
         }
         Self {
             replay,
@@ -362,6 +377,8 @@ impl<D: Disk> Replayed<D> {
             applied_lsn: Lsn(0),
             logged: VecDeque::new(),
             last_lsn: Lsn(0),
+            me: config.group.is_identity_certain.then_some(config.member),
+            founders: config.group.founding.len(),
             error: None,
         }
     }
@@ -377,7 +394,9 @@ impl<D: Disk> Replayed<D> {
             ShardPast::New => false,
             ShardPast::Known => self.last_lsn == Lsn(0),
         };
-        Ok(LostState::check_empty(&self.replay, is_begun, unfinished)?)
+        let is_whole = first_lsn == Lsn(1);
+        let past = (is_begun, is_whole);
+        Ok(LostState::check_empty(&self.replay, past, unfinished)?)
     }
 
     fn on_record(&mut self, lsn: Lsn, record: WalRecord) {
@@ -393,7 +412,10 @@ impl<D: Disk> Replayed<D> {
         }
         self.replay.on_record(record)?;
         let snapshots = &mut self.snapshots;
-        replay_committed(&mut self.replay, &mut self.state, |record| {
+        let (me, founders) = (self.me, self.founders);
+        let decides_alone = |state: &State| decides_alone(state, me, founders);
+        let (replay, state) = (&mut self.replay, &mut self.state);
+        replay_committed(replay, state, decides_alone, |record| {
             load(snapshots, record)
         })?;
         let applied = self.state.applied().index;
@@ -407,11 +429,19 @@ impl<D: Disk> Replayed<D> {
     }
 }
 
+/// Whether nobody else has a say in what is committed, as the state has it that was reached: before the cluster is
+/// founded it is its founders who decide.
+fn decides_alone(state: &State, me: Option<MemberId>, founders: usize) -> bool {
+    let mut voters = state.cluster().voters();
+    match (voters.next(), voters.next()) {
+        (None, _) => founders <= 1,
+        (Some(only), None) => me.is_none_or(|me| me.0 == only.id),
+        (Some(_), Some(_)) => false,
+    }
+}
+
 /// The group as the log left it.
 fn restore_node(config: &EngineConfig, state: &State, log: ReplayedLog) -> Node {
-    let mut node_config = NodeConfig::new(config.member, config.seed);
-    node_config.election_ticks = config.group.election_ticks;
-    node_config.lease_reads = config.group.lease_reads;
     let membership = if config.group.forces_new_cluster {
         Membership::of_voters([config.member])
     } else {
@@ -423,30 +453,42 @@ fn restore_node(config: &EngineConfig, state: &State, log: ReplayedLog) -> Node 
         entries: log.entries,
         applied: log.applied,
         membership,
-        snapshot: None,
+        snapshot: state.snapshot().and_then(|file| snapshot_mark(file)),
     };
-    Node::restore(node_config, restored)
+    Node::restore(node_config(config), restored)
+}
+
+fn node_config(config: &EngineConfig) -> NodeConfig {
+    let mut node_config = NodeConfig::new(config.member, config.seed);
+    node_config.election_ticks = config.group.election_ticks;
+    node_config.lease_reads = config.group.lease_reads;
+    node_config.keep.entries = config.group.log_keep_entries;
+    node_config
 }
 
 /// Who belongs to the group: before the entry that founds the cluster, the founding members.
 fn membership(state: &State, founding: &[Member]) -> Membership {
-    let known = &state.cluster().members;
-    let of = |members: &mut dyn Iterator<Item = &Member>| {
-        let mut membership = Membership::default();
-        for member in members {
-            let ids = match member.is_learner {
-                true => &mut membership.learners,
-                false => &mut membership.voters,
-            };
-            ids.insert(MemberId(member.id));
-        }
-        membership
-    };
-    if known.is_empty() {
-        of(&mut founding.iter())
-    } else {
-        of(&mut known.values())
+    let forgets = bugs::is_on(Bug::ForgetMembershipChange) && !founding.is_empty();
+    let known = membership_of(state.cluster()).filter(|_| !forgets);
+    known.unwrap_or_else(|| group_of(founding.iter()))
+}
+
+/// Who belongs to the group of a cluster that was founded.
+pub(super) fn membership_of(cluster: &Cluster) -> Option<Membership> {
+    let known = &cluster.members;
+    (!known.is_empty()).then(|| group_of(known.values()))
+}
+
+fn group_of<'m>(members: impl Iterator<Item = &'m Member>) -> Membership {
+    let mut membership = Membership::default();
+    for member in members {
+        let ids = match member.is_learner {
+            true => &mut membership.learners,
+            false => &mut membership.voters,
+        };
+        ids.insert(MemberId(member.id));
     }
+    membership
 }
 
 /// The whole of a cold record. Blocks.

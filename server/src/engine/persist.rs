@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use keelson_consensus::durable::{ReadyNumber, encode_hard_state, record_kind};
 use keelson_consensus::node::{MembershipChange, NodeError};
 use keelson_proto::ApiError;
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::{Lsn, RaftIndex, Term};
 use keelson_storage::io::Disk;
 use keelson_storage::state::{Command, ENTRY_HEADER_BYTES, MemberChange, encode_entry};
@@ -18,6 +19,11 @@ pub(super) enum Persisting {
     Entry(RaftIndex),
     /// The last record of a ready.
     Ready(ReadyNumber),
+    /// The record of a snapshot that takes the place of the log, and the one before it.
+    Snapshot {
+        number: ReadyNumber,
+        covered: Lsn,
+    },
 }
 
 impl<D: Disk> Engine<D> {
@@ -81,6 +87,9 @@ impl<D: Disk> Engine<D> {
             match what {
                 Persisting::Entry(index) => self.logged.push_back((index, lsn)),
                 Persisting::Ready(number) => self.node.on_persisted(number),
+                Persisting::Snapshot { number, covered } => {
+                    self.on_log_start_durable(number, covered);
+                }
             }
         }
     }
@@ -90,12 +99,15 @@ impl<D: Disk> Engine<D> {
         let Some(ready) = self.node.take_ready() else {
             return Ok(());
         };
-        assert!(
-            ready.snapshot.is_none(),
-            "nobody sends the only member a snapshot"
-        );
+        if let Some(snapshot) = ready.snapshot {
+            let state = ready
+                .hard_state
+                .expect("a snapshot comes with a hard state");
+            return self.begin_install(ready.number, &snapshot, state);
+        }
         let mut last = Lsn(0);
-        if let Some(state) = ready.hard_state {
+        let state = ready.hard_state;
+        if let Some(state) = state.filter(|_| !bugs::is_on(Bug::SkipVoteRecord)) {
             let payload = encode_hard_state(state);
             last = self.append(RecordKind::HardState, state.term, RaftIndex(0), &payload)?;
         }
@@ -104,6 +116,10 @@ impl<D: Disk> Engine<D> {
             last = self.append(kind, entry.term, entry.index, &entry.payload)?;
             self.persisting
                 .push_back((last, Persisting::Entry(entry.index)));
+        }
+        if bugs::is_on(Bug::AckBeforeFlush) {
+            self.node.on_persisted(ready.number);
+            return Ok(());
         }
         self.persisting
             .push_back((last, Persisting::Ready(ready.number)));

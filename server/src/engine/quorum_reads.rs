@@ -13,6 +13,8 @@
 use std::collections::VecDeque;
 
 use keelson_consensus::node::{NodeError, ReadId};
+use keelson_proto::ApiError;
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::RaftIndex;
 use keelson_storage::io::Disk;
 
@@ -55,10 +57,21 @@ fn is_linearizable(ask: &Ask) -> bool {
     }
 }
 
+/// Whether a read tells more than how this member itself is.
+fn needs_state(ask: &Ask) -> bool {
+    !matches!(ask, Ask::Status | Ask::Health | Ask::Hash { .. })
+}
+
 impl<D: Disk> Engine<D> {
     /// Answers a read, or has it wait for its index.
     pub(super) fn take_read(&mut self, origin: Origin, ask: Ask) {
-        if !is_linearizable(&ask) {
+        if self.is_rejoining() && needs_state(&ask) {
+            return self.reply(origin, Err(ApiError::NoLeader));
+        }
+        if self.comparing.is_odd && needs_state(&ask) {
+            return self.reply(origin, Err(ApiError::Corrupt));
+        }
+        if !is_linearizable(&ask) || bugs::is_on(Bug::StaleRead) {
             return self.read(origin, ask);
         }
         match self.node.read_index_alone() {

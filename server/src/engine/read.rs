@@ -26,6 +26,7 @@ const DB_BLOCK_BYTES: u64 = 4096;
 pub(super) struct RunningSelect {
     origin: Origin,
     header: ResponseHeader,
+    request: RangeRequest,
     select: Select,
 }
 
@@ -33,6 +34,8 @@ pub(super) struct RunningSelect {
 pub(super) struct RunningHash {
     origin: Origin,
     header: ResponseHeader,
+    /// As it was asked.
+    revision: i64,
     scan: Box<HashScan>,
 }
 
@@ -40,7 +43,7 @@ impl<D: Disk> Engine<D> {
     /// Answers a read now, or starts it.
     pub(super) fn read(&mut self, origin: Origin, ask: Ask) {
         let result = match ask {
-            Ask::Range(request) => return self.range(origin, &request),
+            Ask::Range(request) => return self.range(origin, request),
             Ask::Hash { revision } => return self.hash(origin, revision),
             Ask::ReadTxn(txn) => return self.read_txn(origin, txn),
             Ask::Status => Ok(Answer::Status(Box::new(self.status()))),
@@ -83,14 +86,25 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    fn range(&mut self, origin: Origin, request: &RangeRequest) {
+    /// The state is another one: what was read of it so far is of no use.
+    pub(super) fn begin_reads_again(&mut self) {
+        for running in std::mem::take(&mut self.selects) {
+            self.range(running.origin, running.request);
+        }
+        for running in std::mem::take(&mut self.hashes) {
+            self.hash(running.origin, running.revision);
+        }
+    }
+
+    fn range(&mut self, origin: Origin, request: RangeRequest) {
         self.facts.ranges += 1;
         let header = self.header();
-        match self.state.select_begin(request) {
+        match self.state.select_begin(&request) {
             Err(error) => self.reply(origin, Err(error)),
             Ok(select) => self.advance_select(RunningSelect {
                 origin,
                 header,
+                request,
                 select,
             }),
         }
@@ -138,6 +152,7 @@ impl<D: Disk> Engine<D> {
             Ok(scan) => self.advance_hash(RunningHash {
                 origin,
                 header,
+                revision,
                 scan: Box::new(scan),
             }),
         }

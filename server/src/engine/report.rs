@@ -97,7 +97,8 @@ impl Reporter {
         snapshots.memory_index_bytes.set(memory.index);
         self.snapshots = now;
         let compacted = engine.state().scrubbed_versions();
-        let found = compacted - self.compacted_versions;
+        // It begins anew with another member's snapshot.
+        let found = compacted.saturating_sub(self.compacted_versions);
         metrics.mvcc.compacted_versions.add(found);
         self.compacted_versions = compacted;
     }

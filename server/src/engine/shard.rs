@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use keelson_consensus::Node;
 use keelson_consensus::durable::ReplayError;
+use keelson_consensus::limits::LOG_BEHIND_ENTRIES_MAX;
 use keelson_consensus::node::NodeError;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::ResponseHeader;
@@ -18,6 +19,7 @@ use thiserror::Error;
 use super::apply::Applying;
 use super::auto_compact::AutoCompact;
 use super::checkpoint::{CheckpointConfig, Checkpoints};
+use super::compare::{CompareConfig, Comparing};
 use super::group::Group;
 use super::keep_alive::KeepAlives;
 use super::lane::Lane;
@@ -28,6 +30,9 @@ use super::move_leader::LeaderMove;
 use super::persist::Persisting;
 use super::quorum_reads::QuorumReads;
 use super::read::{RunningHash, RunningSelect};
+use super::receiving::Receiving;
+use super::rejoin::Rejoin;
+use super::sending::Sending;
 use super::spread::Spread;
 use super::values::Loading;
 use crate::config::AutoCompaction;
@@ -42,6 +47,14 @@ pub struct Engine<D: Disk> {
     pub(super) wal: Lane<D>,
     pub(super) snapshots: SnapshotStore<D>,
     pub(super) checkpoints: Checkpoints,
+    pub(super) sending: Sending,
+    pub(super) receiving: Option<Receiving>,
+    /// Set while this member has nothing that counts.
+    pub(super) rejoin: Option<Rejoin>,
+    pub(super) has_rejoined: bool,
+    /// When this member next does something about its damaged snapshot, if it is.
+    pub(super) mend_at_us: Option<u64>,
+    pub(super) comparing: Comparing,
     pub(super) lease_clock: LeaseClock,
     pub(super) keep_alives: KeepAlives,
     pub(super) group: Group,
@@ -109,6 +122,8 @@ pub struct EngineConfig {
     pub wal_depth: usize,
     /// When checkpoints are made, and how fast.
     pub checkpoint: CheckpointConfig,
+    /// When members compare what they hold.
+    pub compare: CompareConfig,
     /// What the snapshot files may take of memory and disk at once.
     pub snapshots: StoreConfig,
     /// Bytes for keys, metadata and values in memory.
@@ -141,8 +156,12 @@ pub struct GroupConfig {
     pub lease_reads: bool,
     /// Whether changes of the membership that put the quorum at risk are refused.
     pub is_strict: bool,
+    /// Entries of the log that stay in memory for members that lag.
+    pub log_keep_entries: usize,
     /// Whether all other members are dropped at the start.
     pub forces_new_cluster: bool,
+    /// Whether this member's data was damaged: its directories are empty, and `peers` are the members of its cluster.
+    pub rejoins: bool,
     /// The shard's place among several: it prefers the voter of the same place as its leader.
     pub spread_rank: Option<usize>,
 }
@@ -159,7 +178,9 @@ impl Default for GroupConfig {
             advances_ticks: true,
             lease_reads: false,
             is_strict: true,
+            log_keep_entries: LOG_BEHIND_ENTRIES_MAX,
             forces_new_cluster: false,
+            rejoins: false,
             spread_rank: None,
         }
     }
@@ -243,6 +264,12 @@ pub struct EngineFacts {
     pub checkpoints: u64,
     /// Checkpoints that failed.
     pub checkpoints_failed: u64,
+    /// Snapshots that arrived at other members.
+    pub snapshots_sent: u64,
+    /// Snapshots that did not arrive there.
+    pub snapshots_unsent: u64,
+    /// Snapshots of other members whose state this one took over.
+    pub snapshots_received: u64,
 }
 
 /// How long applying took, since it was last drained.
@@ -303,12 +330,40 @@ pub enum EngineError {
          with an empty data directory, after etcdctl member add"
     )]
     Removed,
+    /// The majority of the members holds something else at the same revision.
+    #[error(
+        "the other members hold other data than this one at revision {revision}: its data is not to be trusted. Keep a \
+         copy of the data directory, remove the member with etcdctl member remove, empty its data directory and add it again"
+    )]
+    Inconsistent {
+        /// Where they were compared.
+        revision: Revision,
+    },
     /// The other members cannot be listened to.
     #[error(transparent)]
     Peers(#[from] PeerError),
     /// A proposal that the engine itself sealed was refused.
     #[error("raft: {0}")]
     Node(#[from] NodeError),
+}
+
+impl EngineError {
+    /// Whether this member's disk does not have what was written to it.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Wal(error) => {
+                matches!(
+                    error,
+                    WalError::Damaged { .. } | WalError::MissingSegment { .. }
+                )
+            }
+            Self::Snapshot(error) => matches!(error, SnapshotError::Damaged { .. }),
+            Self::LostState(_) | Self::Replay(_) => true,
+            Self::Node(error) => matches!(error, NodeError::LogLost { .. }),
+            _ => false,
+        }
+    }
 }
 
 impl<D: Disk> Engine<D> {
@@ -323,6 +378,7 @@ impl<D: Disk> Engine<D> {
             Ask::LeaseKeepAlive(renewals) => self.keep_alives.on_asked(origin, renewals),
             Ask::CatchUp(catch_up) => self.catch_ups.push_back((port, catch_up)),
             Ask::Progress(stream) => self.mark_progress(port, stream),
+            Ask::WatchOpen if self.hold_watch_open(port) => {}
             Ask::WatchOpen => self.open_watch(port),
             Ask::WatchIdle => self.ports[port].published = None,
             Ask::Load(records) => self.load(origin, records),
@@ -349,8 +405,10 @@ impl<D: Disk> Engine<D> {
         let durable = self.wal.pump(now_us)?;
         self.on_durable(durable);
         self.advance_group();
+        self.advance_rejoin();
+        self.advance_mending();
         self.snapshots.pump()?;
-        Ok(())
+        self.advance_receiving()
     }
 
     /// Has the lane know, for the other shards, what of this one waits and what is in flight.
@@ -371,11 +429,13 @@ impl<D: Disk> Engine<D> {
         self.advance_loads();
         self.advance_catch_ups()?;
         self.advance_scrub(clock);
+        self.advance_comparing()?;
         self.upkeep();
         self.seal()?;
         self.write()?;
         // Reads that arrive before the next turn find everything committed applied.
         self.apply_committed(clock)?;
+        self.advance_sending();
         let checkpoint_goes_on = self.advance_checkpoint()?;
         let mut activity = self.activity();
         activity.busy |= checkpoint_goes_on;
@@ -438,6 +498,12 @@ impl<D: Disk> Engine<D> {
     #[must_use]
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Whether the applied state is that behind an entry, and not within one that waits for a value.
+    #[must_use]
+    pub fn is_between_entries(&self) -> bool {
+        self.applying.is_none()
     }
 
     /// Read access to the raft group.
@@ -512,7 +578,8 @@ impl<D: Disk> Engine<D> {
             || !self.selects.is_empty()
             || !self.hashes.is_empty()
             || !self.catch_ups.is_empty()
-            || self.scrub_pending;
+            || self.scrub_pending
+            || self.is_gathering();
         let upkeep = self.upkeep_deadline_us();
         let wal = self.wal.next_deadline_us();
         Activity {
@@ -521,6 +588,11 @@ impl<D: Disk> Engine<D> {
                 upkeep,
                 wal,
                 self.checkpoint_deadline_us(),
+                self.sending_deadline_us(),
+                self.receiving_deadline_us(),
+                self.rejoin_deadline_us(),
+                self.mending_deadline_us(),
+                self.comparing_deadline_us(),
                 self.group_deadline_us(),
                 self.quorum_reads_deadline_us(),
                 self.leader_moves_deadline_us(),

@@ -106,6 +106,7 @@ impl<D: Disk> Engine<D> {
 
     pub(super) fn refuse_unreadable(&mut self, origin: Origin, error: &SnapshotError) {
         tracing::error!(%error, "a value cannot be read; the request is refused");
+        self.is_mended_by_others(error);
         self.reply(origin, Err(ApiError::Corrupt));
     }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use keelson_proto::ApiError;
+use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::Revision;
 
 use super::deliver::EventCache;
@@ -234,6 +235,34 @@ impl FanOut {
         self.ask_for_history(stream);
     }
 
+    /// The engine has a later state, without batches for what lies between: whoever has started looks for itself what
+    /// there was, or hears that it is compacted.
+    pub fn on_leap(&mut self, revision: Revision, raft_term: u64) {
+        let told = Revision(self.head.revision);
+        self.observe(revision, raft_term);
+        let keys: Vec<u64> = self.watchers.keys().collect();
+        for key in keys {
+            let Some(watcher) = self.watchers.get_mut(key) else {
+                continue;
+            };
+            let Phase::Live { from } = watcher.phase else {
+                continue;
+            };
+            let cursor = from.max(told.next());
+            if cursor > revision {
+                continue;
+            }
+            watcher.phase = Phase::Late {
+                cursor,
+                asked: false,
+            };
+            let stream = StreamKey(watcher.stream);
+            self.counts.late += 1;
+            self.wait_for_room(stream, key);
+            self.ask_for_history(stream);
+        }
+    }
+
     /// The engine marks that everything up to `revision` was sent to this core.
     pub fn on_progress(&mut self, stream: StreamKey, revision: Revision) {
         assert!(
@@ -357,7 +386,10 @@ impl FanOut {
             }
         } else {
             Phase::Late {
-                cursor: start,
+                cursor: match bugs::is_on(Bug::ResumeOneLate) {
+                    true => start.next(),
+                    false => start,
+                },
                 asked: false,
             }
         };
@@ -489,7 +521,7 @@ impl FanOut {
                 .get(*key)
                 .is_some_and(|watcher| watcher.is_synced(revision))
         });
-        if synced {
+        if synced || bugs::is_on(Bug::ProgressAheadOfEvents) {
             let shape = Shape {
                 watch_id: NO_WATCH_ID,
                 ..Shape::default()

@@ -167,8 +167,11 @@ fn verify_log(
             }
         };
         if wrong.is_none() && knows_start && lane == LaneId(0) {
-            let begins =
-                LostState::check_empty(&replay, report.first_lsn > Lsn(1), &found.unfinished);
+            let begins = LostState::check_empty(
+                &replay,
+                (report.first_lsn > Lsn(1), report.first_lsn == Lsn(1)),
+                &found.unfinished,
+            );
             let ends = replay.finish().map_err(EngineError::from);
             wrong = begins.map_err(EngineError::from).and(ends).err();
         }

@@ -61,7 +61,7 @@ mod watchdog;
 mod runtime_tests;
 
 pub use self::core::{Core, spawn, this_core, try_this_core};
-pub use blocking::{spawn_blocking, spawn_helper};
+pub use blocking::{spawn_blocking, spawn_helper, step_back};
 pub use clock::{Clock, ManualClock, MonotonicClock};
 pub use cores::{
     CoreLink, CoreStats, Cores, EXECUTOR_RINGS, RuntimeConfig, RuntimeError, Stopper,

@@ -55,6 +55,9 @@ impl DataDir {
         if !Self::is_created(path)? || !member.is_dir() {
             return Ok(false);
         }
+        if Self::says_rejoin(&member) {
+            return Ok(true);
+        }
         for name in list_names(&member)? {
             let is_data = name.starts_with(LANE_PREFIX) || name.starts_with(SNAPSHOTS_PREFIX);
             if is_data

@@ -28,6 +28,7 @@ mod aligned;
 mod direct_file;
 mod part_file;
 mod probe;
+mod read_ahead;
 mod sim;
 mod sim_file;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub use direct_file::{DirectFile, DirectWriter, ReadOnlyDisk};
 pub use part_file::{PartError, PartFile};
 pub(crate) use probe::PROBE_NAME;
 pub use probe::{RingError, probe_directory, probe_rings};
+pub use read_ahead::ReadAhead;
 pub use sim::{SimDisk, SimFault};
 pub use uring::{IoMode, UringDisk};
 

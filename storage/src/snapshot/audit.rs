@@ -184,7 +184,7 @@ impl List {
     }
 }
 
-fn checksum_of(superblock: &Superblock) -> u32 {
+pub(super) fn checksum_of(superblock: &Superblock) -> u32 {
     let mut block = vec![0; SUPERBLOCK_BYTES];
     superblock.encode(&mut block);
     crc32c::crc32c(&block)

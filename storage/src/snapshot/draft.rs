@@ -1,7 +1,8 @@
-//! The file that is being built, from its creation to the moment it counts.
+//! A file that is being written, from its creation to the moment it counts: one that is built here, or one that another
+//! member sends.
 //!
 //! ```text
-//!   Creating --> Writing --(all given, all completed)--> Flushing --> Flushed --> Heading --> done
+//!   Creating --> Writing --(sealed, all completed)--> Flushing --> Flushed --(committed)--> Heading --> done
 //! ```
 //!
 //! Invariants:
@@ -10,6 +11,7 @@
 //!    removes it, when the log was replayed without it. The superblock fits one sector, so it is there as a whole or not at all.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::snapshot::Snapshot;
 use super::stream::PageWrite;
@@ -24,7 +26,9 @@ pub(super) struct Draft {
     stage: Stage,
     queue: VecDeque<PageWrite>,
     in_flight: usize,
-    finish: Option<(Snapshot, AlignedBuf)>,
+    /// All writes are given, but for the superblock's.
+    sealed: bool,
+    finish: Option<(Arc<Snapshot>, AlignedBuf)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,7 @@ impl Draft {
             stage: Stage::Creating,
             queue: VecDeque::new(),
             in_flight: 1,
+            sealed: false,
             finish: None,
         }
     }
@@ -70,16 +75,24 @@ impl Draft {
     }
 
     pub(super) fn write(&mut self, write: PageWrite) {
-        assert!(
-            self.finish.is_none(),
-            "the superblock is the last thing written"
-        );
+        assert!(!self.sealed, "the superblock is the last thing written");
         assert!(write.offset > 0, "the first block is the superblock's");
         self.queue.push_back(write);
     }
 
-    pub(super) fn commit(&mut self, snapshot: Snapshot, superblock: AlignedBuf) {
+    /// All writes are given.
+    pub(super) fn seal(&mut self) {
+        self.sealed = true;
+    }
+
+    /// Whether all that was written is durable, and only the superblock is missing.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.stage == Stage::Flushed
+    }
+
+    pub(super) fn commit(&mut self, snapshot: Arc<Snapshot>, superblock: AlignedBuf) {
         assert!(self.finish.is_none(), "a file is committed once");
+        self.seal();
         assert_eq!(
             snapshot.sequence(),
             self.sequence,
@@ -94,18 +107,13 @@ impl Draft {
             Stage::Writing if self.in_flight < writes_max && !self.queue.is_empty() => {
                 Action::Write(self.queue.pop_front()?)
             }
-            Stage::Writing
-                if self.in_flight == 0 && self.queue.is_empty() && self.finish.is_some() =>
-            {
+            Stage::Writing if self.in_flight == 0 && self.queue.is_empty() && self.sealed => {
                 self.stage = Stage::Flushing;
                 Action::Flush
             }
             Stage::Flushed => {
+                let (_, superblock) = self.finish.as_mut()?;
                 self.stage = Stage::Heading;
-                let (_, superblock) = self
-                    .finish
-                    .as_mut()
-                    .expect("only a committed file is flushed");
                 Action::Head(std::mem::replace(superblock, AlignedBuf::with_capacity(1)))
             }
             _ => return None,
@@ -131,7 +139,7 @@ impl Draft {
     }
 
     /// What it has become.
-    pub(super) fn into_file(self) -> (FileId, Snapshot) {
+    pub(super) fn into_file(self) -> (FileId, Arc<Snapshot>) {
         assert!(self.is_done(), "the superblock is durable");
         let (snapshot, _) = self.finish.expect("only a committed file is done");
         (self.file, snapshot)

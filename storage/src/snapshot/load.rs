@@ -35,6 +35,18 @@ impl Snapshot {
     ) -> Result<Self, SnapshotError> {
         Loader::new(disk, file, entry).load()
     }
+
+    /// Loads the index of a file whose superblock is not written yet. Blocks.
+    pub(super) fn load_behind<D: Disk>(
+        disk: &mut D,
+        file: FileId,
+        entry: &FileEntry,
+        superblock: Superblock,
+    ) -> Result<Self, SnapshotError> {
+        let mut loader = Loader::new(disk, file, entry);
+        loader.check_length(&superblock)?;
+        loader.load_index(superblock)
+    }
 }
 
 /// Reads parts of a file.
@@ -57,6 +69,10 @@ impl<'d, D: Disk> Loader<'d, D> {
 
     fn load(&mut self) -> Result<Snapshot, SnapshotError> {
         let superblock = self.superblock()?;
+        self.load_index(superblock)
+    }
+
+    fn load_index(&mut self, superblock: Superblock) -> Result<Snapshot, SnapshotError> {
         let table = self.table(&superblock)?;
         let meta = self.meta(&superblock)?;
         let inners = self.inners(&table)?;
@@ -103,11 +119,16 @@ impl<'d, D: Disk> Loader<'d, D> {
                 return Err(self.damaged(0, SnapshotDamage::Superblock, Affected::Everything));
             }
         };
+        self.check_length(&superblock)?;
+        Ok(superblock)
+    }
+
+    fn check_length(&self, superblock: &Superblock) -> Result<(), SnapshotError> {
         if superblock.file_bytes > self.bytes {
             let damage = SnapshotDamage::Truncated;
             return Err(self.damaged(self.bytes, damage, Affected::Everything));
         }
-        Ok(superblock)
+        Ok(())
     }
 
     pub(super) fn table(&mut self, superblock: &Superblock) -> Result<Table, SnapshotError> {

@@ -32,6 +32,9 @@ mod format;
 mod format_tests;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod incoming;
+#[cfg(test)]
+mod incoming_tests;
 mod inner;
 mod keys;
 mod leaf;
@@ -71,6 +74,7 @@ pub use bulk::BulkFile;
 pub use error::{Affected, SnapshotDamage, SnapshotError, SnapshotPart};
 pub use finish::Finish;
 pub use format::FORMAT_VERSION;
+pub use incoming::{IncomingError, Unverified};
 pub use meta::{AlarmMeta, HardState, LeaseMeta, Meta};
 pub use reader::ValueReader;
 pub use restore::{FileKind, Transplant};

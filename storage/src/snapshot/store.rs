@@ -6,6 +6,8 @@
 //! ```text
 //!   reader:   cached? --> want --> pump .. --> cached | failed
 //!   builder:  begin --> read_run/take_run, write .. --> commit --> pump .. --> committed
+//!   sender:   read_piece --> pump .. --> take_piece
+//!   receiver: begin_incoming --> take_incoming .. --> flushed_incoming --> commit_incoming --> pump .. --> received
 //! ```
 //!
 //! Places of values are those of a snapshot. Whoever holds an `Arc` of a snapshot can have the values of its places, also
@@ -31,6 +33,8 @@ use bytes::Bytes;
 
 use super::draft::{Action, Draft};
 use super::error::{Affected, SnapshotDamage, SnapshotError};
+use super::incoming::{Incoming, IncomingError, Unverified};
+use super::lent::lend;
 use super::runs::{Piece, Run, Runs};
 use super::snapshot::Snapshot;
 use super::startup::{self, Found, file_name};
@@ -85,6 +89,14 @@ pub struct SnapshotStore<D: Disk> {
     unfinished: Vec<String>,
     committed: Option<Arc<Snapshot>>,
     build_failure: Option<SnapshotError>,
+    /// The file that another member sends. It is newer than the one being built.
+    incoming: Option<Incoming>,
+    received: Option<Arc<Snapshot>>,
+    incoming_failure: Option<SnapshotError>,
+    /// Pieces that were read to be sent, by the number that was given.
+    pieces: Vec<(u64, Result<Bytes, SnapshotError>)>,
+    /// Pieces that are to be read.
+    pieces_wanted: Vec<WantedPiece>,
     values: Values,
     /// What is still in memory of the current file's values, and of those of the file being built.
     written: Written,
@@ -128,6 +140,11 @@ impl<D: Disk> SnapshotStore<D> {
             unfinished,
             committed: None,
             build_failure: None,
+            incoming: None,
+            received: None,
+            incoming_failure: None,
+            pieces: Vec::new(),
+            pieces_wanted: Vec::new(),
             values,
             written: Written::default(),
             writing: Written::default(),
@@ -255,17 +272,27 @@ impl<D: Disk> SnapshotStore<D> {
             .set_cache_bytes_max(self.config.cache_bytes_max - held);
     }
 
-    /// Begins the next file. One is built at a time.
+    /// Begins the next file. One is built at a time, and none while one arrives, which would be the older one.
     pub fn begin(&mut self) -> SnapshotSeq {
         assert!(self.draft.is_none(), "one file is built at a time");
-        self.sequence_max = self.sequence_max.next();
-        let sequence = self.sequence_max;
+        assert!(
+            self.incoming.is_none(),
+            "the newest file is the one that arrives"
+        );
         self.build_failure = None;
         self.runs.forget();
+        let draft = self.create();
+        let sequence = draft.sequence;
+        self.draft = Some(draft);
+        sequence
+    }
+
+    fn create(&mut self) -> Draft {
+        self.sequence_max = self.sequence_max.next();
+        let sequence = self.sequence_max;
         let token = self.token(Operation::Draft(sequence, 0));
         let file = self.disk.submit_create(&file_name(sequence), 0, token);
-        self.draft = Some(Draft::new(sequence, file));
-        sequence
+        Draft::new(sequence, file)
     }
 
     /// Path of a file, for messages.
@@ -329,7 +356,7 @@ impl<D: Disk> SnapshotStore<D> {
     pub fn commit(&mut self, snapshot: Snapshot, superblock: AlignedBuf) {
         if let Some(draft) = &mut self.draft {
             self.counters.bytes_written += superblock.len() as u64;
-            draft.commit(snapshot, superblock);
+            draft.commit(Arc::new(snapshot), superblock);
         }
     }
 
@@ -349,6 +376,89 @@ impl<D: Disk> SnapshotStore<D> {
         self.writing.shrink(0, &mut self.spare);
         self.share_cache();
         self.discarded.extend(self.draft.take());
+    }
+
+    /// Begins a file of this length that another member sends.
+    pub fn begin_incoming(&mut self, file_bytes: u64) {
+        assert!(self.incoming.is_none(), "one file arrives at a time");
+        self.incoming_failure = None;
+        let draft = self.create();
+        self.incoming = Some(Incoming::new(draft, file_bytes));
+    }
+
+    /// Where the next piece of the arriving file begins.
+    #[must_use]
+    pub fn incoming_next(&self) -> Option<u64> {
+        self.incoming.as_ref().map(Incoming::next)
+    }
+
+    /// How much of it is with the disk.
+    #[must_use]
+    pub fn incoming_arrived(&self) -> Option<u64> {
+        self.incoming.as_ref().map(Incoming::arrived)
+    }
+
+    /// Takes the next piece of it.
+    ///
+    /// # Errors
+    /// It is not a piece of the file that was announced.
+    pub fn take_incoming(&mut self, piece: &[u8]) -> Result<(), IncomingError> {
+        let incoming = self.incoming.as_mut().ok_or(IncomingError::Misfit)?;
+        self.counters.bytes_written += piece.len() as u64;
+        incoming.take(piece)
+    }
+
+    /// The whole of it, once it is durable but for its superblock: to be verified.
+    pub fn flushed_incoming(&mut self) -> Option<Unverified> {
+        let directory = self.disk.location();
+        self.incoming.as_mut()?.hand_out(directory)
+    }
+
+    /// Verifies it at once. Blocks: where there is no thread for it.
+    ///
+    /// # Errors
+    /// It is damaged, or cannot be read.
+    pub fn verify_incoming(&mut self, file: &Unverified) -> Result<Snapshot, SnapshotError> {
+        file.verify_on(&mut self.disk)
+    }
+
+    /// Makes the arriving file, which this snapshot was loaded from, the current one: its superblock is written.
+    pub fn commit_incoming(&mut self, snapshot: Arc<Snapshot>) {
+        let incoming = self.incoming.as_mut();
+        let incoming = incoming.expect("a file that was verified stays until it is committed");
+        let head = snapshot.head();
+        incoming.draft.commit(snapshot, head);
+    }
+
+    /// The snapshot that arrived, once it is durable and current.
+    pub fn received(&mut self) -> Option<Arc<Snapshot>> {
+        self.received.take()
+    }
+
+    /// Why the arriving file was given up by itself: the disk has no room.
+    pub fn take_incoming_failure(&mut self) -> Option<SnapshotError> {
+        self.incoming_failure.take()
+    }
+
+    /// Gives up the arriving file, if there is one, and removes it.
+    pub fn abort_incoming(&mut self) {
+        let given_up = self.incoming.take().map(|incoming| incoming.draft);
+        self.discarded.extend(given_up);
+    }
+
+    /// Has a piece of the file of a snapshot read, which the caller holds, for [`take_piece`](Self::take_piece).
+    pub fn read_piece(&mut self, snapshot: &Snapshot, offset: u64, bytes: usize, number: u64) {
+        self.pieces_wanted.push(WantedPiece {
+            snapshot: snapshot.sequence(),
+            offset,
+            bytes,
+            number,
+        });
+    }
+
+    /// A piece that was read, with its number. It is not verified.
+    pub fn take_piece(&mut self) -> Option<(u64, Result<Bytes, SnapshotError>)> {
+        self.pieces.pop()
     }
 
     /// Holds the current file where it is, for somebody who reads it without the store.
@@ -397,7 +507,7 @@ impl<D: Disk> SnapshotStore<D> {
     fn turn(&mut self) -> Result<(), SnapshotError> {
         self.values.begin_turn();
         self.take_completions()?;
-        self.step_draft();
+        self.step_drafts();
         self.remove_discarded();
         self.remove_unused();
         self.shed();
@@ -413,6 +523,7 @@ impl<D: Disk> SnapshotStore<D> {
             match operation.expect("only what was asked for completes, and once") {
                 Operation::Value { snapshot, block } => self.on_value(snapshot, block, completion),
                 Operation::Run { snapshot, piece } => self.on_run(snapshot, piece, completion),
+                Operation::Piece(piece) => self.on_piece(piece, completion),
                 Operation::Draft(sequence, offset) => {
                     self.on_draft(sequence, offset, completion)?
                 }
@@ -460,12 +571,49 @@ impl<D: Disk> SnapshotStore<D> {
         self.runs.on_read(piece.id, read);
     }
 
+    fn on_piece(&mut self, piece: WantedPiece, completion: Completion) {
+        let read = completion
+            .result
+            .map_err(SnapshotError::from)
+            .and_then(|()| {
+                let buf = completion.buf.expect("a read hands its buffer back");
+                if buf.len() == piece.bytes {
+                    return Ok(lend(buf).1);
+                }
+                Err(SnapshotError::Damaged {
+                    file: self.path_of(piece.snapshot),
+                    offset: piece.offset + buf.len() as u64,
+                    reason: SnapshotDamage::Truncated,
+                    affected: Affected::Everything,
+                })
+            });
+        self.pieces.push((piece.number, read));
+    }
+
+    fn on_incoming(&mut self, offset: u64, completion: Completion) -> Result<(), DiskError> {
+        let incoming = self.incoming.as_mut().expect("the caller saw it");
+        incoming.draft.on_done();
+        match completion.result {
+            Ok(()) => incoming.on_written(offset),
+            Err(error @ DiskError::NoSpace { .. }) => {
+                self.abort_incoming();
+                self.incoming_failure = Some(error.into());
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     fn on_draft(
         &mut self,
         sequence: SnapshotSeq,
         offset: u64,
         completion: Completion,
     ) -> Result<(), DiskError> {
+        let incoming = self.incoming.as_ref();
+        if incoming.is_some_and(|incoming| incoming.draft.sequence == sequence) {
+            return self.on_incoming(offset, completion);
+        }
         let Some(draft) = self
             .draft
             .as_mut()
@@ -511,43 +659,64 @@ impl<D: Disk> SnapshotStore<D> {
         }
     }
 
-    /// Gives the disk what the file being built needs next, and makes it current when it is done.
-    fn step_draft(&mut self) {
+    /// Gives the disk what the files being written need next, and makes them current when they are done.
+    fn step_drafts(&mut self) {
         let writes_max = self.config.writes_in_flight_max;
-        while let Some(draft) = &mut self.draft
-            && let Some(action) = draft.next(writes_max)
-        {
-            let (sequence, file) = (draft.sequence, draft.file);
-            let offset = match &action {
-                Action::Write(write) => write.offset,
-                Action::Flush | Action::Head(_) => 0,
+        loop {
+            let drafts = self.draft.iter_mut();
+            let incoming = self.incoming.iter_mut();
+            let mut drafts = drafts.chain(incoming.map(|incoming| &mut incoming.draft));
+            let Some((sequence, file, action)) = drafts.find_map(|draft| {
+                let action = draft.next(writes_max)?;
+                Some((draft.sequence, draft.file, action))
+            }) else {
+                break;
             };
-            let token = self.token(Operation::Draft(sequence, offset));
-            match action {
-                Action::Write(PageWrite { offset, buf }) => {
-                    self.disk.submit_write(file, offset, buf, false, token);
-                }
-                Action::Flush => self.disk.submit_flush(file, token),
-                Action::Head(superblock) => {
-                    self.disk.submit_write(file, 0, superblock, true, token);
-                }
+            self.submit(sequence, file, action);
+        }
+        if let Some(done) = self.draft.take_if(|draft| draft.is_done()) {
+            let snapshot = self.make_current(done);
+            self.committed = Some(snapshot);
+        }
+        let incoming = &mut self.incoming;
+        if let Some(done) = incoming.take_if(|incoming| incoming.draft.is_done()) {
+            let snapshot = self.make_current(done.draft);
+            self.received = Some(snapshot);
+        }
+    }
+
+    fn submit(&mut self, sequence: SnapshotSeq, file: FileId, action: Action) {
+        let offset = match &action {
+            Action::Write(write) => write.offset,
+            Action::Flush | Action::Head(_) => 0,
+        };
+        let token = self.token(Operation::Draft(sequence, offset));
+        match action {
+            Action::Write(PageWrite { offset, buf }) => {
+                self.disk.submit_write(file, offset, buf, false, token);
+            }
+            Action::Flush => self.disk.submit_flush(file, token),
+            Action::Head(superblock) => {
+                self.disk.submit_write(file, 0, superblock, true, token);
             }
         }
-        let Some(done) = self.draft.take_if(|draft| draft.is_done()) else {
-            return;
-        };
+    }
+
+    fn make_current(&mut self, done: Draft) -> Arc<Snapshot> {
         let (file, snapshot) = done.into_file();
         self.writing.sequence = snapshot.sequence();
         self.writing.keep_values_of(&snapshot, &mut self.spare);
         self.written.shrink(0, &mut self.spare);
         self.written = std::mem::take(&mut self.writing);
         self.share_cache();
-        let snapshot = Arc::new(snapshot);
         self.values.set_current(snapshot.sequence());
-        self.committed = Some(Arc::clone(&snapshot));
-        self.files.push(CountedFile { file, snapshot });
+        self.files.push(CountedFile {
+            file,
+            snapshot: Arc::clone(&snapshot),
+        });
         self.runs.forget();
         self.counters.files_written += 1;
+        snapshot
     }
 
     fn remove_discarded(&mut self) {
@@ -566,7 +735,8 @@ impl<D: Disk> SnapshotStore<D> {
             // Nobody else has an `Arc`, so nobody can make one: only this store could.
             let is_unused = Arc::strong_count(&file.snapshot) == 1
                 && !self.values.is_reading(sequence)
-                && !self.operations.values().any(|o| o.reads(sequence));
+                && !self.operations.values().any(|o| o.reads(sequence))
+                && !self.pieces_wanted.iter().any(|p| p.snapshot == sequence);
             if is_unused {
                 let CountedFile { file, snapshot } = self.files.remove(index);
                 self.remove(file);
@@ -597,6 +767,13 @@ impl<D: Disk> SnapshotStore<D> {
             let token = self.token(Operation::Value { snapshot, block });
             let buf = AlignedBuf::with_capacity(bytes);
             self.disk.submit_read(file, block.offset, bytes, buf, token);
+        }
+        for piece in std::mem::take(&mut self.pieces_wanted) {
+            let file = self.file_of(piece.snapshot).file;
+            let token = self.token(Operation::Piece(piece));
+            let buf = AlignedBuf::with_capacity(piece.bytes);
+            self.disk
+                .submit_read(file, piece.offset, piece.bytes, buf, token);
         }
         while let Some(piece) = self.runs.next_read() {
             let current = self
@@ -662,6 +839,15 @@ struct CountedFile {
     snapshot: Arc<Snapshot>,
 }
 
+/// A piece of a file to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct WantedPiece {
+    snapshot: SnapshotSeq,
+    offset: u64,
+    bytes: usize,
+    number: u64,
+}
+
 /// What the disk was asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
@@ -673,8 +859,8 @@ enum Operation {
         snapshot: SnapshotSeq,
         piece: Piece,
     },
-    /// Anything for a file being built.
-    /// Of the file being built; where in it, for a write.
+    Piece(WantedPiece),
+    /// Anything for a file being written; where in it, for a write.
     Draft(SnapshotSeq, u64),
     Removal,
 }
@@ -685,6 +871,7 @@ impl Operation {
             Operation::Value { snapshot, .. } | Operation::Run { snapshot, .. } => {
                 *snapshot == sequence
             }
+            Operation::Piece(piece) => piece.snapshot == sequence,
             Operation::Draft(..) | Operation::Removal => false,
         }
     }

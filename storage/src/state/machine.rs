@@ -25,6 +25,7 @@ use keelson_proto::etcdserverpb::{
     TxnRequest, TxnResponse,
 };
 
+use crate::bugs::{self, Bug};
 use crate::ids::{LeaseId, LeaseTime, RaftIndex, Revision, Term};
 use crate::mvcc::{
     Change, Digest, Found, HashScan, Layer, MemoryBytes, Record, Select, Selection, Store,
@@ -200,6 +201,7 @@ impl State {
             granted_ttl_seconds: lease.granted_ttl_seconds,
             deadline: lease.deadline,
         });
+        let lost = usize::from(bugs::is_on(Bug::LoseLeaseAtCheckpoint));
         Meta {
             applied: self.applied,
             hard_state,
@@ -207,7 +209,7 @@ impl State {
             compact_revision: store.compact_revision(),
             horizon,
             changes_taken: store.change_ordinal_of(horizon),
-            leases: leases.collect(),
+            leases: leases.skip(lost).collect(),
             alarms: self.alarms.to_meta(),
             cluster: self.cluster.clone(),
             auth: self.auth.clone(),
@@ -601,7 +603,7 @@ impl State {
     /// Removes a lease that is due. One that was renewed or revoked in the meantime is left alone.
     fn expire(&mut self, id: LeaseId, now: LeaseTime) -> Result<Response, ApiError> {
         let is_due = self.lease(id).is_some_and(|lease| lease.deadline <= now);
-        if is_due {
+        if is_due || bugs::is_on(Bug::EarlyLeaseExpiry) {
             self.keyspace.apply_revoke(id)?;
         }
         Ok(Response::Empty)

@@ -76,6 +76,10 @@ impl Api {
                 raft_term,
             }),
             Outbound::CatchUp(slice) => self.fanout.borrow_mut().on_caught_up(&slice),
+            Outbound::Leap {
+                revision,
+                raft_term,
+            } => self.fanout.borrow_mut().on_leap(revision, raft_term),
             Outbound::Progress { stream, revision } => {
                 self.fanout
                     .borrow_mut()

@@ -1,11 +1,11 @@
 //! `etcdserverpb.Maintenance/Snapshot`: a backup, which is the newest snapshot file as it is.
 //!
 //! If the newest file does not hold everything that is applied, a checkpoint is asked for first. A helper thread then
-//! reads the file, past the page cache, compares every byte with the checksums, hashes it, and frames the messages; the
+//! has the file read, past the page cache, compares every byte with the checksums, hashes it, and frames the messages; the
 //! core only passes them on as the client takes them. The engine is asked twice or thrice, and serves on meanwhile.
 //!
 //! ```text
-//!   checkpoint -> pinned file -> helper: read | audit | SHA-256 | frame --feed--> core --> client
+//!   checkpoint -> pinned file -> helpers: read --> audit | SHA-256 | frame --feed--> core --> client
 //! ```
 //!
 //! The thread opens the file and lets the pin go: an open file can be read to its end whatever becomes of its name, and
@@ -16,13 +16,14 @@
 
 use std::path::Path;
 use std::rc::Rc;
+use std::thread;
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_lite::future::or;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::SnapshotResponse;
-use keelson_storage::io::{AlignedBuf, DirectFile, DiskError};
+use keelson_storage::io::{DirectFile, DiskError, ReadAhead};
 use keelson_storage::snapshot::{Audit, Flaw, PinnedFile};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
@@ -195,28 +196,36 @@ fn read_file(file: PinnedFile, feed: &mut Feed<Piece>) {
 fn send_file(file: PinnedFile, feed: &mut Feed<Piece>) -> Result<(), Stop> {
     let source = DirectFile::open(Path::new(&file.path))?;
     let total = file.snapshot.file_bytes();
-    let mut audit = Audit::new(&file.snapshot);
+    let audit = Audit::new(&file.snapshot);
     drop(file);
+    thread::scope(|scope| {
+        let pieces = ReadAhead::start(scope, &source, total, BACKUP_READ_BYTES);
+        send_pieces(pieces, (audit, source.path()), total, feed)
+    })
+}
+
+fn send_pieces(
+    pieces: ReadAhead,
+    (mut audit, path): (Audit, &str),
+    total: u64,
+    feed: &mut Feed<Piece>,
+) -> Result<(), Stop> {
+    let free = pieces.free();
     let mut hash = Sha256::new();
-    let mut buf = AlignedBuf::with_capacity(BACKUP_READ_BYTES);
     let mut sent = 0;
-    while sent < total {
-        let wanted = usize::try_from(total - sent).unwrap_or(usize::MAX);
-        source.read(sent, wanted.min(BACKUP_READ_BYTES), &mut buf)?;
-        if buf.is_empty() {
-            break;
-        }
-        let bytes = buf.as_slice();
-        let audited = audit.take(bytes);
-        audited.map_err(|flaw| damaged(source.path(), &flaw))?;
+    for piece in pieces {
+        let piece = piece?;
+        let bytes = piece.as_slice();
+        audit.take(bytes).map_err(|flaw| damaged(path, &flaw))?;
         hash.update(bytes);
         for blob in bytes.chunks(BACKUP_BLOB_BYTES) {
             sent += blob.len() as u64;
             feed.send(message(total - sent, blob))?;
         }
+        // After the last piece nobody wants it.
+        let _ = free.send(piece);
     }
-    let whole = audit.finish();
-    whole.map_err(|flaw| damaged(source.path(), &flaw))?;
+    audit.finish().map_err(|flaw| damaged(path, &flaw))?;
     feed.send(message(0, &hash.finalize()))?;
     Ok(())
 }

@@ -1,0 +1,436 @@
+//! One member: its disks, which stay, and its process, which comes and goes.
+//!
+//! A process is an engine and the fan-outs of its front cores, joined by the queues that are rings in production. A
+//! turn of it does what the driver does: take what has come, step, hand out what was made.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use keelson_consensus::replicate::Item;
+use keelson_proto::ApiError;
+use keelson_server::config::AutoCompaction;
+use keelson_server::engine::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, Token};
+use keelson_server::engine::{
+    CheckpointConfig, CompareConfig, Disks, Engine, EngineConfig, EngineError, GroupConfig,
+};
+use keelson_server::fanout::{FanOut, OpenedAt};
+use keelson_server::runtime::{Clock, ManualClock};
+use keelson_storage::ids::{ClusterId, MemberId, ShardId};
+use keelson_storage::mvcc::Change;
+use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
+use keelson_storage::state::Member as Description;
+use keelson_storage::wal::WalConfig;
+
+use crate::dice::Dice;
+use crate::disk::SharedDisk;
+use crate::options::Options;
+
+/// Front cores of a member.
+pub const CORES: usize = 2;
+/// The port behind them, on which every change is recorded.
+const RECORDER: usize = CORES;
+/// The cluster.
+pub const CLUSTER: ClusterId = ClusterId(22);
+
+/// Watch responses are split above this, if the client wants that.
+const FRAGMENT_BYTES: usize = 400;
+
+/// A member, running or not.
+#[derive(Debug)]
+pub struct Member {
+    /// Who.
+    pub id: MemberId,
+    /// Its disks.
+    pub lane: SharedDisk,
+    /// See `lane`.
+    pub snapshots: SharedDisk,
+    /// How often it was started.
+    pub starts: u64,
+    /// Its process.
+    pub running: Option<Running>,
+    /// When its process goes on that stands still.
+    pub paused_until_us: u64,
+    /// When somebody starts it again.
+    pub restart_at_us: u64,
+    /// When its process, which was told to stop, ends; `u64::MAX` if it was not.
+    pub stop_at_us: u64,
+    /// It was removed from the cluster and ended.
+    pub is_removed: bool,
+    /// The term in which it is in office.
+    pub office: Option<u64>,
+    /// Who founded the cluster, if this member was among them.
+    pub founding: Vec<Description>,
+    /// Whom it was told of when it joined.
+    pub peers: Vec<Description>,
+}
+
+/// A process.
+pub struct Running {
+    /// The engine.
+    pub engine: Engine<SharedDisk>,
+    /// Its front cores.
+    pub cores: Vec<Core>,
+    /// When it next has something to do.
+    pub wake_us: u64,
+    /// When it began.
+    pub began_us: u64,
+    /// The newest revision of which all changes were recorded.
+    pub revision_seen: i64,
+    /// The last entry that was recorded.
+    pub index_seen: u64,
+    /// The leases that it had.
+    pub leases: BTreeSet<i64>,
+    /// What clients and watches ask at its next turn.
+    asks: Vec<(usize, Inbound)>,
+    /// What other members said to it since its last turn.
+    pub heard: Vec<(MemberId, Item)>,
+    /// When its cores next look for idle watchers.
+    pub notify_at_us: u64,
+    clock: ManualClock,
+    clocked_us: u64,
+    drift: Drift,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running")
+            .field("began_us", &self.began_us)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A front core.
+#[derive(Debug)]
+pub struct Core {
+    /// Who watches what on it.
+    pub fanout: FanOut,
+    from_engine: VecDeque<Outbound>,
+}
+
+/// How a clock runs.
+#[derive(Clone, Copy, Debug)]
+struct Drift {
+    permille: u64,
+    is_fast: bool,
+}
+
+/// What a turn brought.
+#[derive(Debug, Default)]
+pub struct TurnResult {
+    /// For other members.
+    pub items: Vec<(MemberId, Item)>,
+    /// New changes.
+    pub changes: Vec<Change>,
+    /// For clients.
+    pub replies: Vec<(Token, Result<Answer, ApiError>)>,
+}
+
+/// How others describe a member.
+#[must_use]
+pub fn description(id: MemberId) -> Description {
+    Description {
+        id: id.0,
+        name: format!("m{}", id.0),
+        client_urls: vec![format!("http://m{}:2379", id.0)],
+        peer_urls: vec![format!("http://m{}:2380", id.0)],
+        is_learner: false,
+    }
+}
+
+/// How a member is described that was added and has not started.
+#[must_use]
+pub fn joining(id: MemberId) -> Description {
+    Description {
+        name: String::new(),
+        client_urls: Vec::new(),
+        is_learner: true,
+        ..description(id)
+    }
+}
+
+/// What founders know of each other: no names, no client URLs.
+#[must_use]
+pub fn founder(id: MemberId) -> Description {
+    Description {
+        is_learner: false,
+        ..joining(id)
+    }
+}
+
+impl Member {
+    /// A member that was never started.
+    #[must_use]
+    pub fn new(id: MemberId, dice: &mut Dice) -> Self {
+        Self {
+            id,
+            lane: SharedDisk::new(dice.seed()),
+            snapshots: SharedDisk::new(dice.seed()),
+            starts: 0,
+            running: None,
+            paused_until_us: 0,
+            restart_at_us: 0,
+            stop_at_us: u64::MAX,
+            is_removed: false,
+            office: None,
+            founding: Vec::new(),
+            peers: Vec::new(),
+        }
+    }
+
+    /// Starts its process.
+    ///
+    /// # Errors
+    /// As an engine's start.
+    pub fn start(
+        &mut self,
+        options: &Options,
+        now_us: u64,
+        dice: &mut Dice,
+    ) -> Result<(), EngineError> {
+        self.starts += 1;
+        let clock = ManualClock::default();
+        clock.advance_us(dice.below(1 << 40));
+        let disks = Disks {
+            lane: self.lane.clone(),
+            snapshots: self.snapshots.clone(),
+        };
+        let wal = WalConfig {
+            segment_bytes: options.segment_bytes,
+            ..WalConfig::default()
+        };
+        let seed = self.id.0 << 16 | self.starts;
+        let config = self.config(options, seed);
+        let (engine, _report) = Engine::open(disks, wal, config, description(self.id), &clock)?;
+        let drift = Drift {
+            permille: dice.below(options.drift_permille + 1),
+            is_fast: dice.chance(500),
+        };
+        let core = || Core {
+            fanout: FanOut::new(CLUSTER.0, self.id.0, FRAGMENT_BYTES),
+            from_engine: VecDeque::new(),
+        };
+        self.running = Some(Running {
+            revision_seen: engine.state().revision().0,
+            index_seen: 0,
+            leases: lease_ids(&engine),
+            engine,
+            cores: (0..CORES).map(|_| core()).collect(),
+            wake_us: now_us,
+            began_us: now_us,
+            asks: vec![(
+                RECORDER,
+                Inbound {
+                    token: NO_TOKEN,
+                    ask: Ask::WatchOpen,
+                },
+            )],
+            heard: Vec::new(),
+            notify_at_us: now_us,
+            clock,
+            clocked_us: now_us,
+            drift,
+        });
+        self.paused_until_us = 0;
+        self.stop_at_us = u64::MAX;
+        Ok(())
+    }
+
+    fn config(&self, options: &Options, seed: u64) -> EngineConfig {
+        EngineConfig {
+            shard: ShardId(0),
+            member: self.id,
+            cluster: CLUSTER,
+            group: GroupConfig {
+                is_identity_certain: true,
+                founding: self.founding.clone(),
+                peers: self.peers.clone(),
+                tick_us: options.tick_us,
+                ..GroupConfig::default()
+            },
+            seed,
+            quota_bytes: None,
+            auto_compact: AutoCompaction::Off,
+            wal_depth: 2,
+            checkpoint: CheckpointConfig {
+                commands: options.checkpoint_commands.unwrap_or(u64::MAX),
+                log_bytes: match options.checkpoint_commands {
+                    Some(_) => (1, 1 << 20),
+                    None => (u64::MAX, u64::MAX),
+                },
+                interval_us: None,
+                bytes_per_second: 1 << 30,
+                builder: BuilderConfig {
+                    page_bytes: 4096,
+                    values_run_bytes_max: 1,
+                    ..BuilderConfig::default()
+                },
+            },
+            snapshots: StoreConfig {
+                cache_bytes_max: 4096,
+                ..StoreConfig::default()
+            },
+            memory_budget_bytes: 1 << 20,
+            cores: CORES + 1,
+            // The world compares states itself.
+            compare: CompareConfig {
+                interval_us: None,
+                after_compaction_us: None,
+                at_start: false,
+            },
+            api_version: "3.6.0".to_owned(),
+            storage_version: "3.6.0".to_owned(),
+        }
+    }
+
+    /// Ends its process as a power failure does.
+    pub fn crash(&mut self) {
+        self.running = None;
+        self.stop_at_us = u64::MAX;
+        self.lane.crash();
+        self.snapshots.crash();
+    }
+
+    /// When its process next has something to do.
+    #[must_use]
+    pub fn next_us(&self) -> Option<u64> {
+        let running = self.running.as_ref()?;
+        let disks = [self.lane.pending(), self.snapshots.pending()];
+        let disk_us = disks.into_iter().flatten().min();
+        let next_us = running.wake_us.min(disk_us.unwrap_or(u64::MAX));
+        Some(next_us.max(self.paused_until_us))
+    }
+}
+
+impl Running {
+    /// Its clock jumps forward.
+    pub fn jump_clock(&mut self, by_us: u64) {
+        self.clock.advance_us(by_us);
+    }
+
+    /// Asks at the next turn, which is due at once.
+    pub fn ask(&mut self, port: usize, token: Token, ask: Ask, now_us: u64) {
+        self.asks.push((port, Inbound { token, ask }));
+        self.wake_us = self.wake_us.min(now_us);
+    }
+
+    /// One turn.
+    ///
+    /// # Errors
+    /// The engine's, which ends the process.
+    pub fn turn(&mut self, now_us: u64, dice: &mut Dice) -> Result<TurnResult, EngineError> {
+        self.run_clock(now_us);
+        for (port, inbound) in std::mem::take(&mut self.asks) {
+            self.engine.on_inbound(port, inbound);
+        }
+        for (from, item) in std::mem::take(&mut self.heard) {
+            self.engine.on_peer(from, item)?;
+        }
+        let activity = self.engine.step(&self.clock)?;
+        let mut result = TurnResult {
+            items: self.engine.take_peer_items(),
+            ..TurnResult::default()
+        };
+        let mut is_busy = activity.busy;
+        for port in 0..self.cores.len() {
+            while let Some(reply) = self.engine.take_reply(port) {
+                self.cores[port].from_engine.push_back(reply);
+            }
+            while self.engine.has_news(port) {
+                let Some(batch) = self.engine.publish(port)? else {
+                    break;
+                };
+                self.engine.on_published(port, &batch);
+                self.cores[port]
+                    .from_engine
+                    .push_back(Outbound::Batch(batch));
+            }
+            let count = match dice.chance(200) {
+                true => dice.index(4),
+                false => usize::MAX,
+            };
+            is_busy |= self.deliver(port, count, &mut result);
+        }
+        // Its first answer says that it is open.
+        while self.engine.take_reply(RECORDER).is_some() {}
+        while let Some(batch) = self.engine.publish(RECORDER)? {
+            self.engine.on_published(RECORDER, &batch);
+            self.revision_seen = batch.through.0;
+            result.changes.extend(batch.changes.iter().cloned());
+        }
+        is_busy |= self.engine.has_news(RECORDER);
+        self.engine.pump_snapshots()?;
+        drop(self.engine.take_discarded());
+        let local_us = self.clock.now_us();
+        self.wake_us = match activity.wake_at_us {
+            _ if is_busy => now_us + 1 + dice.below(50),
+            None => u64::MAX,
+            Some(at_us) => now_us + at_us.saturating_sub(local_us).max(1),
+        };
+        Ok(result)
+    }
+
+    /// Gives a core up to `count` of the messages that wait for it, and the engine its questions. Whether there is more.
+    fn deliver(&mut self, port: usize, count: usize, result: &mut TurnResult) -> bool {
+        let core = &mut self.cores[port];
+        for _ in 0..count {
+            let Some(message) = core.from_engine.pop_front() else {
+                break;
+            };
+            match message {
+                Outbound::Reply {
+                    token,
+                    result: answer,
+                } => result.replies.push((token, answer)),
+                Outbound::Batch(batch) => core.fanout.on_batch(&batch),
+                Outbound::WatchOpened {
+                    revision,
+                    published,
+                    compact_revision,
+                    raft_term,
+                } => core.fanout.on_opened(OpenedAt {
+                    revision,
+                    published,
+                    compact_revision,
+                    raft_term,
+                }),
+                Outbound::CatchUp(slice) => core.fanout.on_caught_up(&slice),
+                Outbound::Leap {
+                    revision,
+                    raft_term,
+                } => core.fanout.on_leap(revision, raft_term),
+                Outbound::Progress { stream, revision } => {
+                    core.fanout.on_progress(stream, revision);
+                }
+            }
+        }
+        let has_asked = self.pass_questions(port);
+        has_asked || !self.cores[port].from_engine.is_empty()
+    }
+
+    /// Has a fan-out's questions asked at the next turn; whether there were any.
+    pub fn pass_questions(&mut self, port: usize) -> bool {
+        let asks = self.cores[port].fanout.take_asks();
+        let has_asked = !asks.is_empty();
+        for ask in asks {
+            let token = NO_TOKEN;
+            self.asks.push((port, Inbound { token, ask }));
+        }
+        has_asked
+    }
+
+    fn run_clock(&mut self, now_us: u64) {
+        let passed_us = now_us - self.clocked_us;
+        let off_us = passed_us * self.drift.permille / 1000;
+        let local_us = match self.drift.is_fast {
+            true => passed_us + off_us,
+            false => passed_us - off_us,
+        };
+        self.clock.advance_us(local_us);
+        self.clocked_us = now_us;
+    }
+}
+
+/// The leases of a member's state.
+#[must_use]
+pub fn lease_ids(engine: &Engine<SharedDisk>) -> BTreeSet<i64> {
+    engine.state().lease_ids().map(|id| id.0).collect()
+}

@@ -1,0 +1,176 @@
+//! What is seen of a member after each of its turns, and judged at once.
+
+use bytes::Bytes;
+use keelson_server::engine::Engine;
+use keelson_storage::ids::Revision;
+use keelson_storage::mvcc::{Change, Record};
+
+use crate::check::{Applied, Event, EventLog, LeaseEnd, Violation};
+use crate::disk::SharedDisk;
+use crate::member::lease_ids;
+use crate::world::World;
+
+/// The state is compared at every entry whose index is a multiple of this.
+const DIGEST_EVERY: u64 = 4;
+
+impl World {
+    /// Looks at a member after its turn.
+    pub(crate) fn observe(&mut self, index: usize) -> Result<(), Violation> {
+        let now_us = self.now_us;
+        let member = &mut self.members[index];
+        let id = member.id.0;
+        let Some(running) = &mut member.running else {
+            return Ok(());
+        };
+        let engine = &running.engine;
+        if engine.node().is_leader() {
+            let (term, last) = (engine.node().term().0, engine.node().last().0);
+            if self.group.on_leader(id, term, last)? {
+                self.trace
+                    .event(now_us, format_args!("member {id} leads term {term}"));
+            }
+        }
+        let applied = engine.state().applied();
+        if applied.index.0 == running.index_seen {
+            self.note_office(index);
+            return Ok(());
+        }
+        let revision = engine.state().revision().0;
+        if !engine.is_between_entries() {
+            self.trace.count("entry that waits for a value");
+            return Ok(());
+        }
+        running.index_seen = applied.index.0;
+
+        let is_due =
+            applied.index.0.is_multiple_of(DIGEST_EVERY) && running.revision_seen == revision;
+        let digest = is_due.then(|| digest(engine, &self.history.log));
+        let seen = Applied {
+            member: id,
+            index: applied.index.0,
+            term: applied.term.0,
+            revision,
+            digest,
+        };
+        self.trace.number(seen.index << 16 | id);
+        self.trace.number(digest.unwrap_or(revision as u64));
+        self.group.on_applied(seen)?;
+        let leases = lease_ids(engine);
+        for id in running.leases.difference(&leases) {
+            self.trace.event(now_us, format_args!("lease {id} is gone"));
+            self.history.lease_ends.push(LeaseEnd {
+                id: *id,
+                at_us: now_us,
+            });
+        }
+        running.leases = leases;
+        self.note_office(index);
+        Ok(())
+    }
+
+    /// A start may apply what nobody had applied before. Nothing was freed yet.
+    pub(crate) fn record_replayed(&mut self, index: usize) -> Result<(), Violation> {
+        let Some(running) = &self.members[index].running else {
+            return Ok(());
+        };
+        let from = Revision(self.history.log.revision() + 1);
+        let changes = running.engine.state().changes_from(from);
+        let changes: Vec<Change> = changes.map(|change| change.change()).collect();
+        take_changes(changes.into_iter(), &mut self.history.log)
+    }
+
+    /// Whoever leads and has applied its term's first entry is in office, until it is seen not to be.
+    fn note_office(&mut self, index: usize) {
+        let member = &self.members[index];
+        let term = member.running.as_ref().and_then(|running| {
+            let node = running.engine.node();
+            let term = node.term();
+            let is_in_office = node.is_leader() && running.engine.state().applied().term == term;
+            is_in_office.then_some(term.0)
+        });
+        self.set_office(index, term);
+    }
+
+    /// Notes that a member is in office in a term, or not.
+    pub(crate) fn set_office(&mut self, index: usize, term: Option<u64>) {
+        let member = &mut self.members[index];
+        if member.office == term {
+            return;
+        }
+        member.office = term;
+        let offices = &mut self.history.offices;
+        let is_newest = term.is_some_and(|term| term > self.newest_office);
+        let is_vacant = self.members.iter().all(|member| member.office.is_none());
+        if is_newest || is_vacant {
+            if let Some((_, until_us)) = offices.last_mut().filter(|_| self.is_office_held) {
+                *until_us = self.now_us;
+            }
+            self.is_office_held = false;
+        }
+        if let Some(term) = term.filter(|_| is_newest) {
+            self.newest_office = term;
+            self.is_office_held = true;
+            offices.push((self.now_us, u64::MAX));
+        }
+    }
+}
+
+/// Records changes that nobody has seen before, and compares the others.
+pub(crate) fn take_changes(
+    changes: impl Iterator<Item = Change>,
+    log: &mut EventLog,
+) -> Result<(), Violation> {
+    let mut events: Vec<Event> = Vec::new();
+    for change in changes {
+        let revision = change.record.revision.0;
+        if events.last().is_some_and(|last| last.revision < revision) {
+            take_revision(std::mem::take(&mut events), log)?;
+        }
+        events.push(event(&change));
+    }
+    match events.is_empty() {
+        true => Ok(()),
+        false => take_revision(events, log),
+    }
+}
+
+fn take_revision(events: Vec<Event>, log: &mut EventLog) -> Result<(), Violation> {
+    let revision = events[0].revision;
+    if revision > log.revision() {
+        return log.push(events);
+    }
+    if events != log.at(revision) {
+        let what = format!(
+            "revision {revision} is {events:?} on one member, {:?} on another",
+            log.at(revision)
+        );
+        return Err(Violation::new("G-R-7", what));
+    }
+    Ok(())
+}
+
+fn event(change: &Change) -> Event {
+    let record = &change.record;
+    Event {
+        revision: record.revision.0,
+        key: Bytes::copy_from_slice(record.key()),
+        value: Bytes::copy_from_slice(record.value()),
+        create_revision: record.create_revision.0,
+        version: record.version,
+        lease: record.lease.0,
+        is_delete: record.tombstone,
+    }
+}
+
+/// The digest of a member's state. What it has on the disk only is taken from the record of all changes.
+pub(crate) fn digest(engine: &Engine<SharedDisk>, log: &EventLog) -> u64 {
+    engine.state().digest_with(&mut |record: Record| {
+        if record.place().is_none() {
+            return record;
+        }
+        let events = log.at(record.revision.0);
+        let event = events.iter().find(|event| event.key == record.key());
+        let event = event.expect("what a member has was recorded");
+        record.with_value(&event.value)
+    })
+}

@@ -1,0 +1,313 @@
+//! The world of a run: everything that exists in it, and the order in which it happens.
+//!
+//! Time jumps from one thing to the next: an item arrives, a member has something to do, a client asks or gives up, a
+//! fault befalls. What happens at one moment happens in a fixed order, so a run depends on its seed alone.
+
+use std::collections::BTreeMap;
+
+use keelson_server::engine::EngineError;
+use keelson_storage::ids::MemberId;
+
+use crate::check::{Group, History, Violation};
+use crate::client::{Client, Kind};
+use crate::dice::Dice;
+use crate::member::{Member, founder};
+use crate::observe::take_changes;
+use crate::options::Options;
+use crate::trace::Trace;
+use crate::watcher::Watcher;
+use crate::wire::{Arrival, Sent, Wire};
+
+/// The id of the first founding member.
+const FIRST_MEMBER: u64 = 11;
+
+/// Everything in a run.
+#[derive(Debug)]
+pub struct World {
+    pub(crate) options: Options,
+    pub(crate) dice: Dice,
+    pub(crate) now_us: u64,
+    pub(crate) members: Vec<Member>,
+    pub(crate) wire: Wire,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) watchers: Vec<Watcher>,
+    pub(crate) history: History,
+    pub(crate) group: Group,
+    pub(crate) trace: Trace,
+    /// Which client waits for a token.
+    pub(crate) tokens: BTreeMap<u64, usize>,
+    pub(crate) next_token: u64,
+    pub(crate) next_fault_us: u64,
+    /// Faults are over.
+    pub(crate) is_calm: bool,
+    /// Clients ask no more.
+    pub(crate) is_quiet: bool,
+    /// The newest term in which somebody was in office, and whether anybody is.
+    pub(crate) newest_office: u64,
+    /// See `newest_office`.
+    pub(crate) is_office_held: bool,
+    /// The id of the next member that joins.
+    pub(crate) next_member: u64,
+}
+
+impl World {
+    /// A cluster that is about to be founded.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        let options = Options::draw(&mut dice);
+        let ids = (0..options.members as u64).map(|index| MemberId(FIRST_MEMBER + index));
+        let founding: Vec<_> = ids.clone().map(founder).collect();
+        let members = ids.map(|id| Member {
+            founding: founding.clone(),
+            ..Member::new(id, &mut dice)
+        });
+        let members: Vec<Member> = members.collect();
+        let mut wire = Wire::default();
+        wire.set_weather(options.weather);
+        let operators = usize::from(options.changes_members);
+        let count = options.clients + options.lease_clients + operators;
+        let clients = (0..count).map(|number| Client {
+            home: dice.chance(700).then(|| members[number % members.len()].id),
+            next_us: 0,
+            pending: None,
+            kind: if number < options.clients {
+                Kind::Keys
+            } else if number < options.clients + options.lease_clients {
+                Kind::Leases(Vec::new())
+            } else {
+                Kind::Operator
+            },
+        });
+        let clients: Vec<Client> = clients.collect();
+        let watchers =
+            (0..options.watchers as u32).map(|number| Watcher::new(number, &options, &mut dice));
+        let watchers: Vec<Watcher> = watchers.collect();
+        Self {
+            next_member: FIRST_MEMBER + options.members as u64,
+            options,
+            dice,
+            now_us: 0,
+            members,
+            wire,
+            clients,
+            watchers,
+            history: History::default(),
+            group: Group::default(),
+            trace: Trace::default(),
+            tokens: BTreeMap::new(),
+            next_token: 0,
+            next_fault_us: 1_000_000,
+            is_calm: false,
+            is_quiet: false,
+            newest_office: 0,
+            is_office_held: false,
+        }
+    }
+
+    /// Lives through the faults and what comes after them.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn run(&mut self) -> Result<(), Violation> {
+        for index in 0..self.members.len() {
+            self.start_member(index)?;
+            let member = &self.members[index];
+            member.lane.set_accidents(self.options.accidents);
+            member.snapshots.set_accidents(self.options.accidents);
+        }
+        while self.now_us < self.options.fault_us {
+            self.step()?;
+        }
+        self.finish()
+    }
+
+    /// Goes to the next moment at which something happens.
+    pub(crate) fn step(&mut self) -> Result<(), Violation> {
+        self.now_us = self.now_us.max(self.next_moment_us());
+        while let Some(arrival) = self.wire.take(self.now_us) {
+            self.on_arrival(arrival);
+        }
+        for index in 0..self.members.len() {
+            if self.members[index]
+                .next_us()
+                .is_some_and(|at_us| at_us <= self.now_us)
+            {
+                self.member_turn(index)?;
+            }
+        }
+        self.act_clients();
+        for watcher in &mut self.watchers {
+            if watcher.next_us <= self.now_us {
+                watcher.act(
+                    self.now_us,
+                    &mut self.members,
+                    &mut self.history.watches,
+                    &mut self.trace,
+                    &mut self.dice,
+                );
+            }
+        }
+        if self.next_fault_us <= self.now_us {
+            self.befall()?;
+        }
+        Ok(())
+    }
+
+    fn next_moment_us(&self) -> u64 {
+        let members = self.members.iter().filter_map(Member::next_us);
+        let clients = self
+            .clients
+            .iter()
+            .filter_map(|client| match &client.pending {
+                Some(pending) => Some(pending.deadline_us),
+                None => (!self.is_quiet).then_some(client.next_us),
+            });
+        let watchers = self.watchers.iter().map(|watcher| watcher.next_us);
+        let all = members
+            .chain(clients)
+            .chain(watchers)
+            .chain(self.wire.next_us());
+        all.chain([self.next_fault_us])
+            .min()
+            .expect("there is always a next fault, or calm")
+    }
+
+    fn on_arrival(&mut self, arrival: Arrival) {
+        let now_us = self.now_us;
+        let Some(member) = self.member_mut(arrival.to) else {
+            return;
+        };
+        let is_same = member.starts == arrival.start;
+        let Some(running) = member.running.as_mut().filter(|_| is_same) else {
+            return self.on_unreachable(arrival.from, arrival.to);
+        };
+        // A member takes no link from one that it knows to be none.
+        let members = &running.engine.state().cluster().members;
+        if !members.is_empty() && !members.contains_key(&arrival.from) {
+            return;
+        }
+        running.heard.push((arrival.from, arrival.item));
+        running.wake_us = running.wake_us.min(now_us);
+    }
+
+    /// A link tells its sender that nothing gets through, sooner or later or never.
+    fn on_unreachable(&mut self, from: MemberId, to: MemberId) {
+        if !self.dice.chance(500) {
+            return;
+        }
+        if let Some(sender) = self.member_mut(from)
+            && let Some(running) = &mut sender.running
+        {
+            running.engine.on_unreachable(to);
+        }
+    }
+
+    /// A turn of a member, and what follows from it.
+    fn member_turn(&mut self, index: usize) -> Result<(), Violation> {
+        let now_us = self.now_us;
+        let member = &mut self.members[index];
+        member.lane.set_time(now_us);
+        member.snapshots.set_time(now_us);
+        let id = member.id;
+        let Some(running) = &mut member.running else {
+            return Ok(());
+        };
+        let turn = running.turn(now_us, &mut self.dice);
+        for disk in [&member.lane, &member.snapshots] {
+            if disk.pending().is_some_and(|ready_us| ready_us <= now_us) {
+                disk.busy_until(now_us + 1 + self.dice.below(self.options.disk_us));
+            }
+        }
+        let result = match turn {
+            Ok(result) => result,
+            Err(error) => return self.on_engine_error(index, &error),
+        };
+        take_changes(result.changes.into_iter(), &mut self.history.log)?;
+        self.observe(index)?;
+        for (to, item) in result.items {
+            let start = self.member_mut(to).map_or(0, |member| member.starts);
+            let arrival = Arrival {
+                from: id,
+                to,
+                start,
+                item,
+            };
+            match self.wire.send(now_us, arrival, &mut self.dice) {
+                Sent::Going => {}
+                Sent::Twice => self.trace.count("message twice"),
+                Sent::Lost => {
+                    self.trace.count("message lost");
+                    self.on_unreachable(id, to);
+                }
+            }
+        }
+        for (token, answer) in result.replies {
+            self.on_reply(index, token, answer);
+        }
+        self.serve_watchers(index);
+        self.end_if_told(index)
+    }
+
+    /// A process that was removed ends, and so does one that was told to stop.
+    fn end_if_told(&mut self, index: usize) -> Result<(), Violation> {
+        let member = &mut self.members[index];
+        let Some(running) = &mut member.running else {
+            return Ok(());
+        };
+        if running.engine.has_left() {
+            member.is_removed = true;
+            self.trace.count("member removed");
+            self.crash_member(index);
+        } else if member.stop_at_us <= self.now_us && running.engine.is_drained() {
+            if let Err(error) = running.engine.close() {
+                return self.on_engine_error(index, &error);
+            }
+            self.crash_member(index);
+        }
+        Ok(())
+    }
+
+    fn serve_watchers(&mut self, index: usize) {
+        let now_us = self.now_us;
+        let member = &mut self.members[index];
+        if let Some(running) = &mut member.running
+            && running.notify_at_us <= now_us
+        {
+            running.notify_at_us = now_us + 300_000;
+            for core in &mut running.cores {
+                core.fanout.on_progress_interval();
+            }
+        }
+        for watcher in &mut self.watchers {
+            if watcher.member() == Some(member.id) {
+                let watches = &mut self.history.watches;
+                watcher.read_soon(now_us, member, watches, &mut self.trace);
+            }
+        }
+    }
+
+    /// A process ends with an error: with reason, or not.
+    pub(crate) fn on_engine_error(
+        &mut self,
+        index: usize,
+        error: &EngineError,
+    ) -> Result<(), Violation> {
+        let member = &self.members[index];
+        let has_reason = member.lane.happened().is_any() || member.snapshots.happened().is_any();
+        let id = member.id;
+        self.trace
+            .event(self.now_us, format_args!("member {id} ends: {error}"));
+        if !has_reason {
+            let what = format!("member {id} ended: {error}");
+            return Err(Violation::new("G-D-1", what));
+        }
+        self.trace.count("member ended by its disk");
+        self.crash_member(index);
+        Ok(())
+    }
+
+    pub(crate) fn member_mut(&mut self, id: MemberId) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| member.id == id)
+    }
+}

@@ -1,0 +1,39 @@
+//! The simulator's default runs: so many seeds, and that a seed is all that a run depends on.
+
+use sim::run::{Settings, run_seed, run_seeds};
+
+/// Seeds of the default run.
+const SEEDS: std::ops::RangeInclusive<u64> = 1..=50;
+
+#[test]
+fn fifty_seeds_keep_every_promise() {
+    let jobs = std::thread::available_parallelism().map_or(1, |count| count.get());
+    let mut failed = Vec::new();
+    let mut count = 0;
+    run_seeds(SEEDS, jobs, Settings::default(), |outcome| {
+        count += 1;
+        if outcome.failure.is_some() {
+            failed.push(outcome.report());
+        }
+        true
+    });
+    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+    assert_eq!(count, 50);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_digest() {
+    for seed in [3, 4] {
+        let (one, other) = (
+            run_seed(seed, Settings::default()),
+            run_seed(seed, Settings::default()),
+        );
+        assert_eq!(one.digest, other.digest, "seed {seed}");
+        assert_eq!(one.counts, other.counts, "seed {seed}");
+        assert_eq!(one.simulated_us, other.simulated_us, "seed {seed}");
+    }
+    assert_ne!(
+        run_seed(3, Settings::default()).digest,
+        run_seed(4, Settings::default()).digest
+    );
+}
