@@ -73,6 +73,8 @@ pub struct Running {
     pub wake_us: u64,
     /// When it began.
     pub began_us: u64,
+    /// When another member's snapshot last took the place of its state.
+    pub swapped_us: u64,
     /// The newest revision of which all changes were recorded.
     pub revision_seen: i64,
     /// The last entry that was recorded.
@@ -216,6 +218,7 @@ impl Member {
             cores: (0..CORES).map(|_| core()).collect(),
             wake_us: now_us,
             began_us: now_us,
+            swapped_us: 0,
             asks: vec![(
                 RECORDER,
                 Inbound {
@@ -244,6 +247,7 @@ impl Member {
                 founding: self.founding.clone(),
                 peers: self.peers.clone(),
                 tick_us: options.tick_us,
+                log_keep_entries: options.log_keep_entries,
                 ..GroupConfig::default()
             },
             seed,
@@ -324,7 +328,11 @@ impl Running {
         for (from, item) in std::mem::take(&mut self.heard) {
             self.engine.on_peer(from, item)?;
         }
+        let received = self.engine.facts().snapshots_received;
         let activity = self.engine.step(&self.clock)?;
+        if self.engine.facts().snapshots_received > received {
+            self.swapped_us = now_us;
+        }
         let mut result = TurnResult {
             items: self.engine.take_peer_items(),
             ..TurnResult::default()

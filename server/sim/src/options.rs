@@ -5,10 +5,6 @@ use crate::dice::Dice;
 use crate::disk::Accidents;
 use crate::wire::Weather;
 
-/// Whether a member that needs more than the log has gets a snapshot. Until then checkpoints, which trim the log, are
-/// left to members that are alone.
-const SENDS_SNAPSHOTS: bool = false;
-
 /// One run's settings.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -40,6 +36,8 @@ pub struct Options {
     pub checkpoint_commands: Option<u64>,
     /// Length of a segment of the log.
     pub segment_bytes: u64,
+    /// Applied entries that stay in memory for members that lag.
+    pub log_keep_entries: usize,
     /// Whether an operator changes the membership.
     pub changes_members: bool,
     /// Chances of what happens now and then, in a thousand draws each.
@@ -92,14 +90,10 @@ impl Options {
             tick_us: *dice.pick(&[20_000, 50_000, 100_000]),
             checkpoint_commands: dice.chance(700).then(|| dice.between(10, 200)),
             segment_bytes: *dice.pick(&[64 << 10, 256 << 10]),
+            log_keep_entries: *dice.pick(&[4, 100, 50_000]),
             changes_members: dice.chance(350),
             events: Events::default(),
         };
-        if !SENDS_SNAPSHOTS {
-            // A member that was always alone keeps no log for others either.
-            options.changes_members &= members > 1;
-            options.checkpoint_commands = options.checkpoint_commands.filter(|_| members == 1);
-        }
         options.draw_events(dice);
         options
     }
@@ -116,11 +110,7 @@ impl Options {
             pause: weight(dice, 200),
             clock_jump: weight(dice, 200),
             transfer: if is_group { weight(dice, 400) } else { 0 },
-            checkpoint: if is_group && !SENDS_SNAPSHOTS {
-                0
-            } else {
-                weight(dice, 300)
-            },
+            checkpoint: weight(dice, 300),
             stop: weight(dice, 300),
         };
     }

@@ -214,6 +214,11 @@ impl World {
             return Ok(());
         };
         let turn = running.turn(now_us, &mut self.dice);
+        if running.swapped_us == now_us {
+            self.trace.count("snapshot received");
+            self.trace
+                .event(now_us, format_args!("{id} has another member's snapshot"));
+        }
         for disk in [&member.lane, &member.snapshots] {
             if disk.pending().is_some_and(|ready_us| ready_us <= now_us) {
                 disk.busy_until(now_us + 1 + self.dice.below(self.options.disk_us));

@@ -517,43 +517,49 @@ fn g_r_1_a_start_before_the_foundation_commits_nothing_alone() {
     );
 }
 
+/// The founder of a cluster of one, or a learner that joins it.
+fn start_beside_one(
+    index: usize,
+    disks: Disks<SimDisk>,
+    start: u64,
+    clock: &ManualClock,
+) -> Engine<SimDisk> {
+    let founder = vec![Member {
+        name: String::new(),
+        client_urls: Vec::new(),
+        ..member(0)
+    }];
+    let (founding, peers) = match index {
+        0 => (founder, Vec::new()),
+        _ => (Vec::new(), founder),
+    };
+    let config = EngineConfig {
+        member: MemberId(11 + index as u64),
+        group: GroupConfig {
+            is_identity_certain: true,
+            peers,
+            founding,
+            tick_us: 20_000,
+            ..GroupConfig::default()
+        },
+        seed: start * 100 + index as u64,
+        cores: 1,
+        ..config()
+    };
+    let wal = WalConfig {
+        segment_bytes: 256 << 10,
+        ..WalConfig::default()
+    };
+    let opened = Engine::open(disks, wal, config, member(index), clock);
+    opened.expect("a sound disk opens").0
+}
+
 /// The simulator's seed 347: a leader that alone decides did not tick, so a learner that started again never heard of
 /// it.
 #[test]
 fn g_r_3_a_learner_of_a_lone_voter_finds_its_leader_again() {
     let clock = ManualClock::default();
-    let engine_of = |index: usize, disks, start: u64| {
-        let founding = vec![Member {
-            name: String::new(),
-            client_urls: Vec::new(),
-            ..member(0)
-        }];
-        let group = GroupConfig {
-            is_identity_certain: true,
-            peers: if index == 0 {
-                Vec::new()
-            } else {
-                founding.clone()
-            },
-            founding: if index == 0 { founding } else { Vec::new() },
-            tick_us: 20_000,
-            ..GroupConfig::default()
-        };
-        let config = EngineConfig {
-            member: MemberId(11 + index as u64),
-            group,
-            seed: start * 100 + index as u64,
-            cores: 1,
-            ..config()
-        };
-        let wal = WalConfig {
-            segment_bytes: 256 << 10,
-            ..WalConfig::default()
-        };
-        let opened = Engine::open(disks, wal, config, member(index), &clock);
-        opened.expect("a sound disk opens").0
-    };
-    let mut leader = engine_of(0, disks(1), 1);
+    let mut leader = start_beside_one(0, disks(1), 1, &clock);
     let add = Request::MemberAdd(MemberAdd {
         member: Some(Member {
             is_learner: true,
@@ -572,7 +578,7 @@ fn g_r_3_a_learner_of_a_lone_voter_finds_its_leader_again() {
             ask,
         },
     );
-    let mut learner = engine_of(1, disks(2), 2);
+    let mut learner = start_beside_one(1, disks(2), 2, &clock);
     let run = |leader: &mut Engine<SimDisk>, learner: &mut Engine<SimDisk>| {
         for _ in 0..2_000 {
             clock.advance_us(STEP_US);
@@ -591,7 +597,7 @@ fn g_r_3_a_learner_of_a_lone_voter_finds_its_leader_again() {
     run(&mut leader, &mut learner);
     assert_eq!(learner.node().leader(), Some(MemberId(11)));
     leader.on_unreachable(MemberId(12));
-    let mut learner = engine_of(1, crash(learner), 3);
+    let mut learner = start_beside_one(1, crash(learner), 3, &clock);
     run(&mut leader, &mut learner);
     assert_eq!(learner.node().leader(), Some(MemberId(11)));
 }

@@ -417,7 +417,6 @@ const LATER: &[&str] = &[
     "etcdserverpb.Auth/UserList",
     "etcdserverpb.Auth/UserRevokeRole",
     "etcdserverpb.Maintenance/Downgrade",
-    "etcdserverpb.Maintenance/MoveLeader",
     "v3electionpb.Election/Campaign",
     "v3electionpb.Election/Leader",
     "v3electionpb.Election/Observe",

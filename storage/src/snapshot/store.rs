@@ -370,8 +370,11 @@ impl<D: Disk> SnapshotStore<D> {
         self.build_failure.take()
     }
 
-    /// Gives up the file being built, if there is one, and removes it.
+    /// Gives up the file being built, if there is one, and removes it. One that has just become current stays, but
+    /// nobody hears of it.
     pub fn abort(&mut self) {
+        self.committed = None;
+        self.build_failure = None;
         self.runs.forget();
         self.writing.shrink(0, &mut self.spare);
         self.share_cache();

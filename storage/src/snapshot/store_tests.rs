@@ -328,7 +328,8 @@ fn a_file_given_up_is_removed_and_its_number_is_not_used_again() {
     }
 }
 
-/// Also when the superblock is on its way, or has just become durable.
+/// Also when the superblock is on its way, or has just become durable; nobody hears of it then (the simulator's seed 126:
+/// whoever built the next file was handed this one).
 #[test]
 fn a_file_given_up_at_the_last_moment_counts_or_is_gone() {
     let (mut counted, mut gone) = (0, 0);
@@ -345,7 +346,7 @@ fn a_file_given_up_at_the_last_moment_counts_or_is_gone() {
         store.abort();
         settle(&mut store);
         let found = generation_of(store.current().unwrap());
-        assert_eq!(found == 2, store.committed().is_some());
+        assert!(store.committed().is_none());
         counted += u64::from(found == 2);
         gone += u64::from(found == 1);
         settle(&mut store);
