@@ -7,6 +7,7 @@
 //! 1. The lane is trimmed only of records that no shard needs.
 //! 2. Of several shards none has the lane written by itself: what all of them appended in a turn makes one group.
 
+use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 
 use keelson_storage::ids::Lsn;
@@ -23,6 +24,8 @@ pub(super) struct Held<D: Disk> {
     wal: Wal<D>,
     /// What each shard needs of it, by place.
     needs: Vec<Need>,
+    /// Commands of each shard that wait, and that are in flight, when it last looked.
+    company: Vec<Cell<(usize, usize)>>,
     /// What was measured since the first shard asked last, for the others.
     latencies_us: Vec<u32>,
 }
@@ -47,6 +50,7 @@ impl<D: Disk> Lane<D> {
         let held = Held {
             wal,
             needs,
+            company: vec![Cell::default(); count],
             latencies_us: Vec::new(),
         };
         let mut held = Some(Box::new(held));
@@ -77,6 +81,25 @@ impl<D: Disk> Lane<D> {
             return Ok(self.durable());
         }
         self.held_mut().wal.pump(now_us)
+    }
+
+    /// This shard has so many commands that wait, and so many in flight.
+    pub(super) fn note_company(&self, waiting: usize, in_flight: usize) {
+        self.held().company[self.place].set((waiting, in_flight));
+    }
+
+    /// Whether waiting commands have company enough to leave, seen from the lane: those of all shards that wait are as many
+    /// as those in flight, or nothing is in flight. All shards get the same answer in a turn, so they leave together. A
+    /// lane of one shard has no view of its own.
+    pub(super) fn has_company(&self) -> bool {
+        if !self.is_shared() {
+            return true;
+        }
+        let held = self.held();
+        let all = held.company.iter().map(Cell::get);
+        let (waiting, in_flight) = all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        // A group that cannot commit does not hold the others up: they go when the disk has nothing to do.
+        held.wal.in_flight() == 0 || waiting >= in_flight
     }
 
     /// Between the parts of a turn of several.

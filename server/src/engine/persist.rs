@@ -32,18 +32,22 @@ impl<D: Disk> Engine<D> {
     /// the same for one command as for many, and one that waits for company has others to wait with. And
     /// they wait while a checkpoint lags behind.
     pub(super) fn may_seal(&self) -> bool {
+        self.is_in_office()
+            && self.queue.len() >= self.in_flight_count()
+            && self.wal.has_company()
+            && self.wal.in_flight() < self.config.wal_depth
+            && self.has_room()
+    }
+
+    /// Commands of entries that are proposed and not committed.
+    pub(super) fn in_flight_count(&self) -> usize {
         let committed = self.node.committed();
-        let in_flight: usize = self
-            .proposed
+        self.proposed
             .iter()
             .rev()
             .take_while(|proposed| proposed.index > committed)
             .map(|proposed| proposed.commands.len())
-            .sum();
-        self.is_in_office()
-            && self.queue.len() >= in_flight
-            && self.wal.in_flight() < self.config.wal_depth
-            && self.has_room()
+            .sum()
     }
 
     /// Whether the raft group, the lane and memory take another entry.

@@ -393,10 +393,11 @@ impl<D: Disk> Engine<D> {
     /// One turn: everything that can be done without waiting.
     pub fn step(&mut self, clock: &impl Clock) -> Result<Activity, EngineError> {
         self.begin_turn(clock)?;
+        self.seal()?;
         self.end_turn(clock)
     }
 
-    /// The part of a turn before the lane writes.
+    /// The part of a turn before anything is sealed.
     pub(super) fn begin_turn(&mut self, clock: &impl Clock) -> Result<(), EngineError> {
         let now_us = clock.now_us();
         self.now_us = now_us;
@@ -407,8 +408,13 @@ impl<D: Disk> Engine<D> {
         self.advance_rejoin();
         self.advance_mending();
         self.snapshots.pump()?;
-        self.advance_receiving()?;
-        self.seal()
+        self.advance_receiving()
+    }
+
+    /// Has the lane know, for the other shards, what of this one waits and what is in flight.
+    pub(super) fn note_company(&self) {
+        let in_flight = self.in_flight_count();
+        self.wal.note_company(self.queue.len(), in_flight);
     }
 
     /// The rest of it.

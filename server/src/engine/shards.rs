@@ -1,7 +1,7 @@
 //! The engines of a core: one for each of its shards, over one lane.
 //!
 //! ```text
-//!   turn:  all take what is durable, seal, append -> the lane is pumped -> all apply, read, seal -> pumped again
+//!   turn:  all take what is durable -> all seal, append -> the lane is pumped -> all apply, read, seal -> pumped again
 //! ```
 //!
 //! So what the shards have to say in a turn leaves as one group, and a flush makes all of it durable. An engine that
@@ -88,12 +88,19 @@ impl<D: Disk> Shards<D> {
         }
         self.pump(clock)?;
         for place in 0..self.engines.len() {
-            self.engine(place).begin_turn(clock)?;
+            let engine = self.engine(place);
+            engine.begin_turn(clock)?;
+            engine.note_company();
+        }
+        for place in 0..self.engines.len() {
+            self.engine(place).seal()?;
         }
         self.pump(clock)?;
         let mut all = Activity::default();
         for place in 0..self.engines.len() {
-            let one = self.engine(place).end_turn(clock)?;
+            let engine = self.engine(place);
+            let one = engine.end_turn(clock)?;
+            engine.note_company();
             all.busy |= one.busy;
             all.wake_at_us = [all.wake_at_us, one.wake_at_us].into_iter().flatten().min();
         }
