@@ -38,7 +38,9 @@ enum SlotState {
     /// Out; whether its time has run out is looked at only by the sweeper.
     Waiting(Option<Waker>),
     Done(Result<Answer, ApiError>),
-    /// The asker was told "timed out"; the engine's late answer is dropped.
+    /// Its time has run out, and the asker was woken, but has not looked yet. An answer that comes first counts.
+    Expired,
+    /// The asker was told "timed out", or is gone; the engine's late answer is dropped.
     Abandoned,
 }
 
@@ -99,6 +101,7 @@ impl EngineClient {
             );
             match std::mem::replace(&mut held.state, SlotState::Done(result)) {
                 SlotState::Waiting(waker) => waker,
+                SlotState::Expired => None,
                 SlotState::Abandoned => {
                     drop(slots);
                     self.close_slot(token);
@@ -121,7 +124,7 @@ impl EngineClient {
                 && let SlotState::Waiting(waker) = &mut slot.state
             {
                 wakers.extend(waker.take());
-                slot.state = SlotState::Abandoned;
+                slot.state = SlotState::Expired;
             }
         }
         wakers.into_iter().for_each(Waker::wake);
@@ -166,7 +169,10 @@ impl EngineClient {
                     return Poll::Pending;
                 }
                 // The slot stays taken until the late answer comes.
-                SlotState::Abandoned => return Poll::Ready(Err(ApiError::Timeout)),
+                state @ SlotState::Expired => {
+                    *state = SlotState::Abandoned;
+                    return Poll::Ready(Err(ApiError::Timeout));
+                }
                 state => std::mem::take(state),
             }
         };
@@ -242,4 +248,70 @@ impl Drop for Answering<'_> {
 
 fn parts(token: Token) -> (usize, u32) {
     (token.0 as u32 as usize, (token.0 >> 32) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use keelson_proto::etcdserverpb::RangeRequest;
+    use keelson_storage::ids::CoreId;
+
+    use super::*;
+    use crate::runtime::{CoreLink, RuntimeConfig, ring, start};
+
+    fn look(answering: &mut Answering<'_>) -> Poll<Result<Answer, ApiError>> {
+        Pin::new(answering).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn judge(client: &EngineClient) {
+        let ask = |now_ms| client.ask(Ask::Range(RangeRequest::default()), now_ms);
+        let token = |answering: &Answering<'_>| answering.token.expect("there was room");
+        // Its time ran out, and the answer came before it looked; the place must not be another's meanwhile.
+        let mut first = ask(0);
+        client.expire_before(1);
+        client.on_reply(token(&first), Err(ApiError::NoLeader));
+        let mut second = ask(5);
+        assert!(matches!(
+            look(&mut first),
+            Poll::Ready(Err(ApiError::NoLeader))
+        ));
+        assert!(look(&mut second).is_pending());
+        client.on_reply(token(&second), Err(ApiError::Compacted));
+        assert!(matches!(
+            look(&mut second),
+            Poll::Ready(Err(ApiError::Compacted))
+        ));
+        // Its time ran out, it looked, and the answer came after that.
+        let mut third = ask(0);
+        let late = token(&third);
+        client.expire_before(1);
+        assert!(matches!(
+            look(&mut third),
+            Poll::Ready(Err(ApiError::Timeout))
+        ));
+        assert_eq!(client.waiting_count(), 1);
+        client.on_reply(late, Err(ApiError::NoLeader));
+        // Its time ran out, and it went away without looking.
+        let fourth = ask(0);
+        let late = token(&fourth);
+        client.expire_before(1);
+        drop(fourth);
+        client.on_reply(late, Err(ApiError::NoLeader));
+        assert_eq!(client.waiting_count(), 0);
+        assert_eq!(client.free.borrow().len(), client.slots.borrow().len());
+    }
+
+    /// Found with real members: one was stopped for longer than requests may take, and then both came at once.
+    #[test]
+    fn an_answer_that_comes_when_the_time_is_up_gives_the_place_back_once() {
+        let seats = |links: &[CoreLink]| links.iter().map(|_| ()).collect::<Vec<()>>();
+        let config = RuntimeConfig {
+            pin: false,
+            ..RuntimeConfig::default()
+        };
+        let cores = start(&[CoreId(0)], &config, seats, |core, ()| async move {
+            let (sender, _receiver) = ring(8, core.link(), core.link());
+            judge(&EngineClient::new(sender.attach()));
+        });
+        cores.expect("a core starts").join().expect("it ends well");
+    }
 }

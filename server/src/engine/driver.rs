@@ -173,6 +173,9 @@ fn tell_peers<D: Disk>(
     for (engine, known) in shards.iter().zip(known.iter_mut()) {
         if engine.members_differ_from(known) {
             *known = engine.known_members();
+            if engine.state().cluster().members.is_empty() {
+                peers.on_told(known);
+            }
             is_news = true;
         }
     }

@@ -4,6 +4,10 @@
 //! only one who can bring the list up to date, and it would be refused. So whoever is refused for not being on the
 //! list is looked up: the members on the list are asked for theirs. One that they know becomes a guest and has links
 //! like a member, until the list has caught up. One that was on this member's own list and left never does.
+//!
+//! A new member begins with the list that others told it, and then reads the log from its beginning: the members of today
+//! fall off its list when the founders come onto it, and come back one after the other. They are guests meanwhile, or
+//! nobody could bring it any further.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +26,8 @@ use crate::runtime::{monotonic_ms, spawn, spawn_blocking};
 #[derive(Default)]
 pub(super) struct Guests {
     guests: RefCell<BTreeSet<MemberId>>,
+    /// Those that others told of, and that the list has not caught up with.
+    told: RefCell<BTreeSet<MemberId>>,
     /// Those that left while this process ran.
     former: RefCell<BTreeSet<MemberId>>,
     is_looking: Cell<bool>,
@@ -33,19 +39,35 @@ impl Guests {
         self.guests.borrow().contains(&member)
     }
 
-    /// The list changed: guests that are on it are members, and those that left are no guests any more.
+    /// A list that is about to count comes from others, not from the log.
+    pub(super) fn on_told(&self, me: MemberId, members: &BTreeMap<MemberId, Member>) {
+        let others = members.keys().filter(|id| **id != me);
+        self.told.borrow_mut().extend(others);
+    }
+
+    /// The list changed: guests that are on it are members, and those that left are no guests any more. Those that were
+    /// told of leave the first time because the list goes back to the founders.
     pub(super) fn on_members(
         &self,
         old: &BTreeMap<MemberId, Member>,
         new: &BTreeMap<MemberId, Member>,
     ) {
+        let mut told = self.told.borrow_mut();
         let mut former = self.former.borrow_mut();
-        former.extend(old.keys().filter(|id| !new.contains_key(id)));
+        let mut guests = self.guests.borrow_mut();
+        for id in old.keys().filter(|id| !new.contains_key(id)) {
+            match told.remove(id) {
+                true => guests.insert(*id),
+                false => former.insert(*id),
+            };
+        }
+        if !old.is_empty() && told.iter().all(|id| new.contains_key(id)) {
+            told.clear();
+        }
         former.retain(|id| !new.contains_key(id));
         while former.len() > FORMER_COUNT_MAX {
             former.pop_first();
         }
-        let mut guests = self.guests.borrow_mut();
         guests.retain(|id| !new.contains_key(id) && !former.contains(id));
     }
 
@@ -102,4 +124,45 @@ fn admit(peers: &Peers, member: &Member) {
     tracing::info!(member = %hex(id), "a member joined that this one does not know yet; others do");
     state.guests.guests.borrow_mut().insert(id);
     peers.add_link(id).follow(&member.peer_urls);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(ids: &[u64]) -> BTreeMap<MemberId, Member> {
+        let member = |id: &u64| (MemberId(*id), Member::default());
+        ids.iter().map(member).collect()
+    }
+
+    #[test]
+    fn members_of_today_are_guests_while_a_new_one_reads_of_the_founders() {
+        let guests = Guests::default();
+        let (told, founders) = (list(&[4, 5, 6]), list(&[1, 2, 3]));
+        guests.on_told(MemberId(6), &told);
+        guests.on_members(&list(&[]), &told);
+        guests.on_members(&told, &founders);
+        let is_guest = [4, 5, 6, 1].map(|id| guests.contains(MemberId(id)));
+        assert_eq!(is_guest, [true, true, false, false]);
+        // 4 takes the place of 1, 5 that of 2.
+        guests.on_members(&founders, &list(&[2, 3, 4]));
+        guests.on_members(&list(&[2, 3, 4]), &list(&[3, 4, 5]));
+        assert!(!guests.contains(MemberId(4)), "it is a member");
+        assert!(!guests.may_look_for(MemberId(1)), "it has left for good");
+        guests.on_members(&list(&[3, 4, 5]), &list(&[3, 5]));
+        assert!(!guests.contains(MemberId(4)), "and so has this one now");
+        assert!(!guests.may_look_for(MemberId(4)));
+    }
+
+    #[test]
+    fn who_leaves_a_list_that_has_caught_up_is_no_guest() {
+        let guests = Guests::default();
+        let told = list(&[1, 2, 3]);
+        guests.on_told(MemberId(3), &told);
+        guests.on_members(&list(&[]), &told);
+        guests.on_members(&told, &told);
+        guests.on_members(&told, &list(&[1, 3]));
+        assert!(!guests.contains(MemberId(2)));
+        assert!(!guests.may_look_for(MemberId(2)));
+    }
 }

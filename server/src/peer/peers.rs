@@ -146,6 +146,12 @@ impl Peers {
         Ok(peers)
     }
 
+    /// Who belongs to the cluster is what others told, and not what the log says: a list that
+    /// [`set_members`](Self::set_members) is about to be given.
+    pub fn on_told(&self, members: &BTreeMap<MemberId, Member>) {
+        self.0.guests.on_told(self.0.config.me, members);
+    }
+
     /// Who belongs to the cluster now, this member included or not. New members are dialled, those that left are
     /// let go, changed peer URLs are followed. URLs that cannot be dialled are named in the log.
     pub fn set_members(&self, members: &BTreeMap<MemberId, Member>) {

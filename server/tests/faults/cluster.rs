@@ -68,8 +68,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster, and waits until it serves.
-    pub async fn start(name: &str, ground: Ground) -> Cluster {
+    /// Starts a cluster whose members get these flags beside the usual ones, and waits until it serves.
+    pub async fn start(name: &str, ground: Ground, flags: &[&str]) -> Cluster {
         let mut cluster = Cluster {
             members: Vec::new(),
             network: Network::default(),
@@ -89,6 +89,8 @@ impl Cluster {
         let founders = cluster.initial_cluster();
         for member in &mut cluster.members {
             member.founding.0.clone_from(&founders);
+            let flags = flags.iter().map(|flag| (*flag).to_owned());
+            member.flags.extend(flags);
             member.start();
         }
         cluster.all_healthy().await;

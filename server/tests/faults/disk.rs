@@ -50,14 +50,13 @@ impl Disk {
 
     /// Leaves no room on it.
     pub fn fill(&self) {
-        let filler = File::create(self.mounted.join(FILLER)).expect("a file can be made");
+        let mut filler = File::create(self.mounted.join(FILLER)).expect("a file can be made");
         let chunk = vec![1; CHUNK_BYTES];
-        let mut bytes_left = chunk.len();
-        while bytes_left > 0 {
-            match (&filler).write(&chunk[..bytes_left]) {
-                Ok(_) => {}
-                // What does not fit as a whole may do so in parts.
-                Err(_) => bytes_left /= 2,
+        let mut bytes_tried = chunk.len();
+        while bytes_tried > 0 {
+            // What does not fit as a whole may do so in parts.
+            if filler.write_all(&chunk[..bytes_tried]).is_err() {
+                bytes_tried /= 2;
             }
         }
     }

@@ -19,7 +19,7 @@ const GIVE_UP: Duration = Duration::from_secs(30);
 
 /// Kills the leader so many times, and prints how long it took each time.
 pub async fn measure(times: usize) {
-    let mut cluster = Cluster::start("failover", Ground::Direct).await;
+    let mut cluster = Cluster::start("failover", Ground::Direct, &[]).await;
     let record = Record::new();
     let endpoints = cluster.endpoints();
     let writers: Vec<_> = (0..WRITERS)

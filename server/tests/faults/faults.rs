@@ -9,6 +9,9 @@ use crate::load;
 use crate::network::Weather;
 use crate::record::Record;
 
+/// More than the time between two attempts of a log to make its next segment.
+const SEGMENT_RETRY: Duration = Duration::from_millis(2500);
+
 /// How faults follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
@@ -230,6 +233,8 @@ impl Fate {
             cluster.members[index].start();
         }
         cluster.serves().await;
+        // A log tries once a second to make its next segment; until then its member would raise the alarm again.
+        tokio::time::sleep(SEGMENT_RETRY).await;
         cluster.disarm().await;
     }
 

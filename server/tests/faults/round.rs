@@ -23,6 +23,12 @@ const ROUND: Duration = Duration::from_secs(240);
 /// What a client learns of a fault after it, before everything must be answered; and how long that is then tried.
 const SETTLE: Duration = Duration::from_secs(2);
 const CALM: Duration = Duration::from_secs(2);
+/// Checkpoints all the time, and logs that do not reach back to what a member misses in a second.
+const SHORT_LOGS: [&str; 3] = [
+    "--snapshot-count=60",
+    "--snapshot-catchup-entries=20",
+    "--checkpoint-log-bytes-min=32768",
+];
 /// How long watches may take to deliver everything.
 const WATCHES_MAX: Duration = Duration::from_secs(60);
 
@@ -92,7 +98,13 @@ impl Round {
     }
 
     async fn live(self, record: &Record) -> KvCounts {
-        let mut cluster = Cluster::start(&format!("seed-{}", self.seed), self.ground).await;
+        // Every other round has members catch up by snapshot files, and watches get their history from them.
+        let flags = match self.seed % 2 {
+            0 => &[][..],
+            _ => &SHORT_LOGS[..],
+        };
+        let name = format!("seed-{}", self.seed);
+        let mut cluster = Cluster::start(&name, self.ground, flags).await;
         record.note(format!("{self:?}, in {}", cluster.folder.display()));
         let clients = self.clients(&cluster, record);
         let watchers = self.watchers(&cluster, record);
