@@ -9,8 +9,8 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use super::core::this_core;
 use super::ring::ring;
 
-/// How much less of a contested CPU a helper gets: a tenth.
-const HELPER_NICENESS: i32 = 10;
+/// How much less of a contested CPU a thread gets that steps back: a tenth.
+const STEPPED_BACK_NICENESS: i32 = 10;
 
 /// Runs `work` on a thread of its own and waits for its result.
 ///
@@ -57,15 +57,14 @@ pub fn spawn_helper(work: impl FnOnce() + Send + 'static) -> io::Result<JoinHand
         .name("keelson-helper".into())
         .spawn(move || {
             leave(&cores);
-            step_back();
             work();
         })
 }
 
-/// Lets cores and whoever serves clients go before the calling thread where there are fewer CPUs than threads.
-/// Where that fails it works as well, and is in the way.
+/// Lets cores and whoever serves clients go before the calling thread where there are fewer CPUs than threads. Not for work
+/// that writes may have to wait for. Where it fails the thread works as well, and is in the way.
 pub fn step_back() {
-    let _ = rustix::process::setpriority_process(None, HELPER_NICENESS);
+    let _ = rustix::process::setpriority_process(None, STEPPED_BACK_NICENESS);
 }
 
 /// Moves the calling thread away from these CPUs. Where that fails it works as well, and slows a core down.

@@ -184,6 +184,7 @@ fn give_up(reply: Replies, closed: Closed) {
 
 /// The helper thread.
 fn read_file(file: PinnedFile, feed: &mut Feed<Piece>) {
+    runtime::step_back();
     let end = match send_file(file, feed) {
         Ok(()) => Piece::Complete,
         Err(Stop::Failed(status)) => Piece::Failed(status),
