@@ -79,10 +79,11 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    /// Reads that waited for everything committed to be applied.
+    /// Reads that waited for everything committed here to be applied; others may have committed more (the simulator's seed
+    /// 1434).
     pub(super) fn answer_held_reads(&mut self) {
         for (origin, ask) in std::mem::take(&mut self.held_reads) {
-            self.read(origin, ask);
+            self.take_read(origin, ask);
         }
     }
 
