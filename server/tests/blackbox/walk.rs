@@ -14,7 +14,6 @@ use crate::harness::{Server, ServerKind, etcd_binaries};
 /// steps fails any more has to leave the table.
 const WAITING: &[(&str, &str)] = &[
     ("auth-", "users, roles and permissions"),
-    ("move-leader", "more than one member"),
     ("role-", "users, roles and permissions"),
     ("snapshot-restore", "backups in etcd's own format"),
     ("snapshot-status", "backups in etcd's own format"),
