@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use keelson_consensus::replicate::Item;
+use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::{PutRequest, RangeRequest};
 use keelson_storage::ids::MemberId;
 use keelson_storage::io::SimDisk;
@@ -145,6 +146,8 @@ pub(super) enum Asked {
     Move {
         to: usize,
     },
+    /// Something else for the log.
+    Other(Request),
 }
 
 /// Whether an item, from and to the members of these places, passes.
@@ -164,7 +167,11 @@ pub(super) struct World {
     pub(super) acknowledged: BTreeSet<Bytes>,
     next_token: u64,
     reads: u64,
-    moves: u64,
+    pub(super) moves: u64,
+    /// What puts and reads were refused with.
+    pub(super) refused: Vec<ApiError>,
+    /// What came of other requests.
+    pub(super) answers: Vec<Result<(), ApiError>>,
     starts: u64,
     /// Members whose disks were damaged, until they are whole again.
     pub(super) rejoining: BTreeSet<usize>,
@@ -194,6 +201,8 @@ impl World {
             next_token: 0,
             reads: 0,
             moves: 0,
+            refused: Vec::new(),
+            answers: Vec::new(),
             starts: 0,
             rejoining: BTreeSet::new(),
             received: 0,
@@ -230,6 +239,10 @@ impl World {
                 let body = request.encode_body();
                 Ask::Write { request, body }
             }
+            Asked::Other(request) => Ask::Write {
+                request: request.clone(),
+                body: request.encode_body(),
+            },
             Asked::Move { to } => Ask::MoveLeader(MemberId(11 + *to as u64)),
             Asked::Read { .. } => Ask::Range(RangeRequest {
                 key: Bytes::from_static(b"k"),
@@ -255,7 +268,8 @@ impl World {
             due.into()
         };
         for (_, from, to, item) in due {
-            if let Some(engine) = &mut self.engines[to] {
+            // Members that were only added do not run.
+            if let Some(Some(engine)) = self.engines.get_mut(to) {
                 let from = MemberId(11 + from as u64);
                 engine.on_peer(from, item).expect("a sound message");
             }
@@ -346,7 +360,9 @@ impl World {
                 assert_eq!(leader, Some(MemberId(11 + to as u64)));
                 self.moves += 1;
             }
-            (_, Err(_)) => {}
+            (Asked::Other(_), result) => self.answers.push(result.map(|_| ())),
+            (Asked::Move { .. }, Err(_)) => {}
+            (_, Err(error)) => self.refused.push(error),
             (_, Ok(other)) => panic!("not the answer to what was asked: {other:?}"),
         }
     }
@@ -385,7 +401,7 @@ impl World {
         self.ask(index, Asked::Put { key });
     }
 
-    fn read_somewhere(&mut self) {
+    pub(super) fn read_somewhere(&mut self) {
         let index = self.dice.roll(MEMBERS as u64) as usize;
         let seen = self.acknowledged.clone();
         self.ask(index, Asked::Read { seen });
@@ -451,6 +467,9 @@ impl World {
                 .iter()
                 .map(|record| (Bytes::copy_from_slice(record.key()), record.revision))
                 .collect();
+            for record in &records {
+                assert_eq!(record.version, 1, "{:?} was put twice", record.key());
+            }
             for key in &self.acknowledged {
                 assert!(
                     keys.iter().any(|(found, _)| found == key),

@@ -25,6 +25,7 @@ mod checkpoint;
 pub mod client;
 mod compare;
 pub mod driver;
+mod forward;
 mod group;
 mod history;
 mod keep_alive;
@@ -58,6 +59,8 @@ mod cluster_tests;
 mod compare_tests;
 #[cfg(test)]
 mod engine_tests;
+#[cfg(test)]
+mod forced_tests;
 #[cfg(test)]
 mod lease_tests;
 #[cfg(test)]

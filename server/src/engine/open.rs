@@ -24,6 +24,7 @@ use super::apply::replay_committed;
 use super::auto_compact::AutoCompact;
 use super::checkpoint::Checkpoints;
 use super::compare::Comparing;
+use super::forward::Forwarding;
 use super::group::Group;
 use super::lane::{Lane, Need};
 use super::lease_clock::LeaseClock;
@@ -216,7 +217,8 @@ impl<D: Disk> Engine<D> {
             node: restore_node(&config, &state, log),
             lease_clock: LeaseClock::resume(state.applied().lease_time, now_us),
             keep_alives: Default::default(),
-            group: Group::new(member, config.group.tick_us, config.seed, now_us),
+            group: Group::new(member, config.group.tick_us, now_us),
+            forwarding: Forwarding::new(config.seed),
             spread: Default::default(),
             leader_moves: Vec::new(),
             quorum_reads: Default::default(),

@@ -20,6 +20,7 @@ use super::apply::Applying;
 use super::auto_compact::AutoCompact;
 use super::checkpoint::{CheckpointConfig, Checkpoints};
 use super::compare::{CompareConfig, Comparing};
+use super::forward::Forwarding;
 use super::group::Group;
 use super::keep_alive::KeepAlives;
 use super::lane::Lane;
@@ -58,6 +59,7 @@ pub struct Engine<D: Disk> {
     pub(super) lease_clock: LeaseClock,
     pub(super) keep_alives: KeepAlives,
     pub(super) group: Group,
+    pub(super) forwarding: Forwarding,
     pub(super) spread: Spread,
     pub(super) leader_moves: Vec<LeaderMove>,
     pub(super) quorum_reads: QuorumReads,
@@ -212,8 +214,23 @@ pub(super) struct Queued {
     pub(super) origin: Origin,
     /// Of a command that was forwarded to this member; 0 for its own.
     pub(super) request_id: u64,
+    /// When it came.
+    pub(super) since_us: u64,
     pub(super) request: Request,
     pub(super) body: Bytes,
+}
+
+impl Queued {
+    /// One of this member's own.
+    pub(super) fn new(origin: Origin, request: Request, body: Bytes, now_us: u64) -> Self {
+        Self {
+            origin,
+            request_id: 0,
+            since_us: now_us,
+            request,
+            body,
+        }
+    }
 }
 
 /// The commands of one proposed entry.
