@@ -15,7 +15,7 @@ use super::{Disks, Engine, EngineConfig, GroupConfig};
 use crate::runtime::ManualClock;
 
 /// A member by its place, in a cluster that member 0 founded.
-fn start(
+pub(super) fn start(
     index: usize,
     disks: Disks<SimDisk>,
     forces_new_cluster: bool,
@@ -53,7 +53,7 @@ fn start(
     opened.expect("a sound disk opens").0
 }
 
-fn add(index: usize, is_learner: bool) -> Request {
+pub(super) fn add(index: usize, is_learner: bool) -> Request {
     Request::MemberAdd(MemberAdd {
         member: Some(Member {
             is_learner,
@@ -65,14 +65,14 @@ fn add(index: usize, is_learner: bool) -> Request {
     })
 }
 
-fn put(key: &str) -> Request {
+pub(super) fn put(key: &str) -> Request {
     Request::Put(PutRequest {
         key: Bytes::copy_from_slice(key.as_bytes()),
         ..PutRequest::default()
     })
 }
 
-fn ask(engine: &mut Engine<SimDisk>, request: Request) {
+pub(super) fn ask(engine: &mut Engine<SimDisk>, request: Request) {
     let body = request.encode_body();
     let token = Token(1);
     let ask = Ask::Write { request, body };
@@ -80,7 +80,7 @@ fn ask(engine: &mut Engine<SimDisk>, request: Request) {
 }
 
 /// Two members for a while; what each says to the others is lost.
-fn run(pair: &mut [Engine<SimDisk>; 2], steps: usize, clock: &ManualClock) {
+pub(super) fn run(pair: &mut [Engine<SimDisk>; 2], steps: usize, clock: &ManualClock) {
     for _ in 0..steps {
         clock.advance_us(STEP_US);
         for at in 0..2 {

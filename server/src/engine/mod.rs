@@ -36,6 +36,7 @@ mod lost;
 mod mend;
 pub mod message;
 mod move_leader;
+mod newcomer;
 pub(crate) mod offline;
 mod open;
 mod persist;

@@ -30,6 +30,7 @@ use super::lane::{Lane, Need};
 use super::lease_clock::LeaseClock;
 use super::limits::INITIAL_TICKS_LEFT;
 use super::lost::LostState;
+use super::newcomer::Newcomer;
 use super::offline;
 use super::rejoin::Rejoin;
 use super::sending::{Sending, snapshot_mark};
@@ -233,6 +234,7 @@ impl<D: Disk> Engine<D> {
             receiving: None,
             rejoin: (config.group.rejoins).then(|| Rejoin::new(config.seed, now_us)),
             has_rejoined: false,
+            newcomer: Newcomer::default(),
             mend_at_us: None,
             comparing: Comparing::new(config.compare, config.seed, now_us),
             snapshots,

@@ -28,6 +28,7 @@ use super::lease_clock::LeaseClock;
 use super::lost::LostState;
 use super::message::{Answer, Ask, CatchUp, CaughtUp, EventBatch, Inbound, Outbound, Token};
 use super::move_leader::LeaderMove;
+use super::newcomer::Newcomer;
 use super::persist::Persisting;
 use super::quorum_reads::QuorumReads;
 use super::read::{RunningHash, RunningSelect};
@@ -53,6 +54,7 @@ pub struct Engine<D: Disk> {
     /// Set while this member has nothing that counts.
     pub(super) rejoin: Option<Rejoin>,
     pub(super) has_rejoined: bool,
+    pub(super) newcomer: Newcomer,
     /// When this member next does something about its damaged snapshot, if it is.
     pub(super) mend_at_us: Option<u64>,
     pub(super) comparing: Comparing,
@@ -395,8 +397,7 @@ impl<D: Disk> Engine<D> {
             Ask::LeaseKeepAlive(renewals) => self.keep_alives.on_asked(origin, renewals),
             Ask::CatchUp(catch_up) => self.catch_ups.push_back((port, catch_up)),
             Ask::Progress(stream) => self.mark_progress(port, stream),
-            Ask::WatchOpen if self.hold_watch_open(port) => {}
-            Ask::WatchOpen => self.open_watch(port),
+            Ask::WatchOpen => self.ask_watch_open(port),
             Ask::WatchIdle => self.ports[port].published = None,
             Ask::Load(records) => self.load(origin, records),
             Ask::Checkpoint => self.request_checkpoint(origin),
@@ -439,6 +440,7 @@ impl<D: Disk> Engine<D> {
         // The disk has work while what it has done is applied.
         self.write()?;
         self.apply_committed(clock)?;
+        self.review_newcomer();
         self.answer_keep_alives();
         self.advance_leader_moves();
         self.advance_quorum_reads();
