@@ -304,6 +304,21 @@ pub struct Durations {
     pub scrub_slices: Vec<u64>,
     /// Each physical compaction, in microseconds.
     pub compactions: Vec<u64>,
+    /// Each snapshot that was sent or received, or should have been.
+    pub transfers: Vec<TransferEnd>,
+}
+
+/// A snapshot's way between two members has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransferEnd {
+    /// The other one.
+    pub member: MemberId,
+    /// Whether it came from there.
+    pub is_received: bool,
+    /// Whether it arrived.
+    pub arrived: bool,
+    /// Microseconds since it was offered.
+    pub took_us: u64,
 }
 
 /// Why the engine stops.
@@ -561,6 +576,7 @@ impl<D: Disk> Engine<D> {
         out.checkpoints.append(&mut self.durations.checkpoints);
         out.scrub_slices.append(&mut self.durations.scrub_slices);
         out.compactions.append(&mut self.durations.compactions);
+        out.transfers.append(&mut self.durations.transfers);
     }
 
     /// Commands waiting for an entry or for their entry to commit.
