@@ -12,11 +12,12 @@ use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::{PutRequest, RangeRequest};
 use keelson_storage::ids::MemberId;
 use keelson_storage::io::SimDisk;
-use keelson_storage::state::{Member, MemberAdd, Request};
+use keelson_storage::state::{Member, Request};
 use keelson_storage::wal::WalConfig;
 use proptest::prelude::*;
 
 use super::engine_tests::{config, crash, disks};
+use super::forced_tests::{self, add, run, start as start_beside};
 use super::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, Token};
 use super::{CheckpointConfig, CompareConfig, Disks, Engine, EngineConfig, GroupConfig};
 use crate::runtime::ManualClock;
@@ -536,89 +537,22 @@ fn g_r_1_a_start_before_the_foundation_commits_nothing_alone() {
     );
 }
 
-/// The founder of a cluster of one, or a learner that joins it.
-fn start_beside_one(
-    index: usize,
-    disks: Disks<SimDisk>,
-    start: u64,
-    clock: &ManualClock,
-) -> Engine<SimDisk> {
-    let founder = vec![Member {
-        name: String::new(),
-        client_urls: Vec::new(),
-        ..member(0)
-    }];
-    let (founding, peers) = match index {
-        0 => (founder, Vec::new()),
-        _ => (Vec::new(), founder),
-    };
-    let config = EngineConfig {
-        member: MemberId(11 + index as u64),
-        group: GroupConfig {
-            is_identity_certain: true,
-            peers,
-            founding,
-            tick_us: 20_000,
-            ..GroupConfig::default()
-        },
-        seed: start * 100 + index as u64,
-        cores: 1,
-        ..config()
-    };
-    let wal = WalConfig {
-        segment_bytes: 256 << 10,
-        ..WalConfig::default()
-    };
-    let opened = Engine::open(disks, wal, config, member(index), clock);
-    opened.expect("a sound disk opens").0
-}
-
 /// The simulator's seed 347: a leader that alone decides did not tick, so a learner that started again never heard of
 /// it.
 #[test]
 fn g_r_3_a_learner_of_a_lone_voter_finds_its_leader_again() {
     let clock = ManualClock::default();
-    let mut leader = start_beside_one(0, disks(1), 1, &clock);
-    let add = Request::MemberAdd(MemberAdd {
-        member: Some(Member {
-            is_learner: true,
-            name: String::new(),
-            client_urls: Vec::new(),
-            ..member(1)
-        }),
-        learners_max: 1,
-    });
-    let body = add.encode_body();
-    let ask = Ask::Write { request: add, body };
-    leader.on_inbound(
-        0,
-        Inbound {
-            token: Token(1),
-            ask,
-        },
-    );
-    let mut learner = start_beside_one(1, disks(2), 2, &clock);
-    let run = |leader: &mut Engine<SimDisk>, learner: &mut Engine<SimDisk>| {
-        for _ in 0..2_000 {
-            clock.advance_us(STEP_US);
-            leader.step(&clock).expect("the disk works");
-            learner.step(&clock).expect("the disk works");
-            for (_, item) in leader.take_peer_items() {
-                learner
-                    .on_peer(MemberId(11), item)
-                    .expect("a sound message");
-            }
-            for (_, item) in learner.take_peer_items() {
-                leader.on_peer(MemberId(12), item).expect("a sound message");
-            }
-        }
-    };
-    run(&mut leader, &mut learner);
-    assert_eq!(learner.node().leader(), Some(MemberId(11)));
+    let mut leader = start_beside(0, disks(1), (1, false), &clock);
+    forced_tests::ask(&mut leader, add(1, true));
+    let mut pair = [leader, start_beside(1, disks(2), (2, false), &clock)];
+    run(&mut pair, 2_000, &clock);
+    assert_eq!(pair[1].node().leader(), Some(MemberId(11)));
+    let [mut leader, learner] = pair;
     leader.on_unreachable(MemberId(12));
-    let mut learner = start_beside_one(1, crash(learner), 3, &clock);
-    run(&mut leader, &mut learner);
-    assert_eq!(learner.node().leader(), Some(MemberId(11)));
+    let again = start_beside(1, crash(learner), (3, false), &clock);
+    let mut pair = [leader, again];
+    run(&mut pair, 2_000, &clock);
+    assert_eq!(pair[1].node().leader(), Some(MemberId(11)));
 }
 
 #[test]

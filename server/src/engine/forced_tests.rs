@@ -14,11 +14,11 @@ use super::message::{Answer, Ask, Inbound, Outbound, Token};
 use super::{Disks, Engine, EngineConfig, GroupConfig};
 use crate::runtime::ManualClock;
 
-/// A member by its place, in a cluster that member 0 founded.
+/// A member by its place, in a cluster that member 0 founded. `seed` is another one for every start.
 pub(super) fn start(
     index: usize,
     disks: Disks<SimDisk>,
-    forces_new_cluster: bool,
+    (seed, forces_new_cluster): (u64, bool),
     clock: &ManualClock,
 ) -> Engine<SimDisk> {
     let founder = vec![Member {
@@ -41,7 +41,7 @@ pub(super) fn start(
             forces_new_cluster,
             ..GroupConfig::default()
         },
-        seed: 100 + index as u64 + u64::from(forces_new_cluster),
+        seed: seed * 100 + index as u64,
         cores: 1,
         ..config()
     };
@@ -115,9 +115,9 @@ fn serves_alone(engine: &mut Engine<SimDisk>, clock: &ManualClock) {
 
 /// A learner or a voter beside member 0, and what is left on its disks.
 fn second_of_two(is_learner: bool, clock: &ManualClock) -> Disks<SimDisk> {
-    let mut first = start(0, disks(1), false, clock);
+    let mut first = start(0, disks(1), (1, false), clock);
     ask(&mut first, add(1, is_learner));
-    let mut pair = [first, start(1, disks(2), false, clock)];
+    let mut pair = [first, start(1, disks(2), (2, false), clock)];
     run(&mut pair, 1_000, clock);
     ask(&mut pair[0], put("before"));
     run(&mut pair, 1_000, clock);
@@ -134,11 +134,11 @@ fn g_r_3_a_member_that_is_forced_to_begin_a_new_cluster_decides_alone() {
     for is_learner in [true, false] {
         let clock = ManualClock::default();
         let disks = second_of_two(is_learner, &clock);
-        let mut alone = start(1, disks, true, &clock);
+        let mut alone = start(1, disks, (3, true), &clock);
         serves_alone(&mut alone, &clock);
         assert_eq!(alone.state().key_count(), 2);
         // It stays so without the flag.
-        let mut again = start(1, crash(alone), false, &clock);
+        let mut again = start(1, crash(alone), (4, false), &clock);
         serves_alone(&mut again, &clock);
     }
 }
@@ -147,9 +147,9 @@ fn g_r_3_a_member_that_is_forced_to_begin_a_new_cluster_decides_alone() {
 #[test]
 fn g_r_3_a_forced_cluster_does_not_wait_for_whom_its_last_entries_brought() {
     let clock = ManualClock::default();
-    let mut first = start(0, disks(1), false, &clock);
+    let mut first = start(0, disks(1), (1, false), &clock);
     ask(&mut first, add(1, false));
-    let mut pair = [first, start(1, disks(2), false, &clock)];
+    let mut pair = [first, start(1, disks(2), (2, false), &clock)];
     run(&mut pair, 1_000, &clock);
     // The entry reaches the second member, and its commit index does not.
     ask(&mut pair[0], add(2, false));
@@ -169,7 +169,7 @@ fn g_r_3_a_forced_cluster_does_not_wait_for_whom_its_last_entries_brought() {
     let [_, second] = pair;
     assert_eq!(second.state().cluster().members.len(), 2);
     assert!(second.node().last() > second.node().committed());
-    let mut alone = start(1, crash(second), true, &clock);
+    let mut alone = start(1, crash(second), (3, true), &clock);
     serves_alone(&mut alone, &clock);
     let removed = &alone.state().cluster().removed;
     assert_eq!(removed.len(), 2, "the new one as well");

@@ -19,6 +19,17 @@ impl World {
         (0..steps).for_each(|_| self.step());
     }
 
+    /// Until a member knows that nobody leads.
+    fn run_until_leaderless(&mut self, index: usize) {
+        let knows_one = |engine: &Option<_>| {
+            let engine: &Engine<_> = engine.as_ref().expect("it runs");
+            engine.node().leader().is_some()
+        };
+        while knows_one(&self.engines[index]) {
+            self.step();
+        }
+    }
+
     /// What comes of a request at a member.
     fn answer_of(&mut self, index: usize, request: Request) -> Result<(), ApiError> {
         self.ask(index, Asked::Other(request));
@@ -200,12 +211,7 @@ fn a_write_waits_for_a_leader_and_hears_after_a_while_that_there_is_none() {
     world.run(2_000);
     world.crash(far);
     // It was just there: the write waits, and is taken when somebody leads again.
-    while world.engines[near]
-        .as_ref()
-        .is_some_and(|engine| engine.node().leader().is_some())
-    {
-        world.step();
-    }
+    world.run_until_leaderless(near);
     world.write_at(near);
     world.run(100);
     assert_eq!(world.refused.len(), 1);
@@ -214,12 +220,7 @@ fn a_write_waits_for_a_leader_and_hears_after_a_while_that_there_is_none() {
     assert_eq!(world.acknowledged.len(), 1);
     // Nobody comes: it hears so.
     world.crash(far);
-    while world.engines[near]
-        .as_ref()
-        .is_some_and(|engine| engine.node().leader().is_some())
-    {
-        world.step();
-    }
+    world.run_until_leaderless(near);
     world.write_at(near);
     world.run(2_000);
     assert_eq!(world.refused, [ApiError::NoLeader; 2]);

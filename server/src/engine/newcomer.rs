@@ -104,13 +104,13 @@ mod tests {
     #[test]
     fn g_r_3_a_newcomer_tells_nothing_of_its_empty_state() {
         let clock = ManualClock::default();
-        let mut first = start(0, disks(1), false, &clock);
+        let mut first = start(0, disks(1), (1, false), &clock);
         write(&mut first, add(1, true));
         write(&mut first, put("before"));
         for _ in 0..20 {
             first.step(&clock).expect("the disk works");
         }
-        let mut second = start(1, disks(2), false, &clock);
+        let mut second = start(1, disks(2), (2, false), &clock);
         second.step(&clock).expect("the disk works");
         for ask in [
             serializable(),
@@ -140,7 +140,7 @@ mod tests {
         run(&mut pair, 100, &clock);
         let [_, second] = pair;
         // What it had, it tells again, with a leader or without.
-        let mut second = start(1, crash(second), false, &clock);
+        let mut second = start(1, crash(second), (3, false), &clock);
         assert_eq!(found(&answer(&mut second, serializable())), 1);
     }
 }

@@ -291,7 +291,7 @@ async fn g_r_3_a_member_is_replaced_by_one_with_an_empty_disk() {
 }
 
 /// Flips bits of a byte of the first file in a folder of a member's data, counted from the end if negative.
-fn damage(server: &Server, folder: &str, at: i64) {
+pub(super) fn damage(server: &Server, folder: &str, at: i64) {
     let folder = server.data_dir().join("member").join(folder);
     let mut files: Vec<_> = std::fs::read_dir(&folder)
         .expect("the folder is there")

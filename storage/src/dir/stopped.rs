@@ -162,7 +162,7 @@ mod tests {
             lane: LaneId(0),
             is_written_down: false,
         };
-        assert_eq!(open().shards().unwrap(), [main.clone()]);
+        assert_eq!(open().shards().unwrap(), std::slice::from_ref(&main));
         let running = DataDir::open(scratch.path()).unwrap();
         let place = |name: &str, lane| ShardPlace {
             shard: shard_id(name),
