@@ -47,6 +47,9 @@ impl<D: Disk> Engine<D> {
         if self.is_without_leader() {
             return Some(ApiError::NoLeader);
         }
+        if self.is_alone() && self.wal.is_out_of_room() {
+            return Some(ApiError::NoSpace);
+        }
         let waiting_bytes = self.queued_bytes + self.forwarding.held_bytes();
         if waiting_bytes + body.len() > QUEUED_BYTES_MAX {
             return Some(ApiError::TooManyRequests);

@@ -46,6 +46,7 @@ mod receiving;
 pub mod reconfigure;
 mod rejoin;
 pub mod report;
+mod room;
 mod sending;
 mod shard;
 mod shards;

@@ -235,6 +235,7 @@ impl<D: Disk> Engine<D> {
             rejoin: (config.group.rejoins).then(|| Rejoin::new(config.seed, now_us)),
             has_rejoined: false,
             newcomer: Newcomer::default(),
+            room: Default::default(),
             mend_at_us: None,
             comparing: Comparing::new(config.compare, config.seed, now_us),
             snapshots,

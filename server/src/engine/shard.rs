@@ -34,6 +34,7 @@ use super::quorum_reads::QuorumReads;
 use super::read::{RunningHash, RunningSelect};
 use super::receiving::Receiving;
 use super::rejoin::Rejoin;
+use super::room::Room;
 use super::sending::Sending;
 use super::spread::Spread;
 use super::values::Loading;
@@ -55,6 +56,7 @@ pub struct Engine<D: Disk> {
     pub(super) rejoin: Option<Rejoin>,
     pub(super) has_rejoined: bool,
     pub(super) newcomer: Newcomer,
+    pub(super) room: Room,
     /// When this member next does something about its damaged snapshot, if it is.
     pub(super) mend_at_us: Option<u64>,
     pub(super) comparing: Comparing,
@@ -438,6 +440,7 @@ impl<D: Disk> Engine<D> {
         let durable = self.wal.pump(now_us)?;
         self.on_durable(durable);
         self.advance_group();
+        self.advance_room();
         self.advance_rejoin();
         self.advance_mending();
         self.snapshots.pump()?;
@@ -516,9 +519,11 @@ impl<D: Disk> Engine<D> {
     pub fn is_drained(&self) -> bool {
         // A group may never commit what waits; its members keep it.
         let is_settled = self.queue.is_empty() && self.proposed.is_empty();
-        (is_settled || !self.is_alone())
+        // And there may be no room for it on the disk.
+        let is_stuck = self.wal.is_out_of_room();
+        (is_settled || is_stuck || !self.is_alone())
             && self.applying.is_none()
-            && self.wal.is_idle()
+            && (self.wal.is_idle() || is_stuck)
             && self.ports.iter().all(|port| port.outbox.is_empty())
     }
 
