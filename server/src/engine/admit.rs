@@ -35,6 +35,14 @@ impl<D: Disk> Engine<D> {
         self.enqueue(Queued::new(Origin::Engine, request, body, self.now_us));
     }
 
+    /// The same, ahead of everything that waits.
+    pub(super) fn queue_first(&mut self, request: Request) {
+        let body = request.encode_body();
+        self.queued_bytes += body.len();
+        let queued = Queued::new(Origin::Engine, request, body, self.now_us);
+        self.queue.push_front(queued);
+    }
+
     pub(super) fn enqueue(&mut self, queued: Queued) {
         self.queued_bytes += queued.body.len();
         self.queue.push_back(queued);

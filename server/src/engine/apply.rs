@@ -207,7 +207,11 @@ impl<D: Disk> Engine<D> {
                 self.nospace_proposed = false;
                 self.review_alarms();
             }
-            Request::ClusterInit(_) => self.found_group(),
+            Request::ClusterInit(_) => {
+                self.found_group();
+                // Who watches a cluster from its beginning is told all of it.
+                self.review_newcomer();
+            }
             Request::Compact(_) if result.is_ok() => self
                 .auto_compact
                 .on_compacted(self.state.compact_revision()),

@@ -265,3 +265,22 @@ fn every_refusal_says_the_same_to_the_client_as_at_the_leader() {
         assert_eq!(error_of(refusal_of(error)), None);
     }
 }
+
+/// The simulator's seeds 2 and 5: a change of the membership waited for the first leader, and came into the log before
+/// the cluster was founded.
+#[test]
+fn nothing_that_waited_for_the_first_leader_comes_before_the_foundation() {
+    let mut world = World::new(21, Shape::LOG);
+    for index in 0..MEMBERS {
+        world.ask(index, Asked::Other(change(Ok(50 + index as u64))));
+        world.write_at(index);
+    }
+    world.run(500);
+    for engine in world.engines.iter().flatten() {
+        let members = &engine.state().cluster().members;
+        assert!(members.len() > MEMBERS, "{members:?}");
+        let group = engine.node().membership();
+        assert!(members.keys().all(|id| group.contains(*id)), "{group:?}");
+    }
+    assert_eq!(world.acknowledged.len(), MEMBERS);
+}

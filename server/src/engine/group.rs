@@ -246,7 +246,9 @@ impl<D: Disk> Engine<D> {
             self.drop_others();
         }
         if self.state.cluster().members.is_empty() {
-            self.queue_own(Request::ClusterInit(ClusterInit {
+            // Commands may have waited for a leader, and nothing comes before the foundation: not even who joins (the
+            // simulator's seeds 2 and 5).
+            self.queue_first(Request::ClusterInit(ClusterInit {
                 cluster_id: self.config.cluster.0,
                 members: self.founding_members(),
             }));

@@ -4,7 +4,7 @@
 //! A client that reads there, though it does not ask for the newest, would find that nothing was ever written; one that
 //! watches from now on would be told all of the past as news. etcd 3.5.1 answers no client before it has
 //! applied, from the log, what it published about itself: not even a serializable read, a health check or a status. Here
-//! the same entry decides about everything that comes from the state. Status and health say how the member is, so
+//! the same entry, and for a founder the one that founds the cluster, decides about everything that comes from the state. Status and health say how the member is, so
 //! they are answered; serializable reads are refused with an error after which clients ask another member; linearizable ones wait
 //! for their index anyway; watches are opened when there is something to watch.
 //!
@@ -30,7 +30,8 @@ impl<D: Disk> Engine<D> {
         if !self.newcomer.is_settled {
             let known = self.state.cluster().members.get(&self.config.member);
             let is_whole = !self.is_rejoining() && self.applying.is_none();
-            self.newcomer.is_settled = is_whole && known.is_some_and(|known| known.is_started());
+            let has_come = known.is_some_and(|known| known.is_started() || self.founds());
+            self.newcomer.is_settled = is_whole && has_come;
         }
         self.newcomer.is_settled
     }
