@@ -11,7 +11,7 @@
 //! Two kinds of files live on it: those that get their full length when they are created and never change it (segments
 //! of the log), and those that are created empty and grow with what is written to them (snapshots).
 //!
-//! [`UringDisk`] is the body that ships: O_DIRECT files and RWF_DSYNC writes on an `io_uring` ring of its own.
+//! [`UringDisk`] is the body that ships: O_DIRECT files and synced writes on an `io_uring` ring of its own.
 //! [`SimDisk`] is the body of the tests: one seed decides completion order, torn sectors and lost writes.
 //! [`ReadOnlyDisk`] is the body of the offline tools.
 //!
@@ -26,6 +26,8 @@
 
 mod aligned;
 mod direct_file;
+mod durable;
+mod freeing;
 mod part_file;
 mod probe;
 mod read_ahead;
@@ -50,6 +52,12 @@ pub use probe::{RingError, probe_directory, probe_rings};
 pub use read_ahead::ReadAhead;
 pub use sim::{SimDisk, SimFault};
 pub use uring::{IoMode, UringDisk};
+
+/// Lets whoever waits for this CPU go first. A thread that computes for long does so every tenth of a millisecond or so: the
+/// kernel's own threads, which end what the disk has done, would else wait for its tick.
+pub fn give_way() {
+    std::thread::yield_now();
+}
 
 /// An open file of one [`Disk`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
