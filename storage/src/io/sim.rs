@@ -13,7 +13,10 @@ use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
 use super::sim_file::{InFlight, SECTOR_BYTES, SimFile, SplitMix, Work, flip};
-use super::{AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks};
+use super::{
+    AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks,
+    assert_whole_units,
+};
 
 /// A directory in memory with scripted and seeded misbehaviour.
 #[derive(Debug)]
@@ -436,7 +439,7 @@ impl Disk for SimDisk {
         token: u64,
     ) {
         assert!(!buf.is_empty(), "a write has content");
-        assert_whole_blocks(offset, buf.len());
+        assert_whole_units(offset, buf.len());
         self.submit(
             file,
             token,

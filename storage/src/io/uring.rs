@@ -23,7 +23,10 @@ use io_uring::{IoUring, squeue};
 
 use super::probe::{PROBE_NAME, probe_direct};
 use super::uring_step::{Operation, Progress, Step};
-use super::{AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks};
+use super::{
+    AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks,
+    assert_whole_units,
+};
 use crate::limits::{WAL_BLOCK_BYTES, WAL_RING_ENTRIES};
 
 /// How files are opened and synced.
@@ -373,7 +376,7 @@ impl Disk for UringDisk {
         token: u64,
     ) {
         assert!(!buf.is_empty(), "a write has content");
-        assert_whole_blocks(offset, buf.len());
+        assert_whole_units(offset, buf.len());
         self.start(Operation {
             file,
             token,
