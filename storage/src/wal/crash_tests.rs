@@ -68,6 +68,28 @@ fn g_d_1_power_loss_at_every_submission_keeps_what_was_durable() {
     );
 }
 
+/// On a disk that writes blocks in place, whole blocks are safe, and less is not: that is why the unit is what it is.
+#[test]
+fn g_d_1_an_interrupted_block_takes_nothing_durable_along() {
+    let script = busy_script();
+    let mut lost = [0; UNITS.len()];
+    for (lost, unit_bytes) in lost.iter_mut().zip(UNITS) {
+        for at in 0..=submissions_of(unit_bytes, &script, 3) {
+            let mut disk = SimDisk::new(3);
+            disk.set_block_bytes(4096);
+            let mut world = World::new(busy_config(unit_bytes));
+            let mut image = world.live_and_crash(disk, &script, Some(at));
+            let is_whole = match scan::scan(&mut image, LANE, &mut |_, _| ()) {
+                Ok(scan) => scan.next.lsn.0 > world.durable,
+                Err(_) => false,
+            };
+            *lost += u32::from(!is_whole);
+        }
+    }
+    assert_eq!(lost[0], 0);
+    assert!(lost[1] > 5, "{lost:?}");
+}
+
 #[test]
 fn g_d_1_power_loss_while_recovery_wipes_is_recovered_again() {
     let script = busy_script();
