@@ -197,6 +197,12 @@ impl Member {
         };
         let wal = WalConfig {
             segment_bytes: options.segment_bytes,
+            // Segments of both units stand one behind the other.
+            unit_bytes: if self.starts.is_multiple_of(2) {
+                512
+            } else {
+                4096
+            },
             ..WalConfig::default()
         };
         let seed = self.id.0 << 16 | self.starts;

@@ -42,7 +42,7 @@ mod uring_tests;
 
 use std::os::fd::RawFd;
 
-use crate::limits::WAL_BLOCK_BYTES;
+use crate::limits::{WAL_BLOCK_BYTES, WAL_UNIT_BYTES_MIN};
 
 pub use aligned::AlignedBuf;
 pub use direct_file::{DirectFile, DirectWriter, ReadOnlyDisk};
@@ -153,7 +153,19 @@ impl DiskError {
     }
 }
 
-/// Reads and writes cover whole blocks.
+/// Writes of a [`Disk`] cover whole units.
+fn assert_whole_units(offset: u64, bytes: usize) {
+    assert!(
+        offset.is_multiple_of(WAL_UNIT_BYTES_MIN),
+        "a write starts on a unit: {offset}"
+    );
+    assert!(
+        (bytes as u64).is_multiple_of(WAL_UNIT_BYTES_MIN),
+        "a write covers whole units: {bytes}"
+    );
+}
+
+/// Reads, and what is written as a stream, cover whole blocks.
 fn assert_whole_blocks(offset: u64, bytes: usize) {
     assert!(
         offset.is_multiple_of(WAL_BLOCK_BYTES),
@@ -197,7 +209,7 @@ pub trait Disk {
     /// that is in flight with it is not defined.
     fn submit_read(&mut self, file: FileId, offset: u64, bytes: usize, buf: AlignedBuf, token: u64);
 
-    /// Writes the whole of `buf` (a multiple of the block) at `offset`; a file that ends before grows. A `durable`
+    /// Writes the whole of `buf` (a multiple of 512, and of what the disk takes) at `offset` (likewise); a file that ends before grows. A `durable`
     /// write completes when it would survive power loss.
     fn submit_write(
         &mut self,

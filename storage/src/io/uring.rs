@@ -26,7 +26,10 @@ use super::durable::Ways;
 use super::freeing;
 use super::probe::{PROBE_NAME, probe_direct};
 use super::uring_step::{Durably, FreeStage, Operation, Progress, Step};
-use super::{AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks};
+use super::{
+    AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks,
+    assert_whole_units,
+};
 use crate::limits::{WAL_BLOCK_BYTES, WAL_RING_ENTRIES};
 
 /// How files are opened and synced.
@@ -424,7 +427,7 @@ impl Disk for UringDisk {
         token: u64,
     ) {
         assert!(!buf.is_empty(), "a write has content");
-        assert_whole_blocks(offset, buf.len());
+        assert_whole_units(offset, buf.len());
         let durably = if durable && self.mode == IoMode::Direct {
             let began_us = self.now_us();
             Durably::begin(self.ways.choose(began_us), began_us)
