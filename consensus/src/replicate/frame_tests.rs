@@ -112,6 +112,10 @@ fn item() -> impl Strategy<Value = Item> {
         Just(ForwardRefusal::TooManyRequests),
         Just(ForwardRefusal::NoSpace),
         Just(ForwardRefusal::Stopping),
+        Just(ForwardRefusal::Unhealthy),
+        Just(ForwardRefusal::NotEnoughStarted),
+        Just(ForwardRefusal::LearnerNotReady),
+        Just(ForwardRefusal::NotCapable),
     ];
     let ack = prop_oneof![
         any::<u64>().prop_map(SnapshotAck::Have),

@@ -104,6 +104,14 @@ pub enum ForwardRefusal {
     NoSpace = 3,
     /// The receiver is shutting down.
     Stopping = 4,
+    /// A change of the membership that puts the quorum at risk: too few members are connected,
+    Unhealthy = 5,
+    /// or too few have started.
+    NotEnoughStarted = 6,
+    /// A learner lags too far to get a vote.
+    LearnerNotReady = 7,
+    /// The receiver does not know such a command.
+    NotCapable = 8,
 }
 
 impl Item {
@@ -246,6 +254,10 @@ fn refused(body: &mut Reader) -> Result<Item, FrameError> {
         2 => ForwardRefusal::TooManyRequests,
         3 => ForwardRefusal::NoSpace,
         4 => ForwardRefusal::Stopping,
+        5 => ForwardRefusal::Unhealthy,
+        6 => ForwardRefusal::NotEnoughStarted,
+        7 => ForwardRefusal::LearnerNotReady,
+        8 => ForwardRefusal::NotCapable,
         _ => return Err(FrameError::Content("a refusal of an unknown kind")),
     };
     body.zero(3)?;

@@ -53,6 +53,13 @@ pub const PEER_ITEMS_MAX: usize = 16 << 10;
 /// waits for an answer.
 pub const FORWARDED_FORGOTTEN_AFTER_US: u64 = 120_000_000;
 
+/// How long a command that nobody has proposed waits for a leader: so many election timeouts. etcd takes a member that
+/// has been without one for as long as useless.
+pub const LEADER_AWAITED_ELECTIONS: u64 = 3;
+
+/// How long a leader that cannot go on waits before it offers the leadership once more (microseconds).
+pub const OFFICE_OFFERED_AGAIN_US: u64 = 1_000_000;
+
 /// How long a member waits before it tells the cluster about itself once more (microseconds).
 pub const PUBLISH_RETRY_US: u64 = 2_000_000;
 

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use keelson_consensus::durable::{ReadyNumber, encode_hard_state, record_kind};
 use keelson_consensus::limits::ENTRY_COMMANDS_MAX;
 use keelson_consensus::node::{MembershipChange, NodeError};
-use keelson_proto::ApiError;
+use keelson_consensus::replicate::ForwardRefusal;
 use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::{Lsn, RaftIndex, Term};
 use keelson_storage::io::Disk;
@@ -157,7 +157,8 @@ impl<D: Disk> Engine<D> {
             .expect("the caller saw the front of the queue");
         self.queued_bytes -= queued.body.len();
         let lease_time = self.lease_clock.now();
-        let command = Command::new(queued.request.kind(), queued.request_id, queued.body);
+        let body = queued.body.clone();
+        let command = Command::new(queued.request.kind(), queued.request_id, body);
         let mut payload = BytesMut::new();
         encode_entry(lease_time, &[command], &mut payload);
         let payload = payload.freeze();
@@ -168,7 +169,7 @@ impl<D: Disk> Engine<D> {
         let index = match proposed {
             Ok(index) => index,
             Err(NodeError::MembershipPending) => {
-                self.reply(queued.origin, Err(ApiError::TooManyRequests));
+                self.refuse(queued, ForwardRefusal::TooManyRequests);
                 return Ok(());
             }
             Err(NodeError::Membership(_)) => self.node.propose(payload)?,

@@ -25,20 +25,8 @@ pub struct DirectFile {
 impl DirectFile {
     /// Opens a file.
     pub fn open(path: &Path) -> Result<Self, DiskError> {
-        let open = |flags| {
-            let mut options = OpenOptions::new();
-            options.read(true).custom_flags(flags).open(path)
-        };
-        let file = match open(libc::O_DIRECT) {
-            // The filesystem has no direct IO.
-            Err(error) if error.kind() == ErrorKind::InvalidInput => open(0),
-            opened => opened,
-        };
-        let path = path.display().to_string();
-        match file {
-            Ok(file) => Ok(Self { file, path }),
-            Err(error) => Err(DiskError::from_io("open", path, &error)),
-        }
+        let (file, path) = open_direct(path, OpenOptions::new().read(true))?;
+        Ok(Self { file, path })
     }
 
     /// Its length.
@@ -95,6 +83,21 @@ impl DirectFile {
     }
 }
 
+/// A file that exists, past the page cache where the filesystem can do that, and where it is.
+fn open_direct(path: &Path, options: &mut OpenOptions) -> Result<(File, String), DiskError> {
+    let mut open = |flags| options.custom_flags(flags).open(path);
+    let file = match open(libc::O_DIRECT) {
+        // The filesystem has no direct IO.
+        Err(error) if error.kind() == ErrorKind::InvalidInput => open(0),
+        opened => opened,
+    };
+    let path = path.display().to_string();
+    match file {
+        Ok(file) => Ok((file, path)),
+        Err(error) => Err(DiskError::from_io("open", path, &error)),
+    }
+}
+
 /// A new file that is written past the page cache where the filesystem can do that.
 #[derive(Debug)]
 pub struct DirectWriter {
@@ -105,20 +108,8 @@ pub struct DirectWriter {
 impl DirectWriter {
     /// Opens a file that exists, and is empty.
     pub fn open(path: &Path) -> Result<Self, DiskError> {
-        let open = |flags| {
-            let mut options = OpenOptions::new();
-            options.write(true).custom_flags(flags).open(path)
-        };
-        let file = match open(libc::O_DIRECT) {
-            // The filesystem has no direct IO.
-            Err(error) if error.kind() == ErrorKind::InvalidInput => open(0),
-            opened => opened,
-        };
-        let path = path.display().to_string();
-        match file {
-            Ok(file) => Ok(Self { file, path }),
-            Err(error) => Err(DiskError::from_io("open", path, &error)),
-        }
+        let (file, path) = open_direct(path, OpenOptions::new().write(true))?;
+        Ok(Self { file, path })
     }
 
     /// Creates a file, which must not exist.

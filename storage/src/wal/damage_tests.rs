@@ -445,7 +445,7 @@ fn g_d_8_missing_foreign_newer_and_short_files_are_refused() {
 }
 
 #[test]
-fn g_d_6_a_full_disk_is_told_and_poisons_only_when_nothing_fits() {
+fn g_d_6_a_full_disk_is_told_and_waited_for_when_nothing_fits() {
     let mut disk = SimDisk::new(5);
     disk.set_eager(true);
     disk.set_capacity_bytes(8 * 4096);
@@ -466,24 +466,28 @@ fn g_d_6_a_full_disk_is_told_and_poisons_only_when_nothing_fits() {
     );
     assert_eq!(world.durable, 1, "the present one still serves");
     let mut steps = 0;
-    while world.take_step(&mut wal, &Step::Append(900), &mut now_us)
-        && world.take_step(&mut wal, &Step::Pump(1), &mut now_us)
-    {
+    while !wal.is_out_of_room() {
+        assert!(world.take_step(&mut wal, &Step::Append(900), &mut now_us));
+        assert!(world.take_step(&mut wal, &Step::Pump(1), &mut now_us));
         steps += 1;
-        assert!(steps < 100, "a full segment and no next one ends it");
+        assert!(steps < 100, "a full segment and no next one stop it");
     }
-    let error = wal.pump(now_us).unwrap_err();
-    assert!(
-        matches!(
-            &error,
-            WalError::Poisoned {
-                cause: DiskError::NoSpace { .. }
-            }
-        ),
-        "{error}"
-    );
+    let durable = world.durable;
+    let error = wal.flush_blocking().unwrap_err();
+    assert!(matches!(error, WalError::NoRoom { .. }), "{error}");
+    // It stands still, however often it tries.
+    for _ in 0..10 {
+        assert!(world.take_step(&mut wal, &Step::Pump(1_000_000), &mut now_us));
+    }
+    assert!(wal.is_out_of_room());
+    assert_eq!(world.durable, durable);
+    // With room it goes on by itself, and all of it is there.
+    wal.disk_mut().set_capacity_bytes(u64::MAX);
+    for _ in 0..100 {
+        assert!(world.take_step(&mut wal, &Step::Pump(1_000_000), &mut now_us));
+    }
+    assert!(wal.is_idle() && !wal.is_out_of_room());
+    assert!(world.durable > durable);
     drop(wal);
-    // With room again everything reported durable is there.
-    disk.set_capacity_bytes(u64::MAX);
     world.reopen(disk.crash());
 }

@@ -202,7 +202,8 @@ impl<D: Disk> Wal<D> {
         }
     }
 
-    /// Makes everything appended durable, and attested, before it returns. Blocks; for shutdown and tests.
+    /// Makes everything appended durable, and attested, before it returns. Blocks; for shutdown and tests. Does not wait for
+    /// room on the disk.
     pub fn flush_blocking(&mut self) -> Result<Lsn, WalError> {
         self.draining = true;
         let result = loop {
@@ -213,6 +214,11 @@ impl<D: Disk> Wal<D> {
             // An attest is worth waiting for, but not worth a failure when the disk is full.
             if self.is_idle() && (!self.wants_attest() || self.preparer.failure().is_some()) {
                 break Ok(durable);
+            }
+            if self.is_out_of_room()
+                && let Some(cause) = self.preparer.failure().cloned()
+            {
+                break Err(WalError::NoRoom { cause });
             }
             if let Err(cause) = self.disk.wait() {
                 self.poison = Some(cause.clone());
@@ -399,6 +405,7 @@ impl<D: Disk> Wal<D> {
             && !self.closed.is_empty()
             && let Some(cause) = self.preparer.failure()
             && self.preparer.is_idle()
+            && !matches!(cause, DiskError::NoSpace { .. })
         {
             return Err(cause.clone());
         }

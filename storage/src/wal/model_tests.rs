@@ -223,6 +223,8 @@ impl World {
                     self.on_durable(durable);
                 }
                 Err(WalError::Poisoned { .. }) => return false,
+                // It goes on when there is room.
+                Err(WalError::NoRoom { .. }) => {}
                 Err(other) => panic!("flush: {other}"),
             },
             Step::Trim(share) => {

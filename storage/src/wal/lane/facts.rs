@@ -41,6 +41,15 @@ impl<D: Disk> Wal<D> {
         self.in_flight.is_empty() && self.closed.is_empty() && self.open.record_count == 0
     }
 
+    /// Whether everything stands still because the disk has no room for the next segment, and the present one is full. It
+    /// is tried again once a second; nothing that was appended is lost, and nothing of it is durable meanwhile.
+    #[must_use]
+    pub fn is_out_of_room(&self) -> bool {
+        let waits = self.waiting_for_segment && !self.closed.is_empty();
+        let is_full = matches!(self.preparer.failure(), Some(DiskError::NoSpace { .. }));
+        waits && self.prepared.is_empty() && self.in_flight.is_empty() && is_full
+    }
+
     /// Bytes appended and not yet durable.
     #[must_use]
     pub fn pending_bytes(&self) -> u64 {
