@@ -4,10 +4,11 @@ use keelson_server::engine::message::{Ask, NO_TOKEN};
 use keelson_storage::ids::MemberId;
 
 use crate::check::{ClockJump, Violation};
+use crate::disk::Accidents;
 use crate::world::World;
 
 /// The longest time that a disk is stuck or a process stands still, in microseconds.
-pub(crate) const STILL_US_MAX: u64 = 4_000_000;
+const STILL_US_MAX: u64 = 4_000_000;
 
 impl World {
     /// Something happens.
@@ -31,6 +32,7 @@ impl World {
             events.transfer,
             events.checkpoint,
             events.stop,
+            events.rot,
         ];
         let mut drawn = self.dice.below(weights.iter().sum());
         let mut chosen = 0;
@@ -49,7 +51,8 @@ impl World {
             6 => self.jump_clock(place),
             7 => self.transfer(place),
             8 => self.ask_for_checkpoint(place),
-            _ => self.stop_orderly(place),
+            9 => self.stop_orderly(place),
+            _ => self.rot(),
         }
         Ok(())
     }
@@ -67,6 +70,10 @@ impl World {
 
     /// Starts a member's process.
     pub(crate) fn start_member(&mut self, place: usize) -> Result<(), Violation> {
+        if self.members[place].has_forgotten && !self.begin_anew(place) {
+            self.members[place].restart_at_us = self.now_us + 200_000;
+            return Ok(());
+        }
         let member = &mut self.members[place];
         let id = member.id;
         let started = member.start(&self.options, self.now_us, &mut self.dice);
@@ -80,6 +87,37 @@ impl World {
             }
             Err(error) => self.on_engine_error(place, &error),
         }
+    }
+
+    /// A member whose data is damaged gets empty disks, and is told by another one who belongs to the cluster; false if
+    /// none is there. As `boot/rejoin.rs` does it.
+    fn begin_anew(&mut self, place: usize) -> bool {
+        let id = self.members[place].id;
+        let known = self.newest_members();
+        let is_told = known.iter().any(|member| member.id == id.0);
+        let mut others = known.iter().filter(|member| member.id != id.0);
+        if !is_told || others.all(|member| member.is_learner) {
+            return false;
+        }
+        let member = &mut self.members[place];
+        member.begin_anew(known, &mut self.dice);
+        self.set_accidents(place);
+        self.trace.count("member began anew");
+        self.trace
+            .event(self.now_us, format_args!("member {id} begins anew"));
+        true
+    }
+
+    /// What may befall a member's disks from now on.
+    pub(crate) fn set_accidents(&mut self, place: usize) {
+        let accidents = match self.options.liar {
+            _ if self.is_calm => Accidents::default(),
+            Some((liar, accidents)) if liar == place => accidents,
+            _ => self.options.accidents,
+        };
+        let member = &self.members[place];
+        member.lane.set_accidents(accidents);
+        member.snapshots.set_accidents(accidents);
     }
 
     /// The power of a member fails.
@@ -154,8 +192,9 @@ impl World {
 
     fn stick_disk(&mut self, place: usize) {
         let until_us = self.now_us + self.dice.between(100_000, STILL_US_MAX);
-        let member = &self.members[place];
+        let member = &mut self.members[place];
         member.lane.busy_until(until_us);
+        member.stuck_until_us = member.stuck_until_us.max(until_us);
         if self.dice.chance(500) {
             member.snapshots.busy_until(until_us);
         }
@@ -192,6 +231,24 @@ impl World {
             self.trace
                 .event(at_us, format_args!("the clock of {id} jumps by {by_us} us"));
             self.trace.count("clock jump");
+        }
+    }
+
+    /// Something that the liar's disks hold is not what it was.
+    fn rot(&mut self) {
+        let Some((place, _)) = self.options.liar else {
+            return;
+        };
+        let member = &self.members[place];
+        let disk = match self.dice.chance(500) {
+            true => &member.lane,
+            false => &member.snapshots,
+        };
+        let id = member.id;
+        if disk.rot() {
+            self.trace
+                .event(self.now_us, format_args!("a disk of {id} rots"));
+            self.trace.count("bit rot");
         }
     }
 

@@ -17,8 +17,8 @@
 //!   run       seeds, one after the other or side by side
 //! ```
 //!
-//! A run enters at the questions that a front hands to its engine, and leaves at the bytes of its answers. What is not in it:
-//! sockets, gRPC, the glommio runtime, the real disk. Those have tests with real processes.
+//! A run enters at the questions that a front hands to its engine, and leaves at the bytes of its answers. What is not
+//! in it: sockets, gRPC, the glommio runtime, the real disk. Those have tests with real processes.
 //!
 //! Invariants:
 //! 1. A run depends on its seed and nothing else: the same seed gives the same digest.

@@ -49,6 +49,8 @@ pub struct Member {
     pub running: Option<Running>,
     /// When its process goes on that stands still.
     pub paused_until_us: u64,
+    /// When its log's disk takes writes again that is stuck.
+    pub stuck_until_us: u64,
     /// When somebody starts it again.
     pub restart_at_us: u64,
     /// When its process, which was told to stop, ends; `u64::MAX` if it was not.
@@ -61,6 +63,8 @@ pub struct Member {
     pub founding: Vec<Description>,
     /// Whom it was told of when it joined.
     pub peers: Vec<Description>,
+    /// Its data was damaged: it begins with nothing, whenever it starts.
+    pub has_forgotten: bool,
 }
 
 /// A process.
@@ -74,7 +78,7 @@ pub struct Running {
     /// When it began.
     pub began_us: u64,
     /// When another member's snapshot last took the place of its state.
-    pub swapped_us: u64,
+    pub swapped_us: Option<u64>,
     /// The newest revision of which all changes were recorded.
     pub revision_seen: i64,
     /// The last entry that was recorded.
@@ -169,13 +173,23 @@ impl Member {
             starts: 0,
             running: None,
             paused_until_us: 0,
+            stuck_until_us: 0,
             restart_at_us: 0,
             stop_at_us: u64::MAX,
             is_removed: false,
             office: None,
             founding: Vec::new(),
             peers: Vec::new(),
+            has_forgotten: false,
         }
+    }
+
+    /// Its disks are empty, and it has heard who belongs to the cluster.
+    pub fn begin_anew(&mut self, known: Vec<Description>, dice: &mut Dice) {
+        self.lane = SharedDisk::new(dice.seed());
+        self.snapshots = SharedDisk::new(dice.seed());
+        self.founding.clear();
+        self.peers = known;
     }
 
     /// Starts its process.
@@ -218,7 +232,7 @@ impl Member {
             cores: (0..CORES).map(|_| core()).collect(),
             wake_us: now_us,
             began_us: now_us,
-            swapped_us: 0,
+            swapped_us: None,
             asks: vec![(
                 RECORDER,
                 Inbound {
@@ -246,6 +260,8 @@ impl Member {
                 is_identity_certain: true,
                 founding: self.founding.clone(),
                 peers: self.peers.clone(),
+                rejoins: self.has_forgotten,
+                lease_reads: options.lease_reads,
                 tick_us: options.tick_us,
                 log_keep_entries: options.log_keep_entries,
                 ..GroupConfig::default()
@@ -289,6 +305,7 @@ impl Member {
     pub fn crash(&mut self) {
         self.running = None;
         self.stop_at_us = u64::MAX;
+        self.stuck_until_us = 0;
         self.lane.crash();
         self.snapshots.crash();
     }
@@ -331,7 +348,7 @@ impl Running {
         let received = self.engine.facts().snapshots_received;
         let activity = self.engine.step(&self.clock)?;
         if self.engine.facts().snapshots_received > received {
-            self.swapped_us = now_us;
+            self.swapped_us = Some(now_us);
         }
         let mut result = TurnResult {
             items: self.engine.take_peer_items(),
@@ -376,7 +393,8 @@ impl Running {
         Ok(result)
     }
 
-    /// Gives a core up to `count` of the messages that wait for it, and the engine its questions. Whether there is more.
+    /// Gives a core up to `count` of the messages that wait for it, and the engine its questions. Whether there is
+    /// more.
     fn deliver(&mut self, port: usize, count: usize, result: &mut TurnResult) -> bool {
         let core = &mut self.cores[port];
         for _ in 0..count {

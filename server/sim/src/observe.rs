@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use keelson_server::engine::Engine;
-use keelson_storage::ids::Revision;
+use keelson_storage::ids::{MemberId, Revision};
 use keelson_storage::mvcc::{Change, Record};
 
 use crate::check::{Applied, Event, EventLog, LeaseEnd, Violation};
 use crate::disk::SharedDisk;
-use crate::member::lease_ids;
+use crate::member::{Member, lease_ids};
 use crate::world::World;
 
 /// The state is compared at every entry whose index is a multiple of this.
@@ -111,6 +111,45 @@ impl World {
             self.newest_office = term;
             self.is_office_held = true;
             offices.push((self.now_us, u64::MAX));
+        }
+    }
+}
+
+impl World {
+    /// Whether whoever is in office gets nothing done: its process stands still, or a quorum of voters cannot write.
+    pub(crate) fn stands_still(&self) -> bool {
+        let in_office = self
+            .members
+            .iter()
+            .filter_map(|member| Some((member.office?, member)));
+        let Some((_, holder)) = in_office.max_by_key(|(term, _)| *term) else {
+            return false;
+        };
+        let Some(running) = &holder.running else {
+            return false;
+        };
+        let is_awake = |member: &Member| member.paused_until_us <= self.now_us;
+        let can_write = |id: &MemberId| {
+            let member = self.members.iter().find(|member| member.id == *id);
+            member.is_some_and(|member| {
+                let is_free = member.stuck_until_us <= self.now_us;
+                member.running.is_some() && is_awake(member) && is_free
+            })
+        };
+        let voters = &running.engine.node().membership().voters;
+        let able = voters.iter().filter(|id| can_write(id)).count();
+        !is_awake(holder) || able * 2 <= voters.len()
+    }
+
+    /// Notes from when until when that is so.
+    pub(crate) fn note_standstill(&mut self, is_still: bool) {
+        match (is_still, self.still_since_us) {
+            (true, None) => self.still_since_us = Some(self.now_us),
+            (false, Some(since_us)) => {
+                self.history.standstills.push((since_us, self.now_us));
+                self.still_since_us = None;
+            }
+            _ => {}
         }
     }
 }

@@ -28,6 +28,11 @@ pub struct Options {
     pub disk_us: u64,
     /// What befalls disks.
     pub accidents: Accidents,
+    /// The member, by its place, whose disks lie and rot, and how often they lie. Only ever one, of three or more: the
+    /// others hold what it loses.
+    pub liar: Option<(usize, Accidents)>,
+    /// Whether a leader answers reads while its lease lasts.
+    pub lease_reads: bool,
     /// Thousandths of the time that clocks run apart.
     pub drift_permille: u64,
     /// A tick of the raft group, in microseconds.
@@ -58,6 +63,7 @@ pub struct Events {
     pub transfer: u64,
     pub checkpoint: u64,
     pub stop: u64,
+    pub rot: u64,
 }
 
 impl Options {
@@ -86,6 +92,8 @@ impl Options {
                 fail: maybe(dice, 200, 2_000),
                 ..Accidents::default()
             },
+            liar: None,
+            lease_reads: dice.chance(300),
             drift_permille: dice.below(3) * 5,
             tick_us: *dice.pick(&[20_000, 50_000, 100_000]),
             checkpoint_commands: dice.chance(700).then(|| dice.between(10, 200)),
@@ -95,7 +103,24 @@ impl Options {
             events: Events::default(),
         };
         options.draw_events(dice);
+        if members > 1 && dice.chance(250) {
+            options.draw_liar(dice);
+        }
         options
+    }
+
+    fn draw_liar(&mut self, dice: &mut Dice) {
+        let often = *dice.pick(&[300, 3_000, 20_000]);
+        let accidents = Accidents {
+            fail: 0,
+            lose: maybe(dice, 500, often),
+            misdirect: maybe(dice, 500, often),
+            damage: maybe(dice, 500, often),
+        };
+        self.liar = Some((dice.index(self.members), accidents));
+        self.events.rot = maybe(dice, 700, 6);
+        // Who is removed takes a copy away, and the liar's may be the next one to go.
+        self.changes_members = false;
     }
 
     fn draw_events(&mut self, dice: &mut Dice) {
@@ -108,10 +133,12 @@ impl Options {
             mend: 4,
             stuck_disk: weight(dice, 300),
             pause: weight(dice, 200),
-            clock_jump: weight(dice, 200),
+            // A lease is good for as long as clocks run about equally fast.
+            clock_jump: weight(dice, if self.lease_reads { 0 } else { 200 }),
             transfer: if is_group { weight(dice, 400) } else { 0 },
             checkpoint: weight(dice, 300),
             stop: weight(dice, 300),
+            rot: 0,
         };
     }
 }

@@ -75,7 +75,8 @@ pub fn run_seed(seed: u64, settings: Settings) -> Outcome {
     if settings.is_told {
         world.trace.tell();
     }
-    // A broken assertion in a member is a finding like any other, and nothing of the world is used afterwards but its record.
+    // A broken assertion in a member is a finding like any other, and nothing of the world is used afterwards but its
+    // record.
     let result = catch_unwind(AssertUnwindSafe(|| world.run()));
     let violation = match result {
         Ok(Ok(())) => None,

@@ -1,8 +1,9 @@
 //! The network between members: what is on its way, and what becomes of it.
 //!
 //! Links carry items in order and once, as connections do, unless the run's options let raft messages overtake each
-//! other or come twice: raft must bear both. A link that is cut one way or both loses what is on it. An item for a member that has
-//! started anew since it was sent is lost with its connection. Everything goes through the bytes of a frame.
+//! other or come twice: raft must bear both. A link that is cut one way or both loses what is on it. An item for a
+//! member that has started anew since it was sent is lost with its connection. Everything goes through the bytes of a
+//! frame.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};

@@ -46,6 +46,8 @@ pub struct World {
     pub(crate) newest_office: u64,
     /// See `newest_office`.
     pub(crate) is_office_held: bool,
+    /// Since when whoever is in office can get nothing done.
+    pub(crate) still_since_us: Option<u64>,
     /// The id of the next member that joins.
     pub(crate) next_member: u64,
 }
@@ -102,6 +104,7 @@ impl World {
             is_quiet: false,
             newest_office: 0,
             is_office_held: false,
+            still_since_us: None,
         }
     }
 
@@ -112,9 +115,7 @@ impl World {
     pub fn run(&mut self) -> Result<(), Violation> {
         for index in 0..self.members.len() {
             self.start_member(index)?;
-            let member = &self.members[index];
-            member.lane.set_accidents(self.options.accidents);
-            member.snapshots.set_accidents(self.options.accidents);
+            self.set_accidents(index);
         }
         while self.now_us < self.options.fault_us {
             self.step()?;
@@ -124,6 +125,7 @@ impl World {
 
     /// Goes to the next moment at which something happens.
     pub(crate) fn step(&mut self) -> Result<(), Violation> {
+        self.note_standstill(self.stands_still());
         self.now_us = self.now_us.max(self.next_moment_us());
         while let Some(arrival) = self.wire.take(self.now_us) {
             self.on_arrival(arrival);
@@ -214,7 +216,14 @@ impl World {
             return Ok(());
         };
         let turn = running.turn(now_us, &mut self.dice);
-        if running.swapped_us == now_us {
+        if running.engine.take_rejoined() {
+            // Now and then it ends before that is noted.
+            member.has_forgotten = self.dice.chance(100);
+            self.trace.count("damage repaired: member whole again");
+            self.trace
+                .event(now_us, format_args!("{id} has everything again"));
+        }
+        if running.swapped_us == Some(now_us) {
             self.trace.count("snapshot received");
             self.trace
                 .event(now_us, format_args!("{id} has another member's snapshot"));
@@ -299,16 +308,23 @@ impl World {
         error: &EngineError,
     ) -> Result<(), Violation> {
         let member = &self.members[index];
-        let has_reason = member.lane.happened().is_any() || member.snapshots.happened().is_any();
+        let disks = [&member.lane, &member.snapshots];
+        let has_lied = disks.iter().any(|disk| disk.has_lied());
+        let has_reason = disks.iter().any(|disk| disk.happened().is_any());
         let id = member.id;
         self.trace
             .event(self.now_us, format_args!("member {id} ends: {error}"));
-        if !has_reason {
+        let is_found = has_lied && error.is_damage();
+        if !has_reason && !is_found {
             let what = format!("member {id} ended: {error}");
             return Err(Violation::new("G-D-1", what));
         }
-        self.trace.count("member ended by its disk");
+        self.trace.count(match is_found {
+            true => "damage found",
+            false => "member ended by its disk",
+        });
         self.crash_member(index);
+        self.members[index].has_forgotten |= is_found;
         Ok(())
     }
 

@@ -59,6 +59,8 @@ mod compare_tests;
 #[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
+mod held_reads_tests;
+#[cfg(test)]
 mod lease_tests;
 #[cfg(test)]
 mod lost_tests;
