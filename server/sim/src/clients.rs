@@ -120,8 +120,12 @@ impl World {
             Came::Needs(half, records) => {
                 self.trace.count("answer from the disk");
                 pending.half = Some(half);
+                let load = match ask_of(&self.history.ops[pending.op].call) {
+                    Ask::Write { .. } => Ask::LoadWritten(records),
+                    _ => Ask::Load(records),
+                };
                 if let Some(running) = &mut self.members[place].running {
-                    running.ask(pending.port, token, Ask::Load(records), self.now_us);
+                    running.ask(pending.port, token, load, self.now_us);
                 }
                 self.tokens.insert(token.0, index);
                 self.clients[index].pending = Some(pending);

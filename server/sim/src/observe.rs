@@ -116,7 +116,8 @@ impl World {
 }
 
 impl World {
-    /// Whether whoever is in office gets nothing done: its process stands still, or a quorum of voters cannot write.
+    /// Whether whoever is in office gets nothing done: its process stands still, or it has no quorum of voters that can
+    /// write and that it can talk to.
     pub(crate) fn stands_still(&self) -> bool {
         let in_office = self
             .members
@@ -133,7 +134,8 @@ impl World {
             let member = self.members.iter().find(|member| member.id == *id);
             member.is_some_and(|member| {
                 let is_free = member.stuck_until_us <= self.now_us;
-                member.running.is_some() && is_awake(member) && is_free
+                let is_near = !self.wire.is_cut_between(holder.id, *id);
+                member.running.is_some() && is_awake(member) && is_free && is_near
             })
         };
         let voters = &running.engine.node().membership().voters;

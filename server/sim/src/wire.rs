@@ -83,6 +83,12 @@ impl Wire {
         self.cut.clear();
     }
 
+    /// Whether one of two members does not hear the other.
+    #[must_use]
+    pub fn is_cut_between(&self, one: MemberId, other: MemberId) -> bool {
+        self.cut.contains(&(one, other)) || self.cut.contains(&(other, one))
+    }
+
     /// When the next item arrives.
     #[must_use]
     pub fn next_us(&self) -> Option<u64> {

@@ -96,9 +96,10 @@ impl<D: Disk> Engine<D> {
             let Some((port, ask)) = self.catch_ups.pop_front() else {
                 break;
             };
-            slices.push((port, self.catch_up(&ask)));
+            let slice = self.catch_up(&ask);
+            slices.push((port, ask, slice));
         }
-        for (port, mut slice) in slices {
+        for (port, ask, mut slice) in slices {
             if self.may_leave(&mut slice.changes)? {
                 // While it waited for the disk, batches may have left that its watcher, still late, did not take.
                 if !bugs::is_on(Bug::StaleSlice) {
@@ -106,7 +107,7 @@ impl<D: Disk> Engine<D> {
                 }
                 self.ports[port].outbox.push_back(Outbound::CatchUp(slice));
             } else {
-                self.warming_slices.push((port, slice));
+                self.warming_slices.push((port, ask, slice));
             }
         }
         Ok(())

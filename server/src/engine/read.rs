@@ -121,7 +121,7 @@ impl<D: Disk> Engine<D> {
             }
             None => match self.warm(running.select.unsorted().into_iter().flatten()) {
                 Ok(_) => self.selects.push_back(running),
-                Err(error) => self.refuse_unreadable(running.origin, &error),
+                Err(error) => self.refuse_unreadable(running.origin, ApiError::Corrupt, &error),
             },
         }
     }

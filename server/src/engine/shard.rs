@@ -85,8 +85,8 @@ pub struct Engine<D: Disk> {
     pub(super) reads_seen: u64,
     /// The next batch, while values of it are read.
     pub(super) warming: Option<EventBatch>,
-    /// Slices of history some of whose values are read, and for which core.
-    pub(super) warming_slices: Vec<(usize, CaughtUp)>,
+    /// Slices of history some of whose values are read, for which core, and what it asked.
+    pub(super) warming_slices: Vec<(usize, CatchUp, CaughtUp)>,
     /// Answers held until physical compaction has passed a revision.
     pub(super) awaiting_scrub: Vec<(Revision, Origin, Response)>,
     pub(super) selects: VecDeque<RunningSelect>,
@@ -381,7 +381,8 @@ impl<D: Disk> Engine<D> {
             Ask::WatchOpen if self.hold_watch_open(port) => {}
             Ask::WatchOpen => self.open_watch(port),
             Ask::WatchIdle => self.ports[port].published = None,
-            Ask::Load(records) => self.load(origin, records),
+            Ask::Load(records) => self.load(origin, records, ApiError::Corrupt),
+            Ask::LoadWritten(records) => self.load(origin, records, ApiError::Timeout),
             Ask::Checkpoint => self.request_checkpoint(origin),
             Ask::MoveLeader(to) => self.move_leader(origin, to),
             // Everything committed is applied before a read looks at it.
