@@ -1,10 +1,12 @@
 //! What befalls the members of a run.
 
+use keelson_server::engine::Engine;
 use keelson_server::engine::message::{Ask, NO_TOKEN};
 use keelson_storage::ids::MemberId;
+use keelson_storage::recovery::TailReport;
 
 use crate::check::{ClockJump, Violation};
-use crate::disk::Accidents;
+use crate::disk::{Accidents, SharedDisk};
 use crate::world::World;
 
 /// The longest time that a disk is stuck or a process stands still, in microseconds.
@@ -80,10 +82,14 @@ impl World {
         self.trace
             .event(self.now_us, format_args!("member {id} starts"));
         match started {
-            Ok(()) => {
+            Ok(tail) => {
                 self.trace.count("start");
+                if matches!(tail, TailReport::Cut { .. }) {
+                    self.trace.count("torn end of a log cut off");
+                }
                 self.record_replayed(place)?;
-                self.observe(place)
+                self.observe(place)?;
+                self.observe_company(place)
             }
             Err(error) => self.on_engine_error(place, &error),
         }
@@ -116,8 +122,9 @@ impl World {
             _ => self.options.accidents,
         };
         let member = &self.members[place];
-        member.lane.set_accidents(accidents);
-        member.snapshots.set_accidents(accidents);
+        member
+            .disks()
+            .for_each(|disk| disk.set_accidents(accidents));
     }
 
     /// The power of a member fails.
@@ -143,7 +150,7 @@ impl World {
     fn stop_orderly(&mut self, place: usize) {
         let id = self.members[place].id;
         if let Some(running) = &mut self.members[place].running {
-            running.engine.stop();
+            running.stop();
             // What it has to say before its end is said in its next turns, if there are any.
             running.wake_us = self.now_us;
             let wait_us = self.dice.below(400_000);
@@ -196,7 +203,7 @@ impl World {
         member.lane.busy_until(until_us);
         member.stuck_until_us = member.stuck_until_us.max(until_us);
         if self.dice.chance(500) {
-            member.snapshots.busy_until(until_us);
+            member.disks().for_each(|disk| disk.busy_until(until_us));
         }
         let id = member.id;
         self.trace.event(
@@ -242,7 +249,7 @@ impl World {
         let member = &self.members[place];
         let disk = match self.dice.chance(500) {
             true => &member.lane,
-            false => &member.snapshots,
+            false => self.dice.pick(&member.snapshots),
         };
         let id = member.id;
         if disk.rot() {
@@ -258,9 +265,13 @@ impl World {
             .members
             .iter_mut()
             .filter_map(|member| member.running.as_mut());
-        for running in runs.filter(|running| running.engine.node().is_leader()) {
-            running.ask(0, NO_TOKEN, Ask::MoveLeader(to), now_us);
-            self.trace.count("leader transfer");
+        for running in runs {
+            let leads = |engine: &Engine<SharedDisk>| engine.node().is_leader();
+            let led: Vec<bool> = running.shards.iter().map(leads).collect();
+            for place in (0..led.len()).filter(|place| led[*place]) {
+                running.ask_shard(place, NO_TOKEN, Ask::MoveLeader(to), now_us);
+                self.trace.count("leader transfer");
+            }
         }
         self.trace
             .event(now_us, format_args!("leadership is to go to {to}"));
@@ -268,8 +279,9 @@ impl World {
 
     fn ask_for_checkpoint(&mut self, place: usize) {
         let now_us = self.now_us;
+        let shard = self.dice.index(self.options.shards);
         if let Some(running) = &mut self.members[place].running {
-            running.ask(0, NO_TOKEN, Ask::Checkpoint, now_us);
+            running.ask_shard(shard, NO_TOKEN, Ask::Checkpoint, now_us);
             self.trace.count("checkpoint asked for");
         }
     }

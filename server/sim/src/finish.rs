@@ -115,7 +115,7 @@ impl World {
             .filter(|member| !member.is_removed)
             .map(|member| {
                 let running = member.running.as_ref()?;
-                running.engine.node().leader()
+                running.engine().node().leader()
             });
         let first = leaders.next().flatten();
         first.is_some() && leaders.all(|leader| leader == first)
@@ -126,9 +126,9 @@ impl World {
             .members
             .iter()
             .filter_map(|member| member.running.as_ref());
-        let mut applied = engines.map(|running| running.engine.state().applied());
+        let mut applied = engines.map(|running| running.engine().state().applied());
         let first = applied.next();
-        applied.all(|applied| Some(applied) == first)
+        applied.all(|applied| Some(applied) == first) && self.is_company_equal()
     }
 
     fn is_watched(&mut self) -> bool {
@@ -179,7 +179,7 @@ impl World {
             .iter()
             .filter_map(|member| {
                 let running = member.running.as_ref()?;
-                Some((member.id.0, digest(&running.engine, &self.history.log)))
+                Some((member.id.0, digest(running.engine(), &self.history.log)))
             })
             .collect();
         if digests.iter().any(|(_, digest)| *digest != digests[0].1) {
@@ -191,6 +191,7 @@ impl World {
         self.trace
             .number(digests.first().map_or(0, |(_, digest)| *digest));
         self.check_leases_gone()?;
+        self.judge_company()?;
         for watcher in &self.watchers {
             watcher.demand_all(&mut self.history.watches);
         }
@@ -233,7 +234,7 @@ impl World {
         let members = self.members.iter().map(|member| match &member.running {
             None => format!("\n  {} is down", member.id),
             Some(running) => {
-                let node = running.engine.node();
+                let node = running.engine().node();
                 format!(
                     "\n  {}: leader {:?} term {} first {} last {} committed {} applied {} pending {} {:?}",
                     member.id,
@@ -242,8 +243,8 @@ impl World {
                     node.first(),
                     node.last(),
                     node.committed(),
-                    running.engine.state().applied().index,
-                    running.engine.pending_count(),
+                    running.engine().state().applied().index,
+                    running.engine().pending_count(),
                     node.progress(),
                 )
             }

@@ -9,6 +9,7 @@
 //!     clients, client    of keys and leases
 //!     watcher            of watches
 //!     operator           of the membership
+//!     company            of the other shards of the core
 //!     faults    what befalls
 //!     observe   what is seen of members, and judged at once
 //!     finish    what must come right afterwards, and is judged then
@@ -27,6 +28,7 @@
 pub mod check;
 mod client;
 mod clients;
+mod company;
 mod dice;
 mod disk;
 mod faults;

@@ -10,16 +10,19 @@ use keelson_proto::ApiError;
 use keelson_server::config::AutoCompaction;
 use keelson_server::engine::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, Token};
 use keelson_server::engine::{
-    CheckpointConfig, CompareConfig, Disks, Engine, EngineConfig, EngineError, GroupConfig,
+    CheckpointConfig, CompareConfig, Engine, EngineConfig, EngineError, GroupConfig, ShardPast,
+    ShardSeat, Shards, open_lane,
 };
 use keelson_server::fanout::{FanOut, OpenedAt};
 use keelson_server::runtime::{Clock, ManualClock};
-use keelson_storage::ids::{ClusterId, MemberId, ShardId};
+use keelson_storage::ids::{ClusterId, LaneId, MemberId};
 use keelson_storage::mvcc::Change;
+use keelson_storage::recovery::TailReport;
 use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
 use keelson_storage::state::Member as Description;
 use keelson_storage::wal::WalConfig;
 
+use crate::company::shard_at;
 use crate::dice::Dice;
 use crate::disk::SharedDisk;
 use crate::options::Options;
@@ -41,8 +44,10 @@ pub struct Member {
     pub id: MemberId,
     /// Its disks.
     pub lane: SharedDisk,
-    /// See `lane`.
-    pub snapshots: SharedDisk,
+    /// Those of each shard's snapshots.
+    pub snapshots: Vec<SharedDisk>,
+    /// Whether the shards were there before.
+    pub knows_shards: bool,
     /// How often it was started.
     pub starts: u64,
     /// Its process.
@@ -69,8 +74,12 @@ pub struct Member {
 
 /// A process.
 pub struct Running {
-    /// The engine.
-    pub engine: Engine<SharedDisk>,
+    /// The engines of its shards; most is asked of the first one.
+    pub shards: Shards<SharedDisk>,
+    /// The last entries that were recorded of the others.
+    pub company_seen: Vec<u64>,
+    /// Which of them are whole again, of a member that began anew.
+    whole: Vec<bool>,
     /// Its front cores.
     pub cores: Vec<Core>,
     /// When it next has something to do.
@@ -83,12 +92,16 @@ pub struct Running {
     pub revision_seen: i64,
     /// The last entry that was recorded.
     pub index_seen: u64,
+    /// The last entry of its log, when it was last looked at.
+    pub last_seen: u64,
     /// The leases that it had.
     pub leases: BTreeSet<i64>,
     /// What clients and watches ask at its next turn.
     asks: Vec<(usize, Inbound)>,
+    /// What is asked of other shards.
+    company_asks: Vec<(usize, Inbound)>,
     /// What other members said to it since its last turn.
-    pub heard: Vec<(MemberId, Item)>,
+    pub heard: Vec<(usize, MemberId, Item)>,
     /// When its cores next look for idle watchers.
     pub notify_at_us: u64,
     clock: ManualClock,
@@ -122,12 +135,14 @@ struct Drift {
 /// What a turn brought.
 #[derive(Debug, Default)]
 pub struct TurnResult {
-    /// For other members.
-    pub items: Vec<(MemberId, Item)>,
+    /// For other members' shards, by their places.
+    pub items: Vec<(usize, MemberId, Item)>,
     /// New changes.
     pub changes: Vec<Change>,
     /// For clients.
     pub replies: Vec<(Token, Result<Answer, ApiError>)>,
+    /// Those of other shards.
+    pub company_replies: Vec<(usize, Token, Result<Answer, ApiError>)>,
 }
 
 /// How others describe a member.
@@ -165,11 +180,12 @@ pub fn founder(id: MemberId) -> Description {
 impl Member {
     /// A member that was never started.
     #[must_use]
-    pub fn new(id: MemberId, dice: &mut Dice) -> Self {
+    pub fn new(id: MemberId, shards: usize, dice: &mut Dice) -> Self {
         Self {
             id,
             lane: SharedDisk::new(dice.seed()),
-            snapshots: SharedDisk::new(dice.seed()),
+            snapshots: (0..shards).map(|_| SharedDisk::new(dice.seed())).collect(),
+            knows_shards: false,
             starts: 0,
             running: None,
             paused_until_us: 0,
@@ -187,12 +203,14 @@ impl Member {
     /// Its disks are empty, and it has heard who belongs to the cluster.
     pub fn begin_anew(&mut self, known: Vec<Description>, dice: &mut Dice) {
         self.lane = SharedDisk::new(dice.seed());
-        self.snapshots = SharedDisk::new(dice.seed());
+        for snapshots in &mut self.snapshots {
+            *snapshots = SharedDisk::new(dice.seed());
+        }
         self.founding.clear();
         self.peers = known;
     }
 
-    /// Starts its process.
+    /// Starts its process; how its log ended.
     ///
     /// # Errors
     /// As an engine's start.
@@ -201,21 +219,19 @@ impl Member {
         options: &Options,
         now_us: u64,
         dice: &mut Dice,
-    ) -> Result<(), EngineError> {
+    ) -> Result<TailReport, EngineError> {
         self.starts += 1;
         let clock = ManualClock::default();
         clock.advance_us(dice.below(1 << 40));
-        let disks = Disks {
-            lane: self.lane.clone(),
-            snapshots: self.snapshots.clone(),
-        };
         let wal = WalConfig {
             segment_bytes: options.segment_bytes,
             ..WalConfig::default()
         };
-        let seed = self.id.0 << 16 | self.starts;
-        let config = self.config(options, seed);
-        let (engine, _report) = Engine::open(disks, wal, config, description(self.id), &clock)?;
+        let seats = (0..self.snapshots.len()).map(|place| self.seat(place, options));
+        let lane = (LaneId(0), self.lane.clone());
+        let (shards, report) = open_lane(lane, wal, seats.collect(), &clock)?;
+        self.knows_shards = true;
+        let engine = first(&shards);
         let drift = Drift {
             permille: dice.below(options.drift_permille + 1),
             is_fast: dice.chance(500),
@@ -227,8 +243,11 @@ impl Member {
         self.running = Some(Running {
             revision_seen: engine.state().revision().0,
             index_seen: 0,
-            leases: lease_ids(&engine),
-            engine,
+            last_seen: 0,
+            leases: lease_ids(engine),
+            company_seen: vec![0; self.snapshots.len() - 1],
+            whole: vec![!self.has_forgotten; self.snapshots.len()],
+            shards,
             cores: (0..CORES).map(|_| core()).collect(),
             wake_us: now_us,
             began_us: now_us,
@@ -240,6 +259,7 @@ impl Member {
                     ask: Ask::WatchOpen,
                 },
             )],
+            company_asks: Vec::new(),
             heard: Vec::new(),
             notify_at_us: now_us,
             clock,
@@ -248,12 +268,32 @@ impl Member {
         });
         self.paused_until_us = 0;
         self.stop_at_us = u64::MAX;
-        Ok(())
+        Ok(report.tail)
     }
 
-    fn config(&self, options: &Options, seed: u64) -> EngineConfig {
+    /// As `boot/shards.rs` opens them.
+    fn seat(&self, place: usize, options: &Options) -> ShardSeat<SharedDisk> {
+        let past = match self.snapshots.len() {
+            1 => ShardPast::Alone,
+            _ if self.knows_shards && !self.has_forgotten => ShardPast::Known,
+            _ => ShardPast::New,
+        };
+        ShardSeat {
+            snapshots: self.snapshots[place].clone(),
+            config: self.config(options, place),
+            member: description(self.id),
+            past,
+        }
+    }
+
+    /// All of its disks.
+    pub fn disks(&self) -> impl Iterator<Item = &SharedDisk> {
+        std::iter::once(&self.lane).chain(&self.snapshots)
+    }
+
+    fn config(&self, options: &Options, place: usize) -> EngineConfig {
         EngineConfig {
-            shard: ShardId(0),
+            shard: shard_at(place),
             member: self.id,
             cluster: CLUSTER,
             group: GroupConfig {
@@ -266,7 +306,7 @@ impl Member {
                 log_keep_entries: options.log_keep_entries,
                 ..GroupConfig::default()
             },
-            seed,
+            seed: self.id.0 << 16 | self.starts,
             quota_bytes: None,
             auto_compact: AutoCompaction::Off,
             wal_depth: 2,
@@ -306,22 +346,48 @@ impl Member {
         self.running = None;
         self.stop_at_us = u64::MAX;
         self.stuck_until_us = 0;
-        self.lane.crash();
-        self.snapshots.crash();
+        self.disks().for_each(SharedDisk::crash);
     }
 
     /// When its process next has something to do.
     #[must_use]
     pub fn next_us(&self) -> Option<u64> {
         let running = self.running.as_ref()?;
-        let disks = [self.lane.pending(), self.snapshots.pending()];
-        let disk_us = disks.into_iter().flatten().min();
+        let disk_us = self.disks().filter_map(SharedDisk::pending).min();
         let next_us = running.wake_us.min(disk_us.unwrap_or(u64::MAX));
         Some(next_us.max(self.paused_until_us))
     }
 }
 
 impl Running {
+    /// The engine of the first shard.
+    #[must_use]
+    pub fn engine(&self) -> &Engine<SharedDisk> {
+        first(&self.shards)
+    }
+
+    /// All of its shards hand over, and end when they are drained.
+    pub fn stop(&mut self) {
+        for place in 0..self.shards.count() {
+            self.shards.engine(place).stop();
+        }
+    }
+
+    /// Whether all shards of a member that began anew have become whole, the last one since this was last asked.
+    pub fn take_rejoined(&mut self) -> bool {
+        let were_all = self.whole.iter().all(|whole| *whole);
+        for place in 0..self.shards.count() {
+            self.whole[place] |= self.shards.engine(place).take_rejoined();
+        }
+        !were_all && self.whole.iter().all(|whole| *whole)
+    }
+
+    /// Asks another shard at the next turn, which is due at once.
+    pub fn ask_shard(&mut self, place: usize, token: Token, ask: Ask, now_us: u64) {
+        self.company_asks.push((place, Inbound { token, ask }));
+        self.wake_us = self.wake_us.min(now_us);
+    }
+
     /// Its clock jumps forward.
     pub fn jump_clock(&mut self, by_us: u64) {
         self.clock.advance_us(by_us);
@@ -340,30 +406,49 @@ impl Running {
     pub fn turn(&mut self, now_us: u64, dice: &mut Dice) -> Result<TurnResult, EngineError> {
         self.run_clock(now_us);
         for (port, inbound) in std::mem::take(&mut self.asks) {
-            self.engine.on_inbound(port, inbound);
+            self.shards.engine(0).on_inbound(port, inbound);
         }
-        for (from, item) in std::mem::take(&mut self.heard) {
-            self.engine.on_peer(from, item)?;
+        for (place, inbound) in std::mem::take(&mut self.company_asks) {
+            self.shards.engine(place).on_inbound(0, inbound);
         }
-        let received = self.engine.facts().snapshots_received;
-        let activity = self.engine.step(&self.clock)?;
-        if self.engine.facts().snapshots_received > received {
+        for (place, from, item) in std::mem::take(&mut self.heard) {
+            self.shards.engine(place).on_peer(from, item)?;
+        }
+        let received = self.engine().facts().snapshots_received;
+        let activity = self.shards.turn(&self.clock)?;
+        if self.engine().facts().snapshots_received > received {
             self.swapped_us = Some(now_us);
         }
-        let mut result = TurnResult {
-            items: self.engine.take_peer_items(),
-            ..TurnResult::default()
-        };
+        let mut result = TurnResult::default();
+        for place in 0..self.shards.count() {
+            let items = self.shards.engine(place).take_peer_items();
+            let items = items.into_iter().map(|(to, item)| (place, to, item));
+            result.items.extend(items);
+        }
+        for place in 1..self.shards.count() {
+            let engine = self.shards.engine(place);
+            while let Some(outbound) = engine.take_reply(0) {
+                if let Outbound::Reply {
+                    token,
+                    result: answer,
+                } = outbound
+                {
+                    result.company_replies.push((place, token, answer));
+                }
+            }
+            engine.pump_snapshots()?;
+            drop(engine.take_discarded());
+        }
         let mut is_busy = activity.busy;
         for port in 0..self.cores.len() {
-            while let Some(reply) = self.engine.take_reply(port) {
+            while let Some(reply) = self.shards.engine(0).take_reply(port) {
                 self.cores[port].from_engine.push_back(reply);
             }
-            while self.engine.has_news(port) {
-                let Some(batch) = self.engine.publish(port)? else {
+            while self.engine().has_news(port) {
+                let Some(batch) = self.shards.engine(0).publish(port)? else {
                     break;
                 };
-                self.engine.on_published(port, &batch);
+                self.shards.engine(0).on_published(port, &batch);
                 self.cores[port]
                     .from_engine
                     .push_back(Outbound::Batch(batch));
@@ -375,15 +460,15 @@ impl Running {
             is_busy |= self.deliver(port, count, &mut result);
         }
         // Its first answer says that it is open.
-        while self.engine.take_reply(RECORDER).is_some() {}
-        while let Some(batch) = self.engine.publish(RECORDER)? {
-            self.engine.on_published(RECORDER, &batch);
+        while self.shards.engine(0).take_reply(RECORDER).is_some() {}
+        while let Some(batch) = self.shards.engine(0).publish(RECORDER)? {
+            self.shards.engine(0).on_published(RECORDER, &batch);
             self.revision_seen = batch.through.0;
             result.changes.extend(batch.changes.iter().cloned());
         }
-        is_busy |= self.engine.has_news(RECORDER);
-        self.engine.pump_snapshots()?;
-        drop(self.engine.take_discarded());
+        is_busy |= self.engine().has_news(RECORDER);
+        self.shards.engine(0).pump_snapshots()?;
+        drop(self.shards.engine(0).take_discarded());
         let local_us = self.clock.now_us();
         self.wake_us = match activity.wake_at_us {
             _ if is_busy => now_us + 1 + dice.below(50),
@@ -453,6 +538,11 @@ impl Running {
         self.clock.advance_us(local_us);
         self.clocked_us = now_us;
     }
+}
+
+/// The engine of the first shard.
+pub(crate) fn first(shards: &Shards<SharedDisk>) -> &Engine<SharedDisk> {
+    shards.iter().next().expect("a member has a shard")
 }
 
 /// The leases of a member's state.

@@ -6,8 +6,9 @@ use keelson_storage::ids::{MemberId, Revision};
 use keelson_storage::mvcc::{Change, Record};
 
 use crate::check::{Applied, Event, EventLog, LeaseEnd, Violation};
+use crate::client::{Client, Kind};
 use crate::disk::SharedDisk;
-use crate::member::{Member, lease_ids};
+use crate::member::{Member, first, lease_ids};
 use crate::world::World;
 
 /// The state is compared at every entry whose index is a multiple of this.
@@ -22,10 +23,23 @@ impl World {
         let Some(running) = &mut member.running else {
             return Ok(());
         };
-        let engine = &running.engine;
+        let engine = first(&running.shards);
+        let last = engine.node().last().0;
+        if last < running.last_seen && running.swapped_us != Some(now_us) {
+            self.trace.count("log cut off by a new leader");
+        }
+        running.last_seen = last;
         if engine.node().is_leader() {
-            let (term, last) = (engine.node().term().0, engine.node().last().0);
+            let term = engine.node().term().0;
             if self.group.on_leader(id, term, last)? {
+                let mut clients = self.clients.iter();
+                let changes = |client: &Client| {
+                    matches!(client.kind, Kind::Operator) && client.pending.is_some()
+                };
+                if clients.any(changes) {
+                    self.trace
+                        .count("leader change during a change of the members");
+                }
                 self.trace
                     .event(now_us, format_args!("member {id} leads term {term}"));
             }
@@ -56,7 +70,15 @@ impl World {
         self.trace.number(digest.unwrap_or(revision as u64));
         self.group.on_applied(seen)?;
         let leases = lease_ids(engine);
+        let term = engine.node().term().0;
+        for id in leases.difference(&running.leases) {
+            self.lease_terms.entry(*id).or_insert(term);
+        }
         for id in running.leases.difference(&leases) {
+            let granted = self.lease_terms.remove(id);
+            if granted.is_some_and(|granted| granted < applied.term.0) {
+                self.trace.count("lease expired under a new leader");
+            }
             self.trace.event(now_us, format_args!("lease {id} is gone"));
             self.history.lease_ends.push(LeaseEnd {
                 id: *id,
@@ -74,7 +96,7 @@ impl World {
             return Ok(());
         };
         let from = Revision(self.history.log.revision() + 1);
-        let changes = running.engine.state().changes_from(from);
+        let changes = running.engine().state().changes_from(from);
         let changes: Vec<Change> = changes.map(|change| change.change()).collect();
         take_changes(changes.into_iter(), &mut self.history.log)
     }
@@ -83,9 +105,9 @@ impl World {
     fn note_office(&mut self, index: usize) {
         let member = &self.members[index];
         let term = member.running.as_ref().and_then(|running| {
-            let node = running.engine.node();
+            let node = running.engine().node();
             let term = node.term();
-            let is_in_office = node.is_leader() && running.engine.state().applied().term == term;
+            let is_in_office = node.is_leader() && running.engine().state().applied().term == term;
             is_in_office.then_some(term.0)
         });
         self.set_office(index, term);
@@ -97,6 +119,10 @@ impl World {
         if member.office == term {
             return;
         }
+        if term.is_none() && member.running.is_some() {
+            self.trace.count("leader steps down");
+        }
+        let member = &mut self.members[index];
         member.office = term;
         let offices = &mut self.history.offices;
         let is_newest = term.is_some_and(|term| term > self.newest_office);
@@ -138,7 +164,7 @@ impl World {
                 member.running.is_some() && is_awake(member) && is_free && is_near
             })
         };
-        let voters = &running.engine.node().membership().voters;
+        let voters = running.engine().node().membership().voters;
         let able = voters.iter().filter(|id| can_write(id)).count();
         !is_awake(holder) || able * 2 <= voters.len()
     }

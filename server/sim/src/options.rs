@@ -10,6 +10,8 @@ use crate::wire::Weather;
 pub struct Options {
     /// Founding members: 1, 3 or 5.
     pub members: usize,
+    /// Shards over one lane.
+    pub shards: usize,
     /// How long faults go on, in microseconds.
     pub fault_us: u64,
     /// Clients of keys, of leases and of watches.
@@ -74,6 +76,7 @@ impl Options {
         let reorders = dice.chance(400);
         let mut options = Self {
             members,
+            shards: *dice.pick(&[1, 1, 1, 1, 1, 2, 2, 3]),
             fault_us: dice.between(8, 40) * 1_000_000,
             clients: dice.between(2, 8) as usize,
             lease_clients: dice.below(3) as usize,
@@ -102,6 +105,8 @@ impl Options {
             changes_members: dice.chance(350),
             events: Events::default(),
         };
+        // Each shard has its own members; `main`'s alone are changed here.
+        options.changes_members &= options.shards == 1;
         options.draw_events(dice);
         if members > 1 && dice.chance(250) {
             options.draw_liar(dice);

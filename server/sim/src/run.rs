@@ -106,6 +106,14 @@ pub fn last_events() -> (u64, Vec<String>) {
     trace::last()
 }
 
+/// What of all that is rare did not happen in so many seeds from 1 on, although it had to.
+#[must_use]
+pub fn missed(seeds: u64, counts: &BTreeMap<&'static str, u64>) -> Vec<&'static str> {
+    let due = trace::RARE.iter().filter(|(_, within)| *within <= seeds);
+    let missed = due.filter(|(what, _)| !counts.contains_key(what));
+    missed.map(|(what, _)| *what).collect()
+}
+
 /// Runs seeds side by side; `observe` gets each outcome as it comes, and ends everything when it says false.
 pub fn run_seeds(
     seeds: impl Iterator<Item = u64>,

@@ -163,9 +163,11 @@ fn check_not_late(
 
 /// How much of a time lies within spans that do not overlap each other.
 fn overlap_us(spans: &[(u64, u64)], from_us: u64, until_us: u64) -> u64 {
-    let overlaps = spans
-        .iter()
-        .map(|(begin_us, end_us)| (*end_us).min(until_us).saturating_sub((*begin_us).max(from_us)));
+    let overlaps = spans.iter().map(|(begin_us, end_us)| {
+        (*end_us)
+            .min(until_us)
+            .saturating_sub((*begin_us).max(from_us))
+    });
     overlaps.sum()
 }
 
