@@ -11,8 +11,9 @@ use keelson_server::config::AutoCompaction;
 use keelson_server::engine::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, Token};
 use keelson_server::engine::{
     CheckpointConfig, CompareConfig, Engine, EngineConfig, EngineError, GroupConfig, ShardPast,
-    ShardSeat, Shards, open_lane,
+    ShardSeat, Shards, Slices, open_lane,
 };
+use keelson_server::fanout::limits::StreamBounds;
 use keelson_server::fanout::{FanOut, OpenedAt};
 use keelson_server::runtime::{Clock, ManualClock};
 use keelson_storage::ids::{ClusterId, LaneId, MemberId};
@@ -36,6 +37,25 @@ pub const CLUSTER: ClusterId = ClusterId(22);
 
 /// Watch responses are split above this, if the client wants that.
 const FRAGMENT_BYTES: usize = 400;
+
+/// What an engine does at a time, in a part of the runs.
+const TINY: Slices = Slices {
+    select_keys: 3,
+    catch_up_changes: 5,
+    catch_up_bytes: 200,
+    publish_changes: 4,
+    scrub: 3,
+    scrub_idle: 5,
+    values_wanted: 2,
+    checkpoint_versions: 3,
+    snapshot_piece_bytes: 16 << 10,
+};
+/// How much waits in a stream then.
+const TINY_STREAMS: StreamBounds = StreamBounds {
+    bytes_max: 600,
+    bytes_low: 300,
+    response_bytes: 150,
+};
 
 /// A member, running or not.
 #[derive(Debug)]
@@ -236,8 +256,12 @@ impl Member {
             permille: dice.below(options.drift_permille + 1),
             is_fast: dice.chance(500),
         };
+        let bounds = match options.is_tiny {
+            true => TINY_STREAMS,
+            false => StreamBounds::default(),
+        };
         let core = || Core {
-            fanout: FanOut::new(CLUSTER.0, self.id.0, FRAGMENT_BYTES),
+            fanout: FanOut::new(CLUSTER.0, self.id.0, FRAGMENT_BYTES).with_bounds(bounds),
             from_engine: VecDeque::new(),
         };
         self.running = Some(Running {
@@ -329,6 +353,10 @@ impl Member {
                 ..StoreConfig::default()
             },
             memory_budget_bytes: 1 << 20,
+            slices: match options.is_tiny {
+                true => TINY,
+                false => Slices::default(),
+            },
             cores: CORES + 1,
             // The world compares states itself.
             compare: CompareConfig {

@@ -33,6 +33,8 @@ pub struct Options {
     /// The member, by its place, whose disks lie and rot, and how often they lie. Only ever one, of three or more: the
     /// others hold what it loses.
     pub liar: Option<(usize, Accidents)>,
+    /// Whether members do very little at a time.
+    pub is_tiny: bool,
     /// Whether a leader answers reads while its lease lasts.
     pub lease_reads: bool,
     /// Thousandths of the time that clocks run apart.
@@ -96,6 +98,7 @@ impl Options {
                 ..Accidents::default()
             },
             liar: None,
+            is_tiny: dice.chance(400),
             lease_reads: dice.chance(300),
             drift_permille: dice.below(3) * 5,
             tick_us: *dice.pick(&[20_000, 50_000, 100_000]),

@@ -33,6 +33,7 @@ use super::read::{RunningHash, RunningSelect};
 use super::receiving::Receiving;
 use super::rejoin::Rejoin;
 use super::sending::Sending;
+use super::slices::Slices;
 use super::spread::Spread;
 use super::values::Loading;
 use crate::config::AutoCompaction;
@@ -128,6 +129,8 @@ pub struct EngineConfig {
     pub snapshots: StoreConfig,
     /// Bytes for keys, metadata and values in memory.
     pub memory_budget_bytes: u64,
+    /// How much it does at a time.
+    pub slices: Slices,
     /// Front cores that will ask.
     pub cores: usize,
     /// Version answered by `Status`.

@@ -12,7 +12,6 @@ use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Record;
 use keelson_storage::snapshot::SnapshotError;
 
-use super::limits::VALUES_WANTED_MAX;
 use super::message::Answer;
 use super::shard::{Engine, EngineError, Origin};
 
@@ -93,7 +92,7 @@ impl<D: Disk> Engine<D> {
             }
             self.snapshots.want(place);
             missing += 1;
-            if missing >= VALUES_WANTED_MAX {
+            if missing >= self.config.slices.values_wanted {
                 break;
             }
         }
