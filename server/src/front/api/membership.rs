@@ -32,12 +32,21 @@ pub async fn follow_main(api: Rc<Api>) {
     let Some(main) = api.main.clone() else {
         return;
     };
+    let mut said = None;
     while !api.core.stopping().is_set() {
         runtime::sleep(LOOK_INTERVAL).await;
         // Nobody leads, or an answer is late: the next look comes.
-        if let Ok(changes) = missing_changes(&api, &main).await {
-            propose_one(&api, changes).await;
+        let Ok(changes) = missing_changes(&api, &main).await else {
+            continue;
+        };
+        let refused = propose_one(&api, changes).await;
+        if let Some(error) = refused.filter(|_| said != refused) {
+            tracing::warn!(
+                error = error.message(),
+                "the members of a shard do not follow main's yet; trying on"
+            );
         }
+        said = refused;
     }
 }
 
@@ -52,27 +61,24 @@ async fn missing_changes(api: &Api, main: &Api) -> Result<Vec<Request>, ApiError
     let learners_max = api.config.learners_max;
     let own = members(api, false).await?;
     let seen = members(main, false).await?;
-    if own.is_empty() || changes(&own, &seen, learners_max).is_empty() {
+    if changes(&own, &seen, learners_max).is_empty() {
         return Ok(Vec::new());
     }
     Ok(changes(&own, &members(main, true).await?, learners_max))
 }
 
 /// One at a time: the group takes the next when the last one is applied. One that is refused, because it is not safe yet,
-/// does not keep the others back.
-async fn propose_one(api: &Api, changes: Vec<Request>) {
+/// does not keep the others back; the last refusal, if none was taken.
+async fn propose_one(api: &Api, changes: Vec<Request>) -> Option<ApiError> {
+    let mut refused = None;
     for change in changes {
         let body = change.encode_body();
         match api.write(change, body).await {
-            Ok(_) => return,
-            Err(error) => {
-                tracing::debug!(
-                    error = error.message(),
-                    "the members of a shard do not follow yet"
-                );
-            }
+            Ok(_) => return None,
+            Err(error) => refused = Some(error),
         }
     }
+    refused
 }
 
 async fn members(api: &Api, linearizable: bool) -> Result<Vec<Listed>, ApiError> {
@@ -82,8 +88,12 @@ async fn members(api: &Api, linearizable: bool) -> Result<Vec<Listed>, ApiError>
     }
 }
 
-/// The commands that make `own` like `main`: who comes before who leaves.
+/// The commands that make `own` like `main`: who comes before who leaves. A group without members is one that is not
+/// founded yet, and tells nothing; even a linearizable list of `main` can be that.
 fn changes(own: &[Listed], main: &[Listed], learners_max: u32) -> Vec<Request> {
+    if own.is_empty() || main.is_empty() {
+        return Vec::new();
+    }
     let in_own = |id: u64| own.iter().find(|member| member.id == id);
     let mut changes = Vec::new();
     for member in main {
@@ -149,5 +159,12 @@ mod tests {
         let mut named = main.clone();
         named[0].name = "other".to_owned();
         assert_eq!(super::changes(&named, &main, 1), []);
+    }
+
+    #[test]
+    fn a_group_that_is_not_founded_yet_changes_nothing() {
+        let founded = [member(1, false), member(2, false)];
+        assert_eq!(changes(&founded, &[], 1), []);
+        assert_eq!(changes(&[], &founded, 1), []);
     }
 }
