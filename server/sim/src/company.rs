@@ -1,8 +1,9 @@
 //! The other shards of a member's core, which share its lane with the first one.
 //!
 //! Little is asked of them: somebody puts keys and lists them, so that groups of several shards are written, replayed,
-//! trimmed and repaired together. What they promise is judged more simply than what the first one does: members agree at
-//! every entry, a list has every key that was acknowledged before it was asked for, and no such key is missing in the end.
+//! trimmed and repaired together. What they promise is judged more simply than what the first one does: members agree
+//! at every entry, a list has every key that was acknowledged before it was asked for, and no such key is missing in
+//! the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,10 +3,10 @@
 //! [`SharedDisk`] is the handle that an engine owns; the world keeps another one. Beneath it is the simulated disk of
 //! `keelson-storage`, which completes things in random order and tears what was in flight when the power fails.
 //!
-//! A disk that lies says that it has written what it has lost, put elsewhere or damaged, and what it holds rots. The last
-//! thing that was written is spared when the power fails: that a disk lied about it nobody could tell from a write that
-//! the power failure has torn. Whoever writes something behind it says that it was durable, and from then on it must be
-//! missed.
+//! A disk that lies says that it has written what it has lost, put elsewhere or damaged, and what it holds rots. The
+//! last thing that was written is spared when the power fails: that a disk lied about it nobody could tell from a write
+//! that the power failure has torn. Whoever writes something behind it says that it was durable, and from then on it must
+//! be missed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
