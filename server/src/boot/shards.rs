@@ -21,7 +21,7 @@ use super::identity::{Identity, texts};
 use crate::config::{Config, HttpUrl, version};
 use crate::engine::{
     CheckpointConfig, CompareConfig, EngineConfig, GroupConfig, ShardPast, ShardSeat, Shards,
-    open_lane,
+    Slices, open_lane,
 };
 use crate::runtime::MonotonicClock;
 
@@ -302,6 +302,7 @@ fn engine_config(
             ..StoreConfig::default()
         },
         memory_budget_bytes,
+        slices: Slices::default(),
         wal_depth: config.tuning.wal.depth as usize,
         cores,
         api_version: version::API.to_owned(),

@@ -27,8 +27,7 @@ use super::build::{Build, Turn};
 use super::limits::{
     BATCH_BYTES_MAX, CACHE_BYTES_MIN, CACHE_BYTES_STEP, CHECKPOINT_BURST_BYTES,
     CHECKPOINT_HOLDS_BACK_FROM, CHECKPOINT_HURRIES_FROM, CHECKPOINT_PAUSE_US, CHECKPOINT_RETRY_US,
-    CHECKPOINT_SLICE_VERSIONS, CHECKPOINT_VERSIONS_PER_TURN, IDLE_AFTER_US,
-    MEMORY_VERSIONS_BYTES_MIN,
+    CHECKPOINT_SLICE_VERSIONS, IDLE_AFTER_US, MEMORY_VERSIONS_BYTES_MIN,
 };
 use super::message::Answer;
 use super::persist::Persisting;
@@ -460,7 +459,7 @@ impl<D: Disk> Engine<D> {
     fn advance_build(&mut self, running: &mut Running) -> Result<bool, SnapshotError> {
         let is_unhurried = self.is_serving() && !self.are_commands_ahead(CHECKPOINT_HURRIES_FROM);
         self.top_up(is_unhurried);
-        let mut left = CHECKPOINT_VERSIONS_PER_TURN;
+        let mut left = self.config.slices.checkpoint_versions;
         loop {
             self.feed(running)?;
             if !self.snapshots.may_write() || self.checkpoints.allowance <= 0 {

@@ -22,7 +22,7 @@ use prost::Message;
 
 use super::limits::MEMORY_VERSIONS_BYTES_MIN;
 use super::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, StreamKey, Token, key_in_range};
-use super::{CheckpointConfig, Disks, Engine, EngineConfig, EngineError, GroupConfig};
+use super::{CheckpointConfig, Disks, Engine, EngineConfig, EngineError, GroupConfig, Slices};
 use crate::config::AutoCompaction;
 use crate::fanout::{FanOut, OpenedAt, WatchSpec};
 use crate::runtime::ManualClock;
@@ -66,6 +66,7 @@ pub(super) fn config() -> EngineConfig {
             ..StoreConfig::default()
         },
         memory_budget_bytes: 1 << 20,
+        slices: Slices::default(),
         wal_depth: 2,
         cores: CORES,
         api_version: "3.6.0".to_owned(),
