@@ -9,10 +9,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-/// Bytes freed at once.
-pub(super) const SLICE_BYTES: u64 = 4 << 20;
-/// The pause after each slice.
-pub(super) const PAUSE: Duration = Duration::from_millis(10);
+/// The fewest bytes freed at once, but at the end: a disk has about as much to do with less.
+pub(super) const SLICE_BYTES_MIN: u64 = if cfg!(test) { 1 << 20 } else { 32 << 20 };
+/// The most slices of a file: with the pauses they take half a minute.
+const SLICES_MAX: u64 = 30;
+/// The pause after each slice: few writes are to meet one.
+pub(super) const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 1000 });
 /// How a slice is freed, for fallocate.
 pub(super) const PUNCH: libc::c_int = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 
@@ -20,6 +22,11 @@ pub(super) const PUNCH: libc::c_int = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_
 pub(super) fn bytes_to_free(file: &File) -> Option<u64> {
     let metadata = file.metadata().ok()?;
     (metadata.nlink() == 0 && is_only_user(file)).then_some(metadata.len())
+}
+
+/// Bytes freed at once of a file with so many.
+pub(super) fn slice_bytes(bytes: u64) -> u64 {
+    bytes.div_ceil(SLICES_MAX).max(SLICE_BYTES_MIN)
 }
 
 /// A write lease is given only to the only user of a file. It is not kept: nobody wants its signal.
@@ -35,11 +42,11 @@ fn is_only_user(file: &File) -> bool {
 /// file is closed.
 pub(super) fn free(file: &File) {
     let bytes = bytes_to_free(file).unwrap_or(0);
-    let slices = (0..bytes).step_by(SLICE_BYTES as usize);
-    for offset in slices {
+    let slice = slice_bytes(bytes);
+    for offset in (0..bytes).step_by(slice as usize) {
         // SAFETY: the call takes numbers, and the descriptor is open for its whole length.
         let freed =
-            unsafe { libc::fallocate(file.as_raw_fd(), PUNCH, offset as i64, SLICE_BYTES as i64) };
+            unsafe { libc::fallocate(file.as_raw_fd(), PUNCH, offset as i64, slice as i64) };
         if freed != 0 || file.sync_all().is_err() {
             return;
         }
@@ -57,7 +64,7 @@ mod tests {
     fn only_a_removed_file_that_nobody_else_reads_is_freed() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("file");
-        std::fs::write(&path, vec![7; 3 * SLICE_BYTES as usize + 5]).expect("a file");
+        std::fs::write(&path, vec![7; 2 * SLICE_BYTES_MIN as usize + 5]).expect("a file");
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).open(&path).expect("a file");
         free(&file);

@@ -67,7 +67,9 @@ pub(super) enum FreeStage {
 }
 
 /// Read by the ring when it is submitted.
-static FREE_PAUSE: types::Timespec = types::Timespec::new().nsec(freeing::PAUSE.subsec_nanos());
+static FREE_PAUSE: types::Timespec = types::Timespec::new()
+    .sec(freeing::PAUSE.as_secs())
+    .nsec(freeing::PAUSE.subsec_nanos());
 
 /// Whether and how what is written becomes durable.
 #[derive(Clone, Copy, Debug)]
@@ -189,8 +191,12 @@ impl Step {
             Step::CreateSync => opcode::Fsync::new(file()).build(),
             Step::RemoveUnlink { name } => opcode::UnlinkAt::new(directory, name.as_ptr()).build(),
             Step::SyncDirectory { .. } => opcode::Fsync::new(directory).build(),
-            Step::Free { stage, offset, .. } => match stage {
-                FreeStage::Punch => opcode::Fallocate::new(file(), freeing::SLICE_BYTES)
+            Step::Free {
+                stage,
+                offset,
+                bytes,
+            } => match stage {
+                FreeStage::Punch => opcode::Fallocate::new(file(), freeing::slice_bytes(*bytes))
                     .offset(*offset)
                     .mode(freeing::PUNCH)
                     .build(),
@@ -243,7 +249,7 @@ impl Step {
             FreeStage::Punch => FreeStage::Sync,
             FreeStage::Sync => FreeStage::Pause,
             FreeStage::Pause => {
-                *offset += freeing::SLICE_BYTES;
+                *offset += freeing::slice_bytes(*bytes);
                 FreeStage::Punch
             }
         };

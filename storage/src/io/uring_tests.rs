@@ -352,7 +352,7 @@ fn eventfd_file(disk: &UringDisk) -> File {
 fn the_blocks_of_a_removed_file_are_given_back_in_slices() {
     let scratch = scratch();
     let mut disk = open(scratch.path());
-    let bytes = 3 * super::freeing::SLICE_BYTES;
+    let bytes = 3 * super::freeing::SLICE_BYTES_MIN;
     let file = disk.submit_create("a", bytes, 0);
     drain(&mut disk, 1);
     // Whoever else has it open sees what becomes of it, and must have let go before it is removed.
