@@ -53,6 +53,9 @@ impl World {
         let Some(running) = &mut member.running else {
             return;
         };
+        if let Call::LeaseRevoke { id } = &call {
+            self.lease_terms.remove(id);
+        }
         self.next_token += 1;
         let token = Token(self.next_token);
         let port = self.dice.index(CORES);
@@ -120,8 +123,12 @@ impl World {
             Came::Needs(half, records) => {
                 self.trace.count("answer from the disk");
                 pending.half = Some(half);
+                let load = match ask_of(&self.history.ops[pending.op].call) {
+                    Ask::Write { .. } => Ask::LoadWritten(records),
+                    _ => Ask::Load(records),
+                };
                 if let Some(running) = &mut self.members[place].running {
-                    running.ask(pending.port, token, Ask::Load(records), self.now_us);
+                    running.ask(pending.port, token, load, self.now_us);
                 }
                 self.tokens.insert(token.0, index);
                 self.clients[index].pending = Some(pending);
@@ -157,6 +164,7 @@ impl World {
     /// Whoever waits for a member that is gone learns that it is.
     pub(crate) fn drop_connections(&mut self, place: usize) {
         let id = self.members[place].id;
+        self.drop_company(id);
         for index in 0..self.clients.len() {
             let waits = self.clients[index].pending.as_ref();
             if waits.is_some_and(|pending| pending.member == id) {

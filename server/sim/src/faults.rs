@@ -1,13 +1,16 @@
 //! What befalls the members of a run.
 
+use keelson_server::engine::Engine;
 use keelson_server::engine::message::{Ask, NO_TOKEN};
 use keelson_storage::ids::MemberId;
+use keelson_storage::recovery::TailReport;
 
 use crate::check::{ClockJump, Violation};
+use crate::disk::{Accidents, SharedDisk};
 use crate::world::World;
 
 /// The longest time that a disk is stuck or a process stands still, in microseconds.
-pub(crate) const STILL_US_MAX: u64 = 4_000_000;
+const STILL_US_MAX: u64 = 4_000_000;
 
 impl World {
     /// Something happens.
@@ -31,6 +34,7 @@ impl World {
             events.transfer,
             events.checkpoint,
             events.stop,
+            events.rot,
         ];
         let mut drawn = self.dice.below(weights.iter().sum());
         let mut chosen = 0;
@@ -49,7 +53,8 @@ impl World {
             6 => self.jump_clock(place),
             7 => self.transfer(place),
             8 => self.ask_for_checkpoint(place),
-            _ => self.stop_orderly(place),
+            9 => self.stop_orderly(place),
+            _ => self.rot(),
         }
         Ok(())
     }
@@ -67,19 +72,59 @@ impl World {
 
     /// Starts a member's process.
     pub(crate) fn start_member(&mut self, place: usize) -> Result<(), Violation> {
+        if self.members[place].has_forgotten && !self.begin_anew(place) {
+            self.members[place].restart_at_us = self.now_us + 200_000;
+            return Ok(());
+        }
         let member = &mut self.members[place];
         let id = member.id;
         let started = member.start(&self.options, self.now_us, &mut self.dice);
         self.trace
             .event(self.now_us, format_args!("member {id} starts"));
         match started {
-            Ok(()) => {
+            Ok(tail) => {
                 self.trace.count("start");
+                if matches!(tail, TailReport::Cut { .. }) {
+                    self.trace.count("torn end of a log cut off");
+                }
                 self.record_replayed(place)?;
-                self.observe(place)
+                self.observe(place)?;
+                self.observe_company(place)
             }
             Err(error) => self.on_engine_error(place, &error),
         }
+    }
+
+    /// A member whose data is damaged gets empty disks, and is told by another one who belongs to the cluster; false if
+    /// none is there. As `boot/rejoin.rs` does it.
+    fn begin_anew(&mut self, place: usize) -> bool {
+        let id = self.members[place].id;
+        let known = self.newest_members();
+        let is_told = known.iter().any(|member| member.id == id.0);
+        let mut others = known.iter().filter(|member| member.id != id.0);
+        if !is_told || others.all(|member| member.is_learner) {
+            return false;
+        }
+        let member = &mut self.members[place];
+        member.begin_anew(known, &mut self.dice);
+        self.set_accidents(place);
+        self.trace.count("member began anew");
+        self.trace
+            .event(self.now_us, format_args!("member {id} begins anew"));
+        true
+    }
+
+    /// What may befall a member's disks from now on.
+    pub(crate) fn set_accidents(&mut self, place: usize) {
+        let accidents = match self.options.liar {
+            _ if self.is_calm => Accidents::default(),
+            Some((liar, accidents)) if liar == place => accidents,
+            _ => self.options.accidents,
+        };
+        let member = &self.members[place];
+        member
+            .disks()
+            .for_each(|disk| disk.set_accidents(accidents));
     }
 
     /// The power of a member fails.
@@ -105,7 +150,7 @@ impl World {
     fn stop_orderly(&mut self, place: usize) {
         let id = self.members[place].id;
         if let Some(running) = &mut self.members[place].running {
-            running.engine.stop();
+            running.stop();
             // What it has to say before its end is said in its next turns, if there are any.
             running.wake_us = self.now_us;
             let wait_us = self.dice.below(400_000);
@@ -154,10 +199,11 @@ impl World {
 
     fn stick_disk(&mut self, place: usize) {
         let until_us = self.now_us + self.dice.between(100_000, STILL_US_MAX);
-        let member = &self.members[place];
+        let member = &mut self.members[place];
         member.lane.busy_until(until_us);
+        member.stuck_until_us = member.stuck_until_us.max(until_us);
         if self.dice.chance(500) {
-            member.snapshots.busy_until(until_us);
+            member.disks().for_each(|disk| disk.busy_until(until_us));
         }
         let id = member.id;
         self.trace.event(
@@ -195,15 +241,37 @@ impl World {
         }
     }
 
+    /// Something that the liar's disks hold is not what it was.
+    fn rot(&mut self) {
+        let Some((place, _)) = self.options.liar else {
+            return;
+        };
+        let member = &self.members[place];
+        let disk = match self.dice.chance(500) {
+            true => &member.lane,
+            false => self.dice.pick(&member.snapshots),
+        };
+        let id = member.id;
+        if disk.rot() {
+            self.trace
+                .event(self.now_us, format_args!("a disk of {id} rots"));
+            self.trace.count("bit rot");
+        }
+    }
+
     fn transfer(&mut self, place: usize) {
         let (to, now_us) = (self.members[place].id, self.now_us);
         let runs = self
             .members
             .iter_mut()
             .filter_map(|member| member.running.as_mut());
-        for running in runs.filter(|running| running.engine.node().is_leader()) {
-            running.ask(0, NO_TOKEN, Ask::MoveLeader(to), now_us);
-            self.trace.count("leader transfer");
+        for running in runs {
+            let leads = |engine: &Engine<SharedDisk>| engine.node().is_leader();
+            let led: Vec<bool> = running.shards.iter().map(leads).collect();
+            for place in (0..led.len()).filter(|place| led[*place]) {
+                running.ask_shard(place, NO_TOKEN, Ask::MoveLeader(to), now_us);
+                self.trace.count("leader transfer");
+            }
         }
         self.trace
             .event(now_us, format_args!("leadership is to go to {to}"));
@@ -211,8 +279,9 @@ impl World {
 
     fn ask_for_checkpoint(&mut self, place: usize) {
         let now_us = self.now_us;
+        let shard = self.dice.index(self.options.shards);
         if let Some(running) = &mut self.members[place].running {
-            running.ask(0, NO_TOKEN, Ask::Checkpoint, now_us);
+            running.ask_shard(shard, NO_TOKEN, Ask::Checkpoint, now_us);
             self.trace.count("checkpoint asked for");
         }
     }

@@ -1,8 +1,6 @@
 //! After the faults: everything must come right again, and what was recorded is judged.
 
 use crate::check::{LeaseRules, Outcome, Violation, check_all};
-use crate::disk::Accidents;
-use crate::faults::STILL_US_MAX;
 use crate::observe::digest;
 use crate::wire::Weather;
 use crate::world::World;
@@ -15,6 +13,9 @@ const SETTLE_US: u64 = 1_000_000;
 const CALM_US: u64 = 3_000_000;
 /// What a crash gives a lease at most: the interval at which lease time is written down, and that of the checks.
 const LEASE_GIVEN_US: u64 = 5_500_000;
+/// How long after its time a lease is gone where writes get through: the time for which renewals are written ahead, an
+/// interval of the checks, and a write, which may have to be sent again.
+const LEASE_LATE_US: u64 = 3_000_000;
 /// The longest time to live of a lease, and a little.
 const LEASES_US: u64 = 18_000_000;
 
@@ -62,9 +63,8 @@ impl World {
             if self.members[place].stop_at_us != u64::MAX {
                 self.crash_member(place);
             }
-            let member = &mut self.members[place];
-            member.lane.set_accidents(Accidents::default());
-            member.snapshots.set_accidents(Accidents::default());
+            self.set_accidents(place);
+            let member = &self.members[place];
             if member.running.is_none() && !member.is_removed {
                 self.start_member(place)?;
             }
@@ -115,7 +115,7 @@ impl World {
             .filter(|member| !member.is_removed)
             .map(|member| {
                 let running = member.running.as_ref()?;
-                running.engine.node().leader()
+                running.engine().node().leader()
             });
         let first = leaders.next().flatten();
         first.is_some() && leaders.all(|leader| leader == first)
@@ -126,9 +126,9 @@ impl World {
             .members
             .iter()
             .filter_map(|member| member.running.as_ref());
-        let mut applied = engines.map(|running| running.engine.state().applied());
+        let mut applied = engines.map(|running| running.engine().state().applied());
         let first = applied.next();
-        applied.all(|applied| Some(applied) == first)
+        applied.all(|applied| Some(applied) == first) && self.is_company_equal()
     }
 
     fn is_watched(&mut self) -> bool {
@@ -160,8 +160,8 @@ impl World {
             // Nor can one know that has got a snapshot meanwhile: the command may be in it.
             let mut members = self.members.iter();
             let has_leapt = members.any(|member| {
-                let swapped_us = member.running.as_ref().map_or(0, |run| run.swapped_us);
-                member.id.0 == op.member && op.invoked_us <= swapped_us
+                let swapped_us = member.running.as_ref().and_then(|run| run.swapped_us);
+                member.id.0 == op.member && swapped_us.is_some_and(|at_us| op.invoked_us <= at_us)
             });
             if op.outcome == Outcome::Unknown && !is_gone && !has_leapt {
                 let what = format!("nobody answered {op:?}; {}", self.describe());
@@ -173,12 +173,13 @@ impl World {
 
     fn judge(&mut self) -> Result<(), Violation> {
         self.history.ended_us = self.now_us;
+        self.note_standstill(false);
         let digests: Vec<(u64, u64)> = self
             .members
             .iter()
             .filter_map(|member| {
                 let running = member.running.as_ref()?;
-                Some((member.id.0, digest(&running.engine, &self.history.log)))
+                Some((member.id.0, digest(running.engine(), &self.history.log)))
             })
             .collect();
         if digests.iter().any(|(_, digest)| *digest != digests[0].1) {
@@ -190,13 +191,13 @@ impl World {
         self.trace
             .number(digests.first().map_or(0, |(_, digest)| *digest));
         self.check_leases_gone()?;
+        self.judge_company()?;
         for watcher in &self.watchers {
             watcher.demand_all(&mut self.history.watches);
         }
-        let can_stand_still = self.options.events.stuck_disk + self.options.events.pause > 0;
         let rules = LeaseRules {
             drift_permille: self.options.drift_permille,
-            late_us: 3_000_000 + if can_stand_still { 2 * STILL_US_MAX } else { 0 },
+            late_us: LEASE_LATE_US,
             leader_change_us: LEASE_GIVEN_US + 40 * self.options.tick_us,
         };
         let counts = check_all(&self.history, &rules)?;
@@ -233,7 +234,7 @@ impl World {
         let members = self.members.iter().map(|member| match &member.running {
             None => format!("\n  {} is down", member.id),
             Some(running) => {
-                let node = running.engine.node();
+                let node = running.engine().node();
                 format!(
                     "\n  {}: leader {:?} term {} first {} last {} committed {} applied {} pending {} {:?}",
                     member.id,
@@ -242,8 +243,8 @@ impl World {
                     node.first(),
                     node.last(),
                     node.committed(),
-                    running.engine.state().applied().index,
-                    running.engine.pending_count(),
+                    running.engine().state().applied().index,
+                    running.engine().pending_count(),
                     node.progress(),
                 )
             }

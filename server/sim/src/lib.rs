@@ -9,6 +9,7 @@
 //!     clients, client    of keys and leases
 //!     watcher            of watches
 //!     operator           of the membership
+//!     company            of the other shards of the core
 //!     faults    what befalls
 //!     observe   what is seen of members, and judged at once
 //!     finish    what must come right afterwards, and is judged then
@@ -17,8 +18,8 @@
 //!   run       seeds, one after the other or side by side
 //! ```
 //!
-//! A run enters at the questions that a front hands to its engine, and leaves at the bytes of its answers. What is not in it:
-//! sockets, gRPC, the glommio runtime, the real disk. Those have tests with real processes.
+//! A run enters at the questions that a front hands to its engine, and leaves at the bytes of its answers. What is not
+//! in it: sockets, gRPC, the glommio runtime, the real disk. Those have tests with real processes.
 //!
 //! Invariants:
 //! 1. A run depends on its seed and nothing else: the same seed gives the same digest.
@@ -27,6 +28,7 @@
 pub mod check;
 mod client;
 mod clients;
+mod company;
 mod dice;
 mod disk;
 mod faults;

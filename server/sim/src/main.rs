@@ -99,10 +99,18 @@ fn run(arguments: &Arguments) -> ExitCode {
         }
         !(arguments.first && failed > 0)
     });
+    let totals = counts.iter().map(|(what, (times, _))| (*what, *times));
+    let missed = sim::run::missed(arguments.seeds, &totals.collect());
     if arguments.seeds > 1 {
         println!("{:>12} {:>8}  what happened", "times", "seeds");
         for (what, (times, runs)) in counts {
             println!("{times:>12} {runs:>8}  {what}");
+        }
+        for what in &missed {
+            println!(
+                "{:>12} {:>8}  {what}: it never happened, and so many seeds have to reach it",
+                0, 0
+            );
         }
         let seconds = began.elapsed().as_secs_f64();
         println!(
@@ -111,8 +119,8 @@ fn run(arguments: &Arguments) -> ExitCode {
             done as f64 * 60.0 / seconds,
         );
     }
-    match failed {
-        0 => ExitCode::SUCCESS,
+    match (failed, missed.is_empty()) {
+        (0, true) => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
 }

@@ -10,16 +10,20 @@ use keelson_proto::ApiError;
 use keelson_server::config::AutoCompaction;
 use keelson_server::engine::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, Token};
 use keelson_server::engine::{
-    CheckpointConfig, CompareConfig, Disks, Engine, EngineConfig, EngineError, GroupConfig,
+    CheckpointConfig, CompareConfig, Engine, EngineConfig, EngineError, GroupConfig, ShardPast,
+    ShardSeat, Shards, Slices, open_lane,
 };
+use keelson_server::fanout::limits::StreamBounds;
 use keelson_server::fanout::{FanOut, OpenedAt};
 use keelson_server::runtime::{Clock, ManualClock};
-use keelson_storage::ids::{ClusterId, MemberId, ShardId};
+use keelson_storage::ids::{ClusterId, LaneId, MemberId};
 use keelson_storage::mvcc::Change;
+use keelson_storage::recovery::TailReport;
 use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
 use keelson_storage::state::Member as Description;
 use keelson_storage::wal::WalConfig;
 
+use crate::company::shard_at;
 use crate::dice::Dice;
 use crate::disk::SharedDisk;
 use crate::options::Options;
@@ -34,6 +38,25 @@ pub const CLUSTER: ClusterId = ClusterId(22);
 /// Watch responses are split above this, if the client wants that.
 const FRAGMENT_BYTES: usize = 400;
 
+/// What an engine does at a time, in a part of the runs.
+const TINY: Slices = Slices {
+    select_keys: 3,
+    catch_up_changes: 5,
+    catch_up_bytes: 200,
+    publish_changes: 4,
+    scrub: 3,
+    scrub_idle: 5,
+    values_wanted: 2,
+    checkpoint_versions: 3,
+    snapshot_piece_bytes: 16 << 10,
+};
+/// How much waits in a stream then.
+const TINY_STREAMS: StreamBounds = StreamBounds {
+    bytes_max: 600,
+    bytes_low: 300,
+    response_bytes: 150,
+};
+
 /// A member, running or not.
 #[derive(Debug)]
 pub struct Member {
@@ -41,14 +64,18 @@ pub struct Member {
     pub id: MemberId,
     /// Its disks.
     pub lane: SharedDisk,
-    /// See `lane`.
-    pub snapshots: SharedDisk,
+    /// Those of each shard's snapshots.
+    pub snapshots: Vec<SharedDisk>,
+    /// Whether the shards were there before.
+    pub knows_shards: bool,
     /// How often it was started.
     pub starts: u64,
     /// Its process.
     pub running: Option<Running>,
     /// When its process goes on that stands still.
     pub paused_until_us: u64,
+    /// When its log's disk takes writes again that is stuck.
+    pub stuck_until_us: u64,
     /// When somebody starts it again.
     pub restart_at_us: u64,
     /// When its process, which was told to stop, ends; `u64::MAX` if it was not.
@@ -61,12 +88,18 @@ pub struct Member {
     pub founding: Vec<Description>,
     /// Whom it was told of when it joined.
     pub peers: Vec<Description>,
+    /// Its data was damaged: it begins with nothing, whenever it starts.
+    pub has_forgotten: bool,
 }
 
 /// A process.
 pub struct Running {
-    /// The engine.
-    pub engine: Engine<SharedDisk>,
+    /// The engines of its shards; most is asked of the first one.
+    pub shards: Shards<SharedDisk>,
+    /// The last entries that were recorded of the others.
+    pub company_seen: Vec<u64>,
+    /// Which of them are whole again, of a member that began anew.
+    whole: Vec<bool>,
     /// Its front cores.
     pub cores: Vec<Core>,
     /// When it next has something to do.
@@ -74,17 +107,21 @@ pub struct Running {
     /// When it began.
     pub began_us: u64,
     /// When another member's snapshot last took the place of its state.
-    pub swapped_us: u64,
+    pub swapped_us: Option<u64>,
     /// The newest revision of which all changes were recorded.
     pub revision_seen: i64,
     /// The last entry that was recorded.
     pub index_seen: u64,
+    /// The last entry of its log, when it was last looked at.
+    pub last_seen: u64,
     /// The leases that it had.
     pub leases: BTreeSet<i64>,
     /// What clients and watches ask at its next turn.
     asks: Vec<(usize, Inbound)>,
+    /// What is asked of other shards.
+    company_asks: Vec<(usize, Inbound)>,
     /// What other members said to it since its last turn.
-    pub heard: Vec<(MemberId, Item)>,
+    pub heard: Vec<(usize, MemberId, Item)>,
     /// When its cores next look for idle watchers.
     pub notify_at_us: u64,
     clock: ManualClock,
@@ -118,12 +155,14 @@ struct Drift {
 /// What a turn brought.
 #[derive(Debug, Default)]
 pub struct TurnResult {
-    /// For other members.
-    pub items: Vec<(MemberId, Item)>,
+    /// For other members' shards, by their places.
+    pub items: Vec<(usize, MemberId, Item)>,
     /// New changes.
     pub changes: Vec<Change>,
     /// For clients.
     pub replies: Vec<(Token, Result<Answer, ApiError>)>,
+    /// Those of other shards.
+    pub company_replies: Vec<(usize, Token, Result<Answer, ApiError>)>,
 }
 
 /// How others describe a member.
@@ -161,24 +200,37 @@ pub fn founder(id: MemberId) -> Description {
 impl Member {
     /// A member that was never started.
     #[must_use]
-    pub fn new(id: MemberId, dice: &mut Dice) -> Self {
+    pub fn new(id: MemberId, shards: usize, dice: &mut Dice) -> Self {
         Self {
             id,
             lane: SharedDisk::new(dice.seed()),
-            snapshots: SharedDisk::new(dice.seed()),
+            snapshots: (0..shards).map(|_| SharedDisk::new(dice.seed())).collect(),
+            knows_shards: false,
             starts: 0,
             running: None,
             paused_until_us: 0,
+            stuck_until_us: 0,
             restart_at_us: 0,
             stop_at_us: u64::MAX,
             is_removed: false,
             office: None,
             founding: Vec::new(),
             peers: Vec::new(),
+            has_forgotten: false,
         }
     }
 
-    /// Starts its process.
+    /// Its disks are empty, and it has heard who belongs to the cluster.
+    pub fn begin_anew(&mut self, known: Vec<Description>, dice: &mut Dice) {
+        self.lane = SharedDisk::new(dice.seed());
+        for snapshots in &mut self.snapshots {
+            *snapshots = SharedDisk::new(dice.seed());
+        }
+        self.founding.clear();
+        self.peers = known;
+    }
+
+    /// Starts its process; how its log ended.
     ///
     /// # Errors
     /// As an engine's start.
@@ -187,38 +239,49 @@ impl Member {
         options: &Options,
         now_us: u64,
         dice: &mut Dice,
-    ) -> Result<(), EngineError> {
+    ) -> Result<TailReport, EngineError> {
         self.starts += 1;
         let clock = ManualClock::default();
         clock.advance_us(dice.below(1 << 40));
-        let disks = Disks {
-            lane: self.lane.clone(),
-            snapshots: self.snapshots.clone(),
-        };
         let wal = WalConfig {
             segment_bytes: options.segment_bytes,
+            // Segments of both units stand one behind the other.
+            unit_bytes: if self.starts.is_multiple_of(2) {
+                512
+            } else {
+                4096
+            },
             ..WalConfig::default()
         };
-        let seed = self.id.0 << 16 | self.starts;
-        let config = self.config(options, seed);
-        let (engine, _report) = Engine::open(disks, wal, config, description(self.id), &clock)?;
+        let seats = (0..self.snapshots.len()).map(|place| self.seat(place, options));
+        let lane = (LaneId(0), self.lane.clone());
+        let (shards, report) = open_lane(lane, wal, seats.collect(), &clock)?;
+        self.knows_shards = true;
+        let engine = first(&shards);
         let drift = Drift {
             permille: dice.below(options.drift_permille + 1),
             is_fast: dice.chance(500),
         };
+        let bounds = match options.is_tiny {
+            true => TINY_STREAMS,
+            false => StreamBounds::default(),
+        };
         let core = || Core {
-            fanout: FanOut::new(CLUSTER.0, self.id.0, FRAGMENT_BYTES),
+            fanout: FanOut::new(CLUSTER.0, self.id.0, FRAGMENT_BYTES).with_bounds(bounds),
             from_engine: VecDeque::new(),
         };
         self.running = Some(Running {
             revision_seen: engine.state().revision().0,
             index_seen: 0,
-            leases: lease_ids(&engine),
-            engine,
+            last_seen: 0,
+            leases: lease_ids(engine),
+            company_seen: vec![0; self.snapshots.len() - 1],
+            whole: vec![!self.has_forgotten; self.snapshots.len()],
+            shards,
             cores: (0..CORES).map(|_| core()).collect(),
             wake_us: now_us,
             began_us: now_us,
-            swapped_us: 0,
+            swapped_us: None,
             asks: vec![(
                 RECORDER,
                 Inbound {
@@ -226,6 +289,7 @@ impl Member {
                     ask: Ask::WatchOpen,
                 },
             )],
+            company_asks: Vec::new(),
             heard: Vec::new(),
             notify_at_us: now_us,
             clock,
@@ -234,23 +298,45 @@ impl Member {
         });
         self.paused_until_us = 0;
         self.stop_at_us = u64::MAX;
-        Ok(())
+        Ok(report.tail)
     }
 
-    fn config(&self, options: &Options, seed: u64) -> EngineConfig {
+    /// As `boot/shards.rs` opens them.
+    fn seat(&self, place: usize, options: &Options) -> ShardSeat<SharedDisk> {
+        let past = match self.snapshots.len() {
+            1 => ShardPast::Alone,
+            _ if self.knows_shards && !self.has_forgotten => ShardPast::Known,
+            _ => ShardPast::New,
+        };
+        ShardSeat {
+            snapshots: self.snapshots[place].clone(),
+            config: self.config(options, place),
+            member: description(self.id),
+            past,
+        }
+    }
+
+    /// All of its disks.
+    pub fn disks(&self) -> impl Iterator<Item = &SharedDisk> {
+        std::iter::once(&self.lane).chain(&self.snapshots)
+    }
+
+    fn config(&self, options: &Options, place: usize) -> EngineConfig {
         EngineConfig {
-            shard: ShardId(0),
+            shard: shard_at(place),
             member: self.id,
             cluster: CLUSTER,
             group: GroupConfig {
                 is_identity_certain: true,
                 founding: self.founding.clone(),
                 peers: self.peers.clone(),
+                rejoins: self.has_forgotten,
+                lease_reads: options.lease_reads,
                 tick_us: options.tick_us,
                 log_keep_entries: options.log_keep_entries,
                 ..GroupConfig::default()
             },
-            seed,
+            seed: self.id.0 << 16 | self.starts,
             quota_bytes: None,
             auto_compact: AutoCompaction::Off,
             wal_depth: 2,
@@ -273,6 +359,10 @@ impl Member {
                 ..StoreConfig::default()
             },
             memory_budget_bytes: 1 << 20,
+            slices: match options.is_tiny {
+                true => TINY,
+                false => Slices::default(),
+            },
             cores: CORES + 1,
             // The world compares states itself.
             compare: CompareConfig {
@@ -289,22 +379,49 @@ impl Member {
     pub fn crash(&mut self) {
         self.running = None;
         self.stop_at_us = u64::MAX;
-        self.lane.crash();
-        self.snapshots.crash();
+        self.stuck_until_us = 0;
+        self.disks().for_each(SharedDisk::crash);
     }
 
     /// When its process next has something to do.
     #[must_use]
     pub fn next_us(&self) -> Option<u64> {
         let running = self.running.as_ref()?;
-        let disks = [self.lane.pending(), self.snapshots.pending()];
-        let disk_us = disks.into_iter().flatten().min();
+        let disk_us = self.disks().filter_map(SharedDisk::pending).min();
         let next_us = running.wake_us.min(disk_us.unwrap_or(u64::MAX));
         Some(next_us.max(self.paused_until_us))
     }
 }
 
 impl Running {
+    /// The engine of the first shard.
+    #[must_use]
+    pub fn engine(&self) -> &Engine<SharedDisk> {
+        first(&self.shards)
+    }
+
+    /// All of its shards hand over, and end when they are drained.
+    pub fn stop(&mut self) {
+        for place in 0..self.shards.count() {
+            self.shards.engine(place).stop();
+        }
+    }
+
+    /// Whether all shards of a member that began anew have become whole, the last one since this was last asked.
+    pub fn take_rejoined(&mut self) -> bool {
+        let were_all = self.whole.iter().all(|whole| *whole);
+        for place in 0..self.shards.count() {
+            self.whole[place] |= self.shards.engine(place).take_rejoined();
+        }
+        !were_all && self.whole.iter().all(|whole| *whole)
+    }
+
+    /// Asks another shard at the next turn, which is due at once.
+    pub fn ask_shard(&mut self, place: usize, token: Token, ask: Ask, now_us: u64) {
+        self.company_asks.push((place, Inbound { token, ask }));
+        self.wake_us = self.wake_us.min(now_us);
+    }
+
     /// Its clock jumps forward.
     pub fn jump_clock(&mut self, by_us: u64) {
         self.clock.advance_us(by_us);
@@ -323,30 +440,49 @@ impl Running {
     pub fn turn(&mut self, now_us: u64, dice: &mut Dice) -> Result<TurnResult, EngineError> {
         self.run_clock(now_us);
         for (port, inbound) in std::mem::take(&mut self.asks) {
-            self.engine.on_inbound(port, inbound);
+            self.shards.engine(0).on_inbound(port, inbound);
         }
-        for (from, item) in std::mem::take(&mut self.heard) {
-            self.engine.on_peer(from, item)?;
+        for (place, inbound) in std::mem::take(&mut self.company_asks) {
+            self.shards.engine(place).on_inbound(0, inbound);
         }
-        let received = self.engine.facts().snapshots_received;
-        let activity = self.engine.step(&self.clock)?;
-        if self.engine.facts().snapshots_received > received {
-            self.swapped_us = now_us;
+        for (place, from, item) in std::mem::take(&mut self.heard) {
+            self.shards.engine(place).on_peer(from, item)?;
         }
-        let mut result = TurnResult {
-            items: self.engine.take_peer_items(),
-            ..TurnResult::default()
-        };
+        let received = self.engine().facts().snapshots_received;
+        let activity = self.shards.turn(&self.clock)?;
+        if self.engine().facts().snapshots_received > received {
+            self.swapped_us = Some(now_us);
+        }
+        let mut result = TurnResult::default();
+        for place in 0..self.shards.count() {
+            let items = self.shards.engine(place).take_peer_items();
+            let items = items.into_iter().map(|(to, item)| (place, to, item));
+            result.items.extend(items);
+        }
+        for place in 1..self.shards.count() {
+            let engine = self.shards.engine(place);
+            while let Some(outbound) = engine.take_reply(0) {
+                if let Outbound::Reply {
+                    token,
+                    result: answer,
+                } = outbound
+                {
+                    result.company_replies.push((place, token, answer));
+                }
+            }
+            engine.pump_snapshots()?;
+            drop(engine.take_discarded());
+        }
         let mut is_busy = activity.busy;
         for port in 0..self.cores.len() {
-            while let Some(reply) = self.engine.take_reply(port) {
+            while let Some(reply) = self.shards.engine(0).take_reply(port) {
                 self.cores[port].from_engine.push_back(reply);
             }
-            while self.engine.has_news(port) {
-                let Some(batch) = self.engine.publish(port)? else {
+            while self.engine().has_news(port) {
+                let Some(batch) = self.shards.engine(0).publish(port)? else {
                     break;
                 };
-                self.engine.on_published(port, &batch);
+                self.shards.engine(0).on_published(port, &batch);
                 self.cores[port]
                     .from_engine
                     .push_back(Outbound::Batch(batch));
@@ -358,15 +494,15 @@ impl Running {
             is_busy |= self.deliver(port, count, &mut result);
         }
         // Its first answer says that it is open.
-        while self.engine.take_reply(RECORDER).is_some() {}
-        while let Some(batch) = self.engine.publish(RECORDER)? {
-            self.engine.on_published(RECORDER, &batch);
+        while self.shards.engine(0).take_reply(RECORDER).is_some() {}
+        while let Some(batch) = self.shards.engine(0).publish(RECORDER)? {
+            self.shards.engine(0).on_published(RECORDER, &batch);
             self.revision_seen = batch.through.0;
             result.changes.extend(batch.changes.iter().cloned());
         }
-        is_busy |= self.engine.has_news(RECORDER);
-        self.engine.pump_snapshots()?;
-        drop(self.engine.take_discarded());
+        is_busy |= self.engine().has_news(RECORDER);
+        self.shards.engine(0).pump_snapshots()?;
+        drop(self.shards.engine(0).take_discarded());
         let local_us = self.clock.now_us();
         self.wake_us = match activity.wake_at_us {
             _ if is_busy => now_us + 1 + dice.below(50),
@@ -376,7 +512,8 @@ impl Running {
         Ok(result)
     }
 
-    /// Gives a core up to `count` of the messages that wait for it, and the engine its questions. Whether there is more.
+    /// Gives a core up to `count` of the messages that wait for it, and the engine its questions. Whether there is
+    /// more.
     fn deliver(&mut self, port: usize, count: usize, result: &mut TurnResult) -> bool {
         let core = &mut self.cores[port];
         for _ in 0..count {
@@ -435,6 +572,11 @@ impl Running {
         self.clock.advance_us(local_us);
         self.clocked_us = now_us;
     }
+}
+
+/// The engine of the first shard.
+pub(crate) fn first(shards: &Shards<SharedDisk>) -> &Engine<SharedDisk> {
+    shards.iter().next().expect("a member has a shard")
 }
 
 /// The leases of a member's state.

@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use keelson_server::engine::Engine;
-use keelson_storage::ids::Revision;
+use keelson_storage::ids::{MemberId, Revision};
 use keelson_storage::mvcc::{Change, Record};
 
 use crate::check::{Applied, Event, EventLog, LeaseEnd, Violation};
+use crate::client::{Client, Kind};
 use crate::disk::SharedDisk;
-use crate::member::lease_ids;
+use crate::member::{Member, first, lease_ids};
 use crate::world::World;
 
 /// The state is compared at every entry whose index is a multiple of this.
@@ -22,10 +23,23 @@ impl World {
         let Some(running) = &mut member.running else {
             return Ok(());
         };
-        let engine = &running.engine;
+        let engine = first(&running.shards);
+        let last = engine.node().last().0;
+        if last < running.last_seen && running.swapped_us != Some(now_us) {
+            self.trace.count("log cut off by a new leader");
+        }
+        running.last_seen = last;
         if engine.node().is_leader() {
-            let (term, last) = (engine.node().term().0, engine.node().last().0);
+            let term = engine.node().term().0;
             if self.group.on_leader(id, term, last)? {
+                let mut clients = self.clients.iter();
+                let changes = |client: &Client| {
+                    matches!(client.kind, Kind::Operator) && client.pending.is_some()
+                };
+                if clients.any(changes) {
+                    self.trace
+                        .count("leader change during a change of the members");
+                }
                 self.trace
                     .event(now_us, format_args!("member {id} leads term {term}"));
             }
@@ -56,7 +70,15 @@ impl World {
         self.trace.number(digest.unwrap_or(revision as u64));
         self.group.on_applied(seen)?;
         let leases = lease_ids(engine);
+        let term = engine.node().term().0;
+        for id in leases.difference(&running.leases) {
+            self.lease_terms.entry(*id).or_insert(term);
+        }
         for id in running.leases.difference(&leases) {
+            let granted = self.lease_terms.remove(id);
+            if granted.is_some_and(|granted| granted < applied.term.0) {
+                self.trace.count("lease expired under a new leader");
+            }
             self.trace.event(now_us, format_args!("lease {id} is gone"));
             self.history.lease_ends.push(LeaseEnd {
                 id: *id,
@@ -74,7 +96,7 @@ impl World {
             return Ok(());
         };
         let from = Revision(self.history.log.revision() + 1);
-        let changes = running.engine.state().changes_from(from);
+        let changes = running.engine().state().changes_from(from);
         let changes: Vec<Change> = changes.map(|change| change.change()).collect();
         take_changes(changes.into_iter(), &mut self.history.log)
     }
@@ -83,9 +105,9 @@ impl World {
     fn note_office(&mut self, index: usize) {
         let member = &self.members[index];
         let term = member.running.as_ref().and_then(|running| {
-            let node = running.engine.node();
+            let node = running.engine().node();
             let term = node.term();
-            let is_in_office = node.is_leader() && running.engine.state().applied().term == term;
+            let is_in_office = node.is_leader() && running.engine().state().applied().term == term;
             is_in_office.then_some(term.0)
         });
         self.set_office(index, term);
@@ -97,6 +119,10 @@ impl World {
         if member.office == term {
             return;
         }
+        if term.is_none() && member.running.is_some() {
+            self.trace.count("leader steps down");
+        }
+        let member = &mut self.members[index];
         member.office = term;
         let offices = &mut self.history.offices;
         let is_newest = term.is_some_and(|term| term > self.newest_office);
@@ -111,6 +137,47 @@ impl World {
             self.newest_office = term;
             self.is_office_held = true;
             offices.push((self.now_us, u64::MAX));
+        }
+    }
+}
+
+impl World {
+    /// Whether whoever is in office gets nothing done: its process stands still, or it has no quorum of voters that can
+    /// write and that it can talk to.
+    pub(crate) fn stands_still(&self) -> bool {
+        let in_office = self
+            .members
+            .iter()
+            .filter_map(|member| Some((member.office?, member)));
+        let Some((_, holder)) = in_office.max_by_key(|(term, _)| *term) else {
+            return false;
+        };
+        let Some(running) = &holder.running else {
+            return false;
+        };
+        let is_awake = |member: &Member| member.paused_until_us <= self.now_us;
+        let can_write = |id: &MemberId| {
+            let member = self.members.iter().find(|member| member.id == *id);
+            member.is_some_and(|member| {
+                let is_free = member.stuck_until_us <= self.now_us;
+                let is_near = !self.wire.is_cut_between(holder.id, *id);
+                member.running.is_some() && is_awake(member) && is_free && is_near
+            })
+        };
+        let voters = running.engine().node().membership().voters;
+        let able = voters.iter().filter(|id| can_write(id)).count();
+        !is_awake(holder) || able * 2 <= voters.len()
+    }
+
+    /// Notes from when until when that is so.
+    pub(crate) fn note_standstill(&mut self, is_still: bool) {
+        match (is_still, self.still_since_us) {
+            (true, None) => self.still_since_us = Some(self.now_us),
+            (false, Some(since_us)) => {
+                self.history.standstills.push((since_us, self.now_us));
+                self.still_since_us = None;
+            }
+            _ => {}
         }
     }
 }

@@ -44,7 +44,7 @@ impl World {
             .members
             .iter()
             .filter_map(|member| member.running.as_ref());
-        let states = engines.map(|running| running.engine.state());
+        let states = engines.map(|running| running.engine().state());
         let newest = states.max_by_key(|state| state.applied().index);
         newest.map_or_else(Vec::new, |state| {
             state.cluster().members.values().cloned().collect()
@@ -61,7 +61,7 @@ impl World {
             }
             let member = Member {
                 peers: known.clone(),
-                ..Member::new(id, &mut self.dice)
+                ..Member::new(id, self.options.shards, &mut self.dice)
             };
             self.members.push(member);
             self.trace.count("member added");

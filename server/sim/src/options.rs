@@ -10,6 +10,8 @@ use crate::wire::Weather;
 pub struct Options {
     /// Founding members: 1, 3 or 5.
     pub members: usize,
+    /// Shards over one lane.
+    pub shards: usize,
     /// How long faults go on, in microseconds.
     pub fault_us: u64,
     /// Clients of keys, of leases and of watches.
@@ -28,6 +30,13 @@ pub struct Options {
     pub disk_us: u64,
     /// What befalls disks.
     pub accidents: Accidents,
+    /// The member, by its place, whose disks lie and rot, and how often they lie. Only ever one, of three or more: the
+    /// others hold what it loses.
+    pub liar: Option<(usize, Accidents)>,
+    /// Whether members do very little at a time.
+    pub is_tiny: bool,
+    /// Whether a leader answers reads while its lease lasts.
+    pub lease_reads: bool,
     /// Thousandths of the time that clocks run apart.
     pub drift_permille: u64,
     /// A tick of the raft group, in microseconds.
@@ -58,6 +67,7 @@ pub struct Events {
     pub transfer: u64,
     pub checkpoint: u64,
     pub stop: u64,
+    pub rot: u64,
 }
 
 impl Options {
@@ -68,6 +78,7 @@ impl Options {
         let reorders = dice.chance(400);
         let mut options = Self {
             members,
+            shards: *dice.pick(&[1, 1, 1, 1, 1, 2, 2, 3]),
             fault_us: dice.between(8, 40) * 1_000_000,
             clients: dice.between(2, 8) as usize,
             lease_clients: dice.below(3) as usize,
@@ -86,6 +97,9 @@ impl Options {
                 fail: maybe(dice, 200, 2_000),
                 ..Accidents::default()
             },
+            liar: None,
+            is_tiny: dice.chance(400),
+            lease_reads: dice.chance(300),
             drift_permille: dice.below(3) * 5,
             tick_us: *dice.pick(&[20_000, 50_000, 100_000]),
             checkpoint_commands: dice.chance(700).then(|| dice.between(10, 200)),
@@ -94,8 +108,27 @@ impl Options {
             changes_members: dice.chance(350),
             events: Events::default(),
         };
+        // Each shard has its own members; `main`'s alone are changed here.
+        options.changes_members &= options.shards == 1;
         options.draw_events(dice);
+        if members > 1 && dice.chance(250) {
+            options.draw_liar(dice);
+        }
         options
+    }
+
+    fn draw_liar(&mut self, dice: &mut Dice) {
+        let often = *dice.pick(&[300, 3_000, 20_000]);
+        let accidents = Accidents {
+            fail: 0,
+            lose: maybe(dice, 500, often),
+            misdirect: maybe(dice, 500, often),
+            damage: maybe(dice, 500, often),
+        };
+        self.liar = Some((dice.index(self.members), accidents));
+        self.events.rot = maybe(dice, 700, 6);
+        // Who is removed takes a copy away, and the liar's may be the next one to go.
+        self.changes_members = false;
     }
 
     fn draw_events(&mut self, dice: &mut Dice) {
@@ -108,10 +141,12 @@ impl Options {
             mend: 4,
             stuck_disk: weight(dice, 300),
             pause: weight(dice, 200),
-            clock_jump: weight(dice, 200),
+            // A lease is good for as long as clocks run about equally fast.
+            clock_jump: weight(dice, if self.lease_reads { 0 } else { 200 }),
             transfer: if is_group { weight(dice, 400) } else { 0 },
             checkpoint: weight(dice, 300),
             stop: weight(dice, 300),
+            rot: 0,
         };
     }
 }

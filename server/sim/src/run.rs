@@ -75,7 +75,8 @@ pub fn run_seed(seed: u64, settings: Settings) -> Outcome {
     if settings.is_told {
         world.trace.tell();
     }
-    // A broken assertion in a member is a finding like any other, and nothing of the world is used afterwards but its record.
+    // A broken assertion in a member is a finding like any other, and nothing of the world is used afterwards but its
+    // record.
     let result = catch_unwind(AssertUnwindSafe(|| world.run()));
     let violation = match result {
         Ok(Ok(())) => None,
@@ -103,6 +104,14 @@ pub fn run_seed(seed: u64, settings: Settings) -> Outcome {
 #[must_use]
 pub fn last_events() -> (u64, Vec<String>) {
     trace::last()
+}
+
+/// What of all that is rare did not happen in so many seeds from 1 on, although it had to.
+#[must_use]
+pub fn missed(seeds: u64, counts: &BTreeMap<&'static str, u64>) -> Vec<&'static str> {
+    let due = trace::RARE.iter().filter(|(_, within)| *within <= seeds);
+    let missed = due.filter(|(what, _)| !counts.contains_key(what));
+    missed.map(|(what, _)| *what).collect()
 }
 
 /// Runs seeds side by side; `observe` gets each outcome as it comes, and ends everything when it says false.

@@ -1,15 +1,17 @@
 //! The network between members: what is on its way, and what becomes of it.
 //!
 //! Links carry items in order and once, as connections do, unless the run's options let raft messages overtake each
-//! other or come twice: raft must bear both. A link that is cut one way or both loses what is on it. An item for a member that has
-//! started anew since it was sent is lost with its connection. Everything goes through the bytes of a frame.
+//! other or come twice: raft must bear both. A link that is cut one way or both loses what is on it. An item for a
+//! member that has started anew since it was sent is lost with its connection. Everything goes through the bytes of a
+//! frame.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use keelson_consensus::replicate::{Frame, FrameBuilder, FrameHeader, Item};
-use keelson_storage::ids::{ClusterId, MemberId, ShardId};
+use keelson_storage::ids::{ClusterId, MemberId};
 
+use crate::company::shard_at;
 use crate::dice::Dice;
 
 /// The version of the frames.
@@ -37,6 +39,8 @@ pub struct Arrival {
     pub from: MemberId,
     /// For whom.
     pub to: MemberId,
+    /// For which of its shards, by place.
+    pub shard: usize,
     /// Which start of the receiver it was sent to.
     pub start: u64,
     /// What it is.
@@ -82,6 +86,12 @@ impl Wire {
         self.cut.clear();
     }
 
+    /// Whether one of two members does not hear the other.
+    #[must_use]
+    pub fn is_cut_between(&self, one: MemberId, other: MemberId) -> bool {
+        self.cut.contains(&(one, other)) || self.cut.contains(&(other, one))
+    }
+
     /// When the next item arrives.
     #[must_use]
     pub fn next_us(&self) -> Option<u64> {
@@ -95,7 +105,7 @@ impl Wire {
             return Sent::Lost;
         }
         let arrival = Arrival {
-            item: through_bytes(arrival.from, arrival.to, arrival.item),
+            item: through_bytes(&arrival),
             ..arrival
         };
         let is_raft = matches!(arrival.item, Item::Raft(_));
@@ -151,7 +161,11 @@ impl Wire {
 }
 
 /// An item is the same when it has been through a frame.
-fn through_bytes(from: MemberId, to: MemberId, item: Item) -> Item {
+fn through_bytes(arrival: &Arrival) -> Item {
+    let Arrival {
+        from, to, ref item, ..
+    } = *arrival;
+    let shard = shard_at(arrival.shard);
     let header = FrameHeader {
         version: VERSION,
         cluster: ClusterId(1),
@@ -161,10 +175,14 @@ fn through_bytes(from: MemberId, to: MemberId, item: Item) -> Item {
         taken: 0,
     };
     let mut builder = FrameBuilder::new();
-    builder.push(ShardId(0), &item);
+    builder.push(shard, item);
     let frame = Frame::decode(builder.finish(&header)).expect("it was just made");
     let mut items = frame.items.into_iter();
-    let (_, same) = items.next().expect("one item went in");
-    assert_eq!(same, item, "a frame holds what was put into it");
+    let (named, same) = items.next().expect("one item went in");
+    assert_eq!(
+        (named, &same),
+        (shard, item),
+        "a frame holds what was put into it"
+    );
     same
 }

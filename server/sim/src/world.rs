@@ -10,7 +10,9 @@ use keelson_storage::ids::MemberId;
 
 use crate::check::{Group, History, Violation};
 use crate::client::{Client, Kind};
+use crate::company::Other;
 use crate::dice::Dice;
+use crate::disk::SharedDisk;
 use crate::member::{Member, founder};
 use crate::observe::take_changes;
 use crate::options::Options;
@@ -33,6 +35,8 @@ pub struct World {
     pub(crate) watchers: Vec<Watcher>,
     pub(crate) history: History,
     pub(crate) group: Group,
+    /// What is known of the other shards.
+    pub(crate) company: Vec<Other>,
     pub(crate) trace: Trace,
     /// Which client waits for a token.
     pub(crate) tokens: BTreeMap<u64, usize>,
@@ -46,6 +50,10 @@ pub struct World {
     pub(crate) newest_office: u64,
     /// See `newest_office`.
     pub(crate) is_office_held: bool,
+    /// The terms in which leases were granted that nobody has revoked.
+    pub(crate) lease_terms: BTreeMap<i64, u64>,
+    /// Since when whoever is in office can get nothing done.
+    pub(crate) still_since_us: Option<u64>,
     /// The id of the next member that joins.
     pub(crate) next_member: u64,
 }
@@ -60,7 +68,7 @@ impl World {
         let founding: Vec<_> = ids.clone().map(founder).collect();
         let members = ids.map(|id| Member {
             founding: founding.clone(),
-            ..Member::new(id, &mut dice)
+            ..Member::new(id, options.shards, &mut dice)
         });
         let members: Vec<Member> = members.collect();
         let mut wire = Wire::default();
@@ -85,6 +93,7 @@ impl World {
         let watchers: Vec<Watcher> = watchers.collect();
         Self {
             next_member: FIRST_MEMBER + options.members as u64,
+            company: (1..options.shards).map(|_| Other::default()).collect(),
             options,
             dice,
             now_us: 0,
@@ -102,6 +111,8 @@ impl World {
             is_quiet: false,
             newest_office: 0,
             is_office_held: false,
+            lease_terms: BTreeMap::new(),
+            still_since_us: None,
         }
     }
 
@@ -112,9 +123,7 @@ impl World {
     pub fn run(&mut self) -> Result<(), Violation> {
         for index in 0..self.members.len() {
             self.start_member(index)?;
-            let member = &self.members[index];
-            member.lane.set_accidents(self.options.accidents);
-            member.snapshots.set_accidents(self.options.accidents);
+            self.set_accidents(index);
         }
         while self.now_us < self.options.fault_us {
             self.step()?;
@@ -124,6 +133,7 @@ impl World {
 
     /// Goes to the next moment at which something happens.
     pub(crate) fn step(&mut self) -> Result<(), Violation> {
+        self.note_standstill(self.stands_still());
         self.now_us = self.now_us.max(self.next_moment_us());
         while let Some(arrival) = self.wire.take(self.now_us) {
             self.on_arrival(arrival);
@@ -137,6 +147,7 @@ impl World {
             }
         }
         self.act_clients();
+        self.ask_company();
         for watcher in &mut self.watchers {
             if watcher.next_us <= self.now_us {
                 watcher.act(
@@ -163,9 +174,12 @@ impl World {
                 Some(pending) => Some(pending.deadline_us),
                 None => (!self.is_quiet).then_some(client.next_us),
             });
+        let company = self.company.iter().filter(|_| !self.is_quiet);
+        let company = company.map(|other| other.next_us);
         let watchers = self.watchers.iter().map(|watcher| watcher.next_us);
         let all = members
             .chain(clients)
+            .chain(company)
             .chain(watchers)
             .chain(self.wire.next_us());
         all.chain([self.next_fault_us])
@@ -180,26 +194,29 @@ impl World {
         };
         let is_same = member.starts == arrival.start;
         let Some(running) = member.running.as_mut().filter(|_| is_same) else {
-            return self.on_unreachable(arrival.from, arrival.to);
+            return self.on_unreachable(arrival.shard, arrival.from, arrival.to);
         };
         // A member takes no link from one that it knows to be none.
-        let members = &running.engine.state().cluster().members;
+        let engine = running.shards.iter().nth(arrival.shard);
+        let engine = engine.expect("every member has all shards");
+        let members = &engine.state().cluster().members;
         if !members.is_empty() && !members.contains_key(&arrival.from) {
             return;
         }
-        running.heard.push((arrival.from, arrival.item));
+        let heard = (arrival.shard, arrival.from, arrival.item);
+        running.heard.push(heard);
         running.wake_us = running.wake_us.min(now_us);
     }
 
     /// A link tells its sender that nothing gets through, sooner or later or never.
-    fn on_unreachable(&mut self, from: MemberId, to: MemberId) {
+    fn on_unreachable(&mut self, shard: usize, from: MemberId, to: MemberId) {
         if !self.dice.chance(500) {
             return;
         }
         if let Some(sender) = self.member_mut(from)
             && let Some(running) = &mut sender.running
         {
-            running.engine.on_unreachable(to);
+            running.shards.engine(shard).on_unreachable(to);
         }
     }
 
@@ -207,19 +224,29 @@ impl World {
     fn member_turn(&mut self, index: usize) -> Result<(), Violation> {
         let now_us = self.now_us;
         let member = &mut self.members[index];
-        member.lane.set_time(now_us);
-        member.snapshots.set_time(now_us);
+        member.disks().for_each(|disk| disk.set_time(now_us));
         let id = member.id;
         let Some(running) = &mut member.running else {
             return Ok(());
         };
+        let is_damaged = running.engine().node().is_waiting_for_snapshot();
         let turn = running.turn(now_us, &mut self.dice);
-        if running.swapped_us == now_us {
+        if running.take_rejoined() {
+            // Now and then it ends before that is noted.
+            member.has_forgotten = self.dice.chance(100);
+            self.trace.count("damage repaired: member whole again");
+            self.trace
+                .event(now_us, format_args!("{id} has everything again"));
+        }
+        if running.swapped_us == Some(now_us) {
             self.trace.count("snapshot received");
+            if is_damaged {
+                self.trace.count("damage repaired: snapshot replaced");
+            }
             self.trace
                 .event(now_us, format_args!("{id} has another member's snapshot"));
         }
-        for disk in [&member.lane, &member.snapshots] {
+        for disk in member.disks() {
             if disk.pending().is_some_and(|ready_us| ready_us <= now_us) {
                 disk.busy_until(now_us + 1 + self.dice.below(self.options.disk_us));
             }
@@ -230,11 +257,13 @@ impl World {
         };
         take_changes(result.changes.into_iter(), &mut self.history.log)?;
         self.observe(index)?;
-        for (to, item) in result.items {
+        self.observe_company(index)?;
+        for (shard, to, item) in result.items {
             let start = self.member_mut(to).map_or(0, |member| member.starts);
             let arrival = Arrival {
                 from: id,
                 to,
+                shard,
                 start,
                 item,
             };
@@ -243,12 +272,15 @@ impl World {
                 Sent::Twice => self.trace.count("message twice"),
                 Sent::Lost => {
                     self.trace.count("message lost");
-                    self.on_unreachable(id, to);
+                    self.on_unreachable(shard, id, to);
                 }
             }
         }
         for (token, answer) in result.replies {
             self.on_reply(index, token, answer);
+        }
+        for (place, token, answer) in result.company_replies {
+            self.on_company_reply(place, token, answer)?;
         }
         self.serve_watchers(index);
         self.end_if_told(index)
@@ -260,12 +292,12 @@ impl World {
         let Some(running) = &mut member.running else {
             return Ok(());
         };
-        if running.engine.has_left() {
+        if running.engine().has_left() {
             member.is_removed = true;
             self.trace.count("member removed");
             self.crash_member(index);
-        } else if member.stop_at_us <= self.now_us && running.engine.is_drained() {
-            if let Err(error) = running.engine.close() {
+        } else if member.stop_at_us <= self.now_us && running.shards.are_drained() {
+            if let Err(error) = running.shards.engine(0).close() {
                 return self.on_engine_error(index, &error);
             }
             self.crash_member(index);
@@ -299,16 +331,22 @@ impl World {
         error: &EngineError,
     ) -> Result<(), Violation> {
         let member = &self.members[index];
-        let has_reason = member.lane.happened().is_any() || member.snapshots.happened().is_any();
+        let has_lied = member.disks().any(SharedDisk::has_lied);
+        let has_reason = member.disks().any(|disk| disk.happened().is_any());
         let id = member.id;
         self.trace
             .event(self.now_us, format_args!("member {id} ends: {error}"));
-        if !has_reason {
+        let is_found = has_lied && error.is_damage();
+        if !has_reason && !is_found {
             let what = format!("member {id} ended: {error}");
             return Err(Violation::new("G-D-1", what));
         }
-        self.trace.count("member ended by its disk");
+        self.trace.count(match is_found {
+            true => "damage found",
+            false => "member ended by its disk",
+        });
         self.crash_member(index);
+        self.members[index].has_forgotten |= is_found;
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! The simulator's default runs: so many seeds, and that a seed is all that a run depends on.
 
-use sim::run::{Settings, run_seed, run_seeds};
+use std::collections::BTreeMap;
+
+use sim::run::{Settings, missed, run_seed, run_seeds};
 
 /// Seeds of the default run.
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=50;
@@ -10,8 +12,12 @@ fn fifty_seeds_keep_every_promise() {
     let jobs = std::thread::available_parallelism().map_or(1, |count| count.get());
     let mut failed = Vec::new();
     let mut count = 0;
+    let mut happened = BTreeMap::new();
     run_seeds(SEEDS, jobs, Settings::default(), |outcome| {
         count += 1;
+        for (what, times) in &outcome.counts {
+            *happened.entry(*what).or_default() += times;
+        }
         if outcome.failure.is_some() {
             failed.push(outcome.report());
         }
@@ -19,6 +25,8 @@ fn fifty_seeds_keep_every_promise() {
     });
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
     assert_eq!(count, 50);
+    let missed = missed(count, &happened);
+    assert!(missed.is_empty(), "never happened: {missed:?}");
 }
 
 #[test]

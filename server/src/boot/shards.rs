@@ -15,12 +15,13 @@ use keelson_storage::recovery::RecoveryReport;
 use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
 use keelson_storage::state::Member;
 use keelson_storage::wal::WalConfig;
+use keelson_tuning::machine::{Disk, Filesystem, Root};
 
 use super::identity::{Identity, texts};
 use crate::config::{Config, HttpUrl, version};
 use crate::engine::{
     CheckpointConfig, CompareConfig, EngineConfig, GroupConfig, ShardPast, ShardSeat, Shards,
-    open_lane,
+    Slices, open_lane,
 };
 use crate::runtime::MonotonicClock;
 
@@ -252,8 +253,10 @@ fn lane_of(core: usize) -> LaneId {
 
 fn wal_config(config: &Config) -> WalConfig {
     let wal = &config.tuning.wal;
+    let disk = Disk::under(&Root::system(), &Filesystem::of(&config.data_dir));
     WalConfig {
         segment_bytes: wal.segment_bytes,
+        unit_bytes: Disk::log_unit_bytes(disk.as_ref(), wal.unit_bytes),
         depth: wal.depth as usize,
         group_bytes_max: wal.group_bytes_max,
         group_delay_us: wal.group_delay_us,
@@ -299,6 +302,7 @@ fn engine_config(
             ..StoreConfig::default()
         },
         memory_budget_bytes,
+        slices: Slices::default(),
         wal_depth: config.tuning.wal.depth as usize,
         cores,
         api_version: version::API.to_owned(),

@@ -14,7 +14,6 @@ use keelson_storage::mvcc::Record;
 use keelson_storage::snapshot::SnapshotError;
 use keelson_storage::state::{Position, Request, Response, State, decode_entry};
 
-use super::limits::{SCRUB_PER_TURN, SCRUB_PER_TURN_IDLE};
 use super::message::Answer;
 use super::persist::to_group;
 use super::shard::{Engine, EngineError, EngineFacts, Origin};
@@ -231,9 +230,9 @@ impl<D: Disk> Engine<D> {
         }
         let unpublished = self.unpublished();
         let budget = if self.is_serving() {
-            SCRUB_PER_TURN
+            self.config.slices.scrub
         } else {
-            SCRUB_PER_TURN_IDLE
+            self.config.slices.scrub_idle
         };
         let began_us = clock.now_us();
         let more_now = self.state.scrub(budget, unpublished);

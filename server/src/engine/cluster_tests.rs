@@ -163,11 +163,14 @@ pub(super) struct World {
     wire: VecDeque<(u64, usize, usize, Item)>,
     pub(super) cut: BTreeSet<(usize, usize)>,
     pub(super) loss_percent: u64,
+    /// Members whose processes stand still.
+    pub(super) still: BTreeSet<usize>,
     now_us: u64,
     asked: Vec<BTreeMap<u64, Asked>>,
     pub(super) acknowledged: BTreeSet<Bytes>,
     next_token: u64,
-    reads: u64,
+    /// Reads that were answered.
+    pub(super) reads: u64,
     pub(super) moves: u64,
     /// What puts and reads were refused with.
     pub(super) refused: Vec<ApiError>,
@@ -196,6 +199,7 @@ impl World {
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
             loss_percent: 0,
+            still: BTreeSet::new(),
             now_us: 0,
             asked: (0..MEMBERS).map(|_| BTreeMap::new()).collect(),
             acknowledged: BTreeSet::new(),
@@ -275,7 +279,8 @@ impl World {
                 engine.on_peer(from, item).expect("a sound message");
             }
         }
-        for index in 0..MEMBERS {
+        let awake = (0..MEMBERS).filter(|index| !self.still.contains(index));
+        for index in awake.collect::<Vec<_>>() {
             self.step_one(index);
         }
     }

@@ -22,7 +22,7 @@ use prost::Message;
 
 use super::limits::MEMORY_VERSIONS_BYTES_MIN;
 use super::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, StreamKey, Token, key_in_range};
-use super::{CheckpointConfig, Disks, Engine, EngineConfig, EngineError, GroupConfig};
+use super::{CheckpointConfig, Disks, Engine, EngineConfig, EngineError, GroupConfig, Slices};
 use crate::config::AutoCompaction;
 use crate::fanout::{FanOut, OpenedAt, WatchSpec};
 use crate::runtime::ManualClock;
@@ -66,6 +66,7 @@ pub(super) fn config() -> EngineConfig {
             ..StoreConfig::default()
         },
         memory_budget_bytes: 1 << 20,
+        slices: Slices::default(),
         wal_depth: 2,
         cores: CORES,
         api_version: "3.6.0".to_owned(),
@@ -431,6 +432,48 @@ pub(super) fn put(number: u8, value: u8) -> PutRequest {
         value: Bytes::from(vec![value; 20]),
         ..PutRequest::default()
     }
+}
+
+/// Twelve commands of some 400 bytes take a block and a quarter: the last three wait for the next group.
+#[test]
+fn commands_that_would_begin_a_block_are_left_to_the_next_group() {
+    let mut world = World::new(9);
+    world.settle();
+    // The attest that follows a rest is a group, too.
+    let written = |world: &World| {
+        let counters = world.engine.wal.counters();
+        counters.groups - counters.attests
+    };
+    let before = written(&world);
+    for number in 0..12 {
+        world.write(Request::Put(PutRequest {
+            value: Bytes::from(vec![number; 400]),
+            ..put(number, number)
+        }));
+    }
+    world.step();
+    let sealed: Vec<usize> = world
+        .engine
+        .proposed
+        .iter()
+        .map(|entry| entry.commands.len())
+        .collect();
+    assert_eq!((&sealed[..], world.engine.queue.len()), (&[9][..], 3));
+    world.settle();
+    assert_eq!(world.engine.state().revision(), Revision(13));
+    assert_eq!(written(&world) - before, 2);
+
+    // Fewer than four are not worth it, however much a block holds besides.
+    for number in 0..3 {
+        world.write(Request::Put(PutRequest {
+            value: Bytes::from(vec![number; 1_500]),
+            ..put(number, number)
+        }));
+    }
+    world.step();
+    assert!(world.engine.queue.is_empty());
+    world.settle();
+    assert_eq!(world.engine.state().revision(), Revision(16));
 }
 
 impl World {

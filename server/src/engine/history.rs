@@ -13,9 +13,7 @@ use keelson_storage::mvcc::Change;
 use keelson_storage::mvcc::Record;
 use keelson_storage::snapshot::SnapshotError;
 
-use super::limits::{
-    CATCH_UP_BYTES_MAX, CATCH_UP_CHANGES_MAX, CATCH_UPS_PER_TURN_MAX, PUBLISH_CHANGES_MAX,
-};
+use super::limits::CATCH_UPS_PER_TURN_MAX;
 use super::message::{CatchUp, CaughtUp, EventBatch, Outbound, StreamKey, key_in_range};
 use super::shard::{Engine, EngineError};
 
@@ -96,9 +94,10 @@ impl<D: Disk> Engine<D> {
             let Some((port, ask)) = self.catch_ups.pop_front() else {
                 break;
             };
-            slices.push((port, self.catch_up(&ask)));
+            let slice = self.catch_up(&ask);
+            slices.push((port, ask, slice));
         }
-        for (port, mut slice) in slices {
+        for (port, ask, mut slice) in slices {
             if self.may_leave(&mut slice.changes)? {
                 // While it waited for the disk, batches may have left that its watcher, still late, did not take.
                 if !bugs::is_on(Bug::StaleSlice) {
@@ -106,7 +105,7 @@ impl<D: Disk> Engine<D> {
                 }
                 self.ports[port].outbox.push_back(Outbound::CatchUp(slice));
             } else {
-                self.warming_slices.push((port, slice));
+                self.warming_slices.push((port, ask, slice));
             }
         }
         Ok(())
@@ -143,12 +142,13 @@ impl<D: Disk> Engine<D> {
             slice.compacted = Some(self.state.compact_revision());
             return slice;
         }
+        let most = self.config.slices;
         let mut bytes = 0;
         let mut last = ask.from;
         slice.next = current.next().max(ask.from);
         for (seen, change) in self.state.changes_from(ask.from).enumerate() {
             let revision = change.revision();
-            let full = seen >= CATCH_UP_CHANGES_MAX || bytes >= CATCH_UP_BYTES_MAX;
+            let full = seen >= most.catch_up_changes || bytes >= most.catch_up_bytes;
             if full && revision > last {
                 slice.next = revision;
                 break;
@@ -175,9 +175,10 @@ impl<D: Disk> Engine<D> {
             raft_term: self.node.term().0,
             changes: Vec::new(),
         };
+        let most = self.config.slices.publish_changes;
         for change in self.state.changes_from(after.next()) {
             let revision = change.revision();
-            if batch.changes.len() >= PUBLISH_CHANGES_MAX && revision > batch.through {
+            if batch.changes.len() >= most && revision > batch.through {
                 return batch;
             }
             batch.through = revision;

@@ -34,6 +34,11 @@ pub const HEARD_PENDING_BYTES_MAX: u64 = 64 << 20;
 /// travels alone.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
+/// One command of so many, at most, is left to the next group when the group then ends where a block of the disk does,
+pub const SEAL_LEAVES_ONE_OF: usize = 4;
+/// and when that saves at least so many bytes that only fill up.
+pub const SEAL_LEAVES_FOR_BYTES: u64 = if cfg!(test) { 1 } else { 1024 };
+
 /// Command bytes waiting for a batch; proposals beyond it get "too many requests".
 pub const QUEUED_BYTES_MAX: usize = 256 << 20;
 

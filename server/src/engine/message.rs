@@ -87,6 +87,8 @@ pub enum Ask {
     CatchUp(CatchUp),
     /// The values of cold records.
     Load(Vec<Record>),
+    /// The same for the answer to a write, which has taken effect: nobody may hear that nothing happened.
+    LoadWritten(Vec<Record>),
     /// A checkpoint; answered when it is durable.
     Checkpoint,
     /// The file of the newest snapshot, held where it is.
@@ -159,7 +161,7 @@ pub enum Answer {
     Response(Response),
     /// A response some of whose values have to be filled in, and the records that they belong to.
     Cold(Box<(Response, Vec<Record>)>),
-    /// The records of [`Ask::Load`], whole.
+    /// The records of [`Ask::Load`] or [`Ask::LoadWritten`], whole.
     Loaded(Vec<Record>),
     /// Everything applied when it was asked for is in a durable snapshot.
     Checkpointed(ResponseHeader),

@@ -50,6 +50,7 @@ mod room;
 mod sending;
 mod shard;
 mod shards;
+mod slices;
 mod spread;
 mod swap;
 mod values;
@@ -63,6 +64,8 @@ mod compare_tests;
 mod engine_tests;
 #[cfg(test)]
 mod forced_tests;
+#[cfg(test)]
+mod held_reads_tests;
 #[cfg(test)]
 mod lease_tests;
 #[cfg(test)]
@@ -80,3 +83,4 @@ pub use lost::LostState;
 pub use open::{Disks, ShardPast, ShardSeat, open_lane};
 pub use shard::{Activity, Durations, Engine, EngineConfig, EngineError, EngineFacts, GroupConfig};
 pub use shards::Shards;
+pub use slices::Slices;

@@ -13,7 +13,7 @@ use keelson_storage::mvcc::Select;
 use keelson_storage::snapshot::PinnedFile;
 use keelson_storage::state::{Response, State};
 
-use super::limits::{HASH_RECORDS_PER_TURN, SELECT_KEYS_PER_STEP, SELECTS_PER_TURN_MAX};
+use super::limits::{HASH_RECORDS_PER_TURN, SELECTS_PER_TURN_MAX};
 use super::message::{Answer, Ask, LeaseFacts};
 use super::shard::{Engine, Origin};
 
@@ -115,14 +115,14 @@ impl<D: Disk> Engine<D> {
     fn advance_select(&mut self, mut running: RunningSelect) {
         match self
             .state
-            .select_step(&mut running.select, SELECT_KEYS_PER_STEP)
+            .select_step(&mut running.select, self.config.slices.select_keys)
         {
             Some(selection) => {
                 self.reply(running.origin, Ok(Answer::Range(running.header, selection)));
             }
             None => match self.warm(running.select.unsorted().into_iter().flatten()) {
                 Ok(_) => self.selects.push_back(running),
-                Err(error) => self.refuse_unreadable(running.origin, &error),
+                Err(error) => self.refuse_unreadable(running.origin, ApiError::Corrupt, &error),
             },
         }
     }

@@ -24,8 +24,8 @@ use keelson_storage::io::Disk;
 use keelson_storage::snapshot::Snapshot;
 
 use super::limits::{
-    CHECKPOINT_BURST_BYTES, CHECKPOINT_PAUSE_US, SNAPSHOT_ABANDONED_AFTER_US, SNAPSHOT_PIECE_BYTES,
-    SNAPSHOT_REPEAT_US, SNAPSHOT_RETRY_US, SNAPSHOT_WINDOW_BYTES,
+    CHECKPOINT_BURST_BYTES, CHECKPOINT_PAUSE_US, SNAPSHOT_ABANDONED_AFTER_US, SNAPSHOT_REPEAT_US,
+    SNAPSHOT_RETRY_US, SNAPSHOT_WINDOW_BYTES,
 };
 use super::open::membership_of;
 use super::shard::{Engine, TransferEnd};
@@ -274,7 +274,7 @@ impl<D: Disk> Engine<D> {
         }
         while transfer.may_ask() && self.sending.allowance > 0 {
             let left = transfer.offer.file_bytes - transfer.asked;
-            let bytes = left.min(SNAPSHOT_PIECE_BYTES);
+            let bytes = left.min(self.config.slices.snapshot_piece_bytes);
             self.sending.next_piece += 1;
             let number = self.sending.next_piece;
             self.snapshots

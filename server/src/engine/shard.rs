@@ -36,6 +36,7 @@ use super::receiving::Receiving;
 use super::rejoin::Rejoin;
 use super::room::Room;
 use super::sending::Sending;
+use super::slices::Slices;
 use super::spread::Spread;
 use super::values::Loading;
 use crate::config::AutoCompaction;
@@ -91,8 +92,8 @@ pub struct Engine<D: Disk> {
     pub(super) reads_seen: u64,
     /// The next batch, while values of it are read.
     pub(super) warming: Option<EventBatch>,
-    /// Slices of history some of whose values are read, and for which core.
-    pub(super) warming_slices: Vec<(usize, CaughtUp)>,
+    /// Slices of history some of whose values are read, for which core, and what it asked.
+    pub(super) warming_slices: Vec<(usize, CatchUp, CaughtUp)>,
     /// Answers held until physical compaction has passed a revision.
     pub(super) awaiting_scrub: Vec<(Revision, Origin, Response)>,
     pub(super) selects: VecDeque<RunningSelect>,
@@ -134,6 +135,8 @@ pub struct EngineConfig {
     pub snapshots: StoreConfig,
     /// Bytes for keys, metadata and values in memory.
     pub memory_budget_bytes: u64,
+    /// How much it does at a time.
+    pub slices: Slices,
     /// Front cores that will ask.
     pub cores: usize,
     /// Version answered by `Status`.
@@ -416,7 +419,8 @@ impl<D: Disk> Engine<D> {
             Ask::Progress(stream) => self.mark_progress(port, stream),
             Ask::WatchOpen => self.ask_watch_open(port),
             Ask::WatchIdle => self.ports[port].published = None,
-            Ask::Load(records) => self.load(origin, records),
+            Ask::Load(records) => self.load(origin, records, ApiError::Corrupt),
+            Ask::LoadWritten(records) => self.load(origin, records, ApiError::Timeout),
             Ask::Checkpoint => self.request_checkpoint(origin),
             Ask::MoveLeader(to) => self.move_leader(origin, to),
             // Everything committed is applied before a read looks at it.

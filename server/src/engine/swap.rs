@@ -5,7 +5,7 @@
 //!
 //! - Cores that watch get the changes since what they were told, as far as the new state has them; where a compaction
 //!   took some of them, their watchers become late and hear what etcd tells in this case.
-//! - Reads that take several turns begin again.
+//! - Reads that take several turns begin again, and so do slices of history that wait for a value.
 //! - Commands whose entries are in the snapshot are never applied here, so nobody can say what became of them: their
 //!   clients hear that, as after a failure of the leader.
 
@@ -73,10 +73,10 @@ impl<D: Disk> Engine<D> {
     /// What the cores were told, and what the new state goes on with.
     fn bridge_watches(&mut self) {
         let current = self.state.revision();
-        for (_, slice) in &mut self.warming_slices {
-            // It does not reach the present any more, so its watcher asks for more.
-            slice.current = current;
-        }
+        // What they wait for is in the old file, and may be what was damaged there (the simulator's seed 939).
+        let waiting = std::mem::take(&mut self.warming_slices).into_iter();
+        let asked = waiting.map(|(port, ask, _)| (port, ask));
+        self.catch_ups.extend(asked);
         let complete_from = self.state.scrubbed_revision();
         let raft_term = self.node.term().0;
         for port in &mut self.ports {

@@ -6,13 +6,16 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use keelson_consensus::replicate::Item;
-use keelson_proto::etcdserverpb::{CompactionRequest, WatchCreateRequest, WatchResponse};
+use keelson_proto::ApiError;
+use keelson_proto::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, WatchCreateRequest, WatchResponse,
+};
 use keelson_storage::ids::MemberId;
 use keelson_storage::state::Request;
 use prost::Message;
 
 use super::cluster_tests::{Censor, MEMBERS, Shape, World};
-use super::message::{Ask, Inbound, NO_TOKEN, Outbound, StreamKey};
+use super::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, StreamKey, Token};
 use crate::fanout::{FanOut, OpenedAt, WatchSpec};
 
 /// Which member leads.
@@ -250,16 +253,7 @@ fn g_d_3_a_damaged_value_is_found_by_the_next_checkpoint_and_mended_by_another_m
         } else {
             leader(&world)
         };
-        world.crash(victim);
-        let disk = &mut world.kept[victim].as_mut().expect("it is away").snapshots;
-        let is_finished = |name: &String| {
-            let content = disk.media(name).expect("it was listed");
-            content.starts_with(b"KEELSNAP")
-        };
-        let newest = disk.names().into_iter().rfind(is_finished);
-        let newest = newest.expect("it has a snapshot");
-        // Values begin behind the superblock.
-        disk.flip(&newest, 4096 + 2, 1);
+        damage_first_values(&mut world, victim);
         world.settle();
         let received = world.received;
         let engine = world.engines[victim].as_mut().expect("it runs");
@@ -277,6 +271,101 @@ fn g_d_3_a_damaged_value_is_found_by_the_next_checkpoint_and_mended_by_another_m
     }
 }
 
+/// The simulator's seed 939: a slice of history that waited for the damaged value was kept over the snapshot that mended
+/// it, and had another snapshot fetched at once, for ever; and its watcher got nothing more.
+#[test]
+fn g_d_3_a_watcher_that_waits_for_a_damaged_value_gets_it_from_one_snapshot() {
+    let mut world = World::new(55, Shape::SNAPSHOTS);
+    world.settle();
+    write(&mut world, 30);
+    world.settle();
+    let victim = follower(&world);
+    damage_first_values(&mut world, victim);
+    world.settle();
+    let received = world.received;
+    world.told = Some((victim, VecDeque::new()));
+    let mut client = Client::from_revision(1);
+    for turn in 0..4_000 {
+        if turn % 40 == 0 {
+            world.write_somewhere();
+        }
+        world.step();
+        client.turn(&mut world, victim);
+    }
+    assert!(world.received > received, "the damage is found and mended");
+    assert!(
+        world.received <= received + 2,
+        "{} snapshots for one damaged value",
+        world.received - received
+    );
+    for key in &world.acknowledged {
+        let seen = client.seen.get(key);
+        assert_eq!(seen.map(Vec::len), Some(1), "{key:?}");
+    }
+}
+
+/// The simulator's seed 939: a delete that had taken effect, and whose old value was damaged, was refused like one that
+/// had not.
+#[test]
+fn g_d_3_a_write_whose_old_value_is_damaged_is_not_said_to_have_failed() {
+    let mut world = World::new(56, Shape::SNAPSHOTS);
+    world.settle();
+    write(&mut world, 30);
+    world.settle();
+    let victim = follower(&world);
+    damage_first_values(&mut world, victim);
+    world.settle();
+    world.told = Some((victim, VecDeque::new()));
+    let request = Request::DeleteRange(DeleteRangeRequest {
+        key: Bytes::from_static(b"k"),
+        range_end: Bytes::from_static(b"l"),
+        prev_kv: true,
+    });
+    let body = request.encode_body();
+    let deleted = answer(&mut world, victim, Ask::Write { request, body });
+    let Ok(Answer::Cold(cold)) = deleted else {
+        panic!("the old values are on the disk: {deleted:?}");
+    };
+    let records = cold.1;
+    let loaded = answer(&mut world, victim, Ask::Load(records.clone()));
+    assert!(matches!(loaded, Err(ApiError::Corrupt)), "{loaded:?}");
+    let loaded = answer(&mut world, victim, Ask::LoadWritten(records));
+    assert!(matches!(loaded, Err(ApiError::Timeout)), "{loaded:?}");
+}
+
+/// What a member that is watched answers.
+fn answer(world: &mut World, member: usize, ask: Ask) -> Result<Answer, ApiError> {
+    let token = Token(u64::MAX);
+    let engine = world.engines[member].as_mut().expect("it runs");
+    engine.on_inbound(0, Inbound { token, ask });
+    for _ in 0..1_000 {
+        world.step();
+        let (_, told) = world.told.as_mut().expect("the member is watched");
+        while let Some(message) = told.pop_front() {
+            if let Outbound::Reply { token: to, result } = message
+                && to == token
+            {
+                return result;
+            }
+        }
+    }
+    panic!("no answer");
+}
+
+/// A member crashes, and the first value of its newest snapshot is not what it was.
+fn damage_first_values(world: &mut World, victim: usize) {
+    world.crash(victim);
+    let disk = &mut world.kept[victim].as_mut().expect("it is away").snapshots;
+    let is_finished = |name: &String| {
+        let content = disk.media(name).expect("it was listed");
+        content.starts_with(b"KEELSNAP")
+    };
+    let newest = disk.names().into_iter().rfind(is_finished);
+    let newest = newest.expect("it has a snapshot");
+    // Values begin behind the superblock.
+    disk.flip(&newest, 4096 + 2, 1);
+}
+
 struct Client {
     fanout: FanOut,
     stream: StreamKey,
@@ -287,11 +376,16 @@ struct Client {
 
 impl Client {
     fn new() -> Self {
+        Self::from_revision(0)
+    }
+
+    fn from_revision(start_revision: i64) -> Self {
         let mut fanout = FanOut::new(22, 11, 400);
         let stream = fanout.open_stream();
         let request = WatchCreateRequest {
             key: b"k".to_vec().into(),
             range_end: b"l".to_vec().into(),
+            start_revision,
             ..WatchCreateRequest::default()
         };
         fanout.request_create(stream, WatchSpec::from(request));

@@ -12,7 +12,6 @@ use keelson_storage::io::Disk;
 use keelson_storage::mvcc::Record;
 use keelson_storage::snapshot::SnapshotError;
 
-use super::limits::VALUES_WANTED_MAX;
 use super::message::Answer;
 use super::shard::{Engine, EngineError, Origin};
 
@@ -23,15 +22,18 @@ pub(super) struct Loading {
     records: Vec<Record>,
     /// A transaction that needs them to be read; the records themselves, where there is none.
     txn: Option<TxnRequest>,
+    /// What its asker hears if a value cannot be read.
+    refusal: ApiError,
 }
 
 impl<D: Disk> Engine<D> {
     /// Makes records whole, now or when their values have been read.
-    pub(super) fn load(&mut self, origin: Origin, records: Vec<Record>) {
+    pub(super) fn load(&mut self, origin: Origin, records: Vec<Record>, refusal: ApiError) {
         self.advance_loading(Loading {
             origin,
             records,
             txn: None,
+            refusal,
         });
     }
 
@@ -42,6 +44,7 @@ impl<D: Disk> Engine<D> {
             origin,
             records,
             txn: Some(txn),
+            refusal: ApiError::Corrupt,
         });
     }
 
@@ -89,7 +92,7 @@ impl<D: Disk> Engine<D> {
             }
             self.snapshots.want(place);
             missing += 1;
-            if missing >= VALUES_WANTED_MAX {
+            if missing >= self.config.slices.values_wanted {
                 break;
             }
         }
@@ -100,14 +103,19 @@ impl<D: Disk> Engine<D> {
         match self.warm(&mut loading.records) {
             Ok(true) => self.on_loaded(loading),
             Ok(false) => self.loads.push(loading),
-            Err(error) => self.refuse_unreadable(loading.origin, &error),
+            Err(error) => self.refuse_unreadable(loading.origin, loading.refusal, &error),
         }
     }
 
-    pub(super) fn refuse_unreadable(&mut self, origin: Origin, error: &SnapshotError) {
+    pub(super) fn refuse_unreadable(
+        &mut self,
+        origin: Origin,
+        refusal: ApiError,
+        error: &SnapshotError,
+    ) {
         tracing::error!(%error, "a value cannot be read; the request is refused");
         self.is_mended_by_others(error);
-        self.reply(origin, Err(ApiError::Corrupt));
+        self.reply(origin, Err(refusal));
     }
 
     fn on_loaded(&mut self, loading: Loading) {

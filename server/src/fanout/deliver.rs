@@ -7,7 +7,6 @@ use keelson_storage::mvcc::Change;
 
 use super::encode::{self, Shape};
 use super::hub::FanOut;
-use super::limits::RESPONSE_BYTES_TARGET;
 use super::stream::Stream;
 use super::watcher::Phase;
 use crate::engine::message::StreamKey;
@@ -84,7 +83,7 @@ impl FanOut {
         let mut last = cache.changes[matched[0]].record.revision;
         for index in matched {
             let revision = cache.changes[*index].record.revision;
-            if revision > last && bytes >= RESPONSE_BYTES_TARGET {
+            if revision > last && bytes >= self.bounds.response_bytes {
                 self.send_response(stream, id, fragment, &events, bytes);
                 events.clear();
                 bytes = 0;

@@ -10,7 +10,7 @@ use keelson_storage::ids::Revision;
 use super::deliver::EventCache;
 use super::encode::{self, Head, Shape};
 use super::intervals::Intervals;
-use super::limits::{ENDED_PER_STREAM_MAX, WATCHERS_PER_CORE_MAX};
+use super::limits::{ENDED_PER_STREAM_MAX, StreamBounds, WATCHERS_PER_CORE_MAX};
 use super::slots::Slots;
 use super::stream::{Mark, Stream};
 use super::watcher::{Phase, WatchSpec, Watcher};
@@ -29,6 +29,7 @@ pub struct FanOut {
     pub(super) head: Head,
     /// Responses of watchers that asked for fragments are split above this size.
     pub(super) fragment_bytes: usize,
+    pub(super) bounds: StreamBounds,
     pub(super) streams: Slots<Stream>,
     pub(super) watchers: Slots<Watcher>,
     pub(super) by_key: HashMap<Bytes, Vec<u64>>,
@@ -83,6 +84,7 @@ impl FanOut {
                 raft_term: 0,
             },
             fragment_bytes,
+            bounds: StreamBounds::default(),
             streams: Slots::default(),
             watchers: Slots::default(),
             by_key: HashMap::new(),
@@ -96,9 +98,15 @@ impl FanOut {
         }
     }
 
+    /// Streams that are opened from now on hold so much.
+    #[must_use]
+    pub fn with_bounds(self, bounds: StreamBounds) -> Self {
+        Self { bounds, ..self }
+    }
+
     /// A client opened a watch stream.
     pub fn open_stream(&mut self) -> StreamKey {
-        StreamKey(self.streams.insert(Stream::default()))
+        StreamKey(self.streams.insert(Stream::bounded(self.bounds)))
     }
 
     /// The stream is gone; its watchers go with it.

@@ -22,5 +22,26 @@ pub const WATCHERS_PER_CORE_MAX: usize = 4 << 20;
 /// Watchers of one stream that compaction ended and whose ids the client has not given back.
 pub const ENDED_PER_STREAM_MAX: usize = 64 << 10;
 
+/// How much waits in a stream: the figures above, or tiny ones in some of the simulator's runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamBounds {
+    /// See [`STREAM_BYTES_MAX`].
+    pub bytes_max: usize,
+    /// See [`STREAM_BYTES_LOW`].
+    pub bytes_low: usize,
+    /// See [`RESPONSE_BYTES_TARGET`].
+    pub response_bytes: usize,
+}
+
+impl Default for StreamBounds {
+    fn default() -> Self {
+        Self {
+            bytes_max: STREAM_BYTES_MAX,
+            bytes_low: STREAM_BYTES_LOW,
+            response_bytes: RESPONSE_BYTES_TARGET,
+        }
+    }
+}
+
 const _: () = assert!(STREAM_BYTES_LOW < STREAM_BYTES_MAX);
 const _: () = assert!(RESPONSE_BYTES_TARGET <= STREAM_BYTES_MAX);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::limits::{STREAM_BYTES_LOW, STREAM_BYTES_MAX, STREAM_CONTROLS_MAX};
+use super::limits::{STREAM_CONTROLS_MAX, StreamBounds};
 
 /// A client's watch stream.
 #[derive(Debug, Default)]
@@ -26,6 +26,7 @@ pub(super) struct Stream {
     pub(super) mark: Mark,
     /// Watchers whose creation waits for the engine.
     pub(super) opening: usize,
+    bounds: StreamBounds,
 }
 
 /// The progress mark of a stream. One is on its way at a time, however often the client asks.
@@ -41,6 +42,13 @@ pub(super) enum Mark {
 }
 
 impl Stream {
+    pub(super) fn bounded(bounds: StreamBounds) -> Self {
+        Self {
+            bounds,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn push(&mut self, response: Bytes, event_count: usize) {
         self.queued_bytes += response.len();
         self.queued_events += event_count;
@@ -56,11 +64,11 @@ impl Stream {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.queued_bytes >= STREAM_BYTES_MAX
+        self.queued_bytes >= self.bounds.bytes_max
     }
 
     pub(super) fn has_room_for_history(&self) -> bool {
-        self.queued_bytes < STREAM_BYTES_LOW
+        self.queued_bytes < self.bounds.bytes_low
     }
 
     /// Whether the client's next request may be looked at: requests of a stream take effect in order.

@@ -117,6 +117,7 @@ pub fn judge(record: &Record, calm_from_us: u64) -> Result<(KvCounts, History), 
         clock_jumps: Vec::new(),
         // Nobody knows exactly when somebody was in office; `leases_end` sees to it that leases end.
         offices: Vec::new(),
+        standstills: Vec::new(),
         ended_us,
     };
     let counts = check_all(&history, &RULES)?;

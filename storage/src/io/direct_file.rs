@@ -6,10 +6,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
-use std::os::fd::RawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::freeing;
 use super::uring::list_directory;
 use super::{AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks};
 use crate::limits::WAL_BLOCK_BYTES;
@@ -40,6 +41,21 @@ impl DirectFile {
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Lets go of it. If it was removed meanwhile and nobody else has it open, its blocks are freed, which takes its time.
+    pub fn release(self) {
+        let is_removed = self.file.metadata().is_ok_and(|known| known.nlink() == 0);
+        if !is_removed {
+            return;
+        }
+        // Blocks are freed by who may write.
+        let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let again = OpenOptions::new().write(true).open(again);
+        drop(self.file);
+        if let Ok(again) = again {
+            freeing::free(&again);
+        }
     }
 
     /// Reads up to `bytes` (a multiple of the block) at `offset` (likewise) into `buf`, replacing its content; fewer at

@@ -286,7 +286,7 @@ impl<D: Disk> Wal<D> {
             self.pending_bytes -= group.body_bytes;
             self.counters.groups += 1;
             self.counters.records += u64::from(group.record_count);
-            self.counters.bytes_written += format::group_bytes(group.body_bytes);
+            self.counters.bytes_written += group.group_bytes;
             self.quiet_since_us = self.now_us;
         }
         Ok(())
@@ -414,6 +414,7 @@ impl<D: Disk> Wal<D> {
             sequence: self.active.segment.header.sequence.next(),
             start: self.replay_start(),
             segment_bytes: self.config.segment_bytes,
+            unit_bytes: self.config.unit_bytes,
             urgent: self.waiting_for_segment,
             used: (self.active.offset, self.active.segment.header.segment_bytes),
             now_us: self.now_us,
@@ -459,8 +460,8 @@ impl<D: Disk> Wal<D> {
 
     /// Writes a group where it fits; hands it back when it must wait for a segment.
     fn write_group(&mut self, group: OpenGroup) -> Result<(), OpenGroup> {
-        let bytes = format::group_bytes(group.body_bytes());
-        while self.active.offset + bytes + WAL_BLOCK_BYTES
+        // A segment always keeps a block for its seal.
+        while self.active.offset + self.active.bytes_of(&group) + WAL_BLOCK_BYTES
             > self.active.segment.header.segment_bytes
         {
             let Some(segment) = self.prepared.pop_front() else {
@@ -497,7 +498,7 @@ impl<D: Disk> Wal<D> {
 
     fn place_group(&mut self, mut group: OpenGroup, seal: bool) {
         let body_bytes = group.body_bytes();
-        let bytes = format::group_bytes(body_bytes);
+        let bytes = self.active.bytes_of(&group);
         assert_eq!(
             group.first_lsn, self.next.lsn,
             "records are written in the order they were appended"
@@ -542,6 +543,7 @@ impl<D: Disk> Wal<D> {
             last_lsn,
             record_count: group.record_count,
             body_bytes,
+            group_bytes: bytes,
             written_at_us: self.now_us,
             done: false,
         });
@@ -588,6 +590,13 @@ struct Active {
     segment: Segment,
     start: LaneStart,
     offset: u64,
+}
+
+impl Active {
+    /// What a group takes in this segment.
+    fn bytes_of(&self, group: &OpenGroup) -> u64 {
+        format::group_bytes(group.body_bytes(), self.segment.header.unit_bytes)
+    }
 }
 
 /// Every read segment but the last, each with the place where the next one starts.

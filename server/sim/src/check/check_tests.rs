@@ -358,6 +358,12 @@ fn g_l_1_a_lease_ends_in_time() {
     let mut history = leased(Some(30_000_000));
     history.offices = vec![(0, 10_000_000), (25_000_000, 30_000_000)];
     assert_eq!(rule(&history), "none");
+    // Somebody was in office, and no disk took a write.
+    let mut history = leased(Some(30_000_000));
+    history.standstills = vec![(2_000_000, 3_000_000), (10_000_000, 24_500_000)];
+    assert_eq!(rule(&history), "none");
+    history.standstills = vec![(10_000_000, 20_000_000)];
+    assert_eq!(rule(&history), "G-L-3");
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub struct History {
     pub clock_jumps: Vec<ClockJump>,
     /// From when until when somebody was in office, each time.
     pub offices: Vec<(u64, u64)>,
+    /// From when until when whoever was in office could get nothing done: it stood still, or too many disks did.
+    pub standstills: Vec<(u64, u64)>,
     /// When the record ends.
     pub ended_us: u64,
 }

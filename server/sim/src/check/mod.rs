@@ -11,9 +11,9 @@
 //!
 //! Every change of the keyspace has a revision, and every answer names one. So the order in which things took effect
 //! need not be searched for, as a checker for registers has to (Wing and Gong's, or porcupine): it is there to be
-//! checked. An operation's place is its revision, writes before reads of the same revision; what is left to show is that
-//! this order explains every answer, and that it never contradicts real time. Both are exact, and take no more than
-//! sorting.
+//! checked. An operation's place is its revision, writes before reads of the same revision; what is left to show is
+//! that this order explains every answer, and that it never contradicts real time. Both are exact, and take no more
+//! than sorting.
 
 mod group;
 mod history;

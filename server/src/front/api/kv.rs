@@ -114,7 +114,7 @@ pub(super) async fn txn(api: &Rc<Api>, body: Bytes) -> Result<TxnResponse, Statu
     validate_txn(&request, &api.config.limits)?;
     let done = if is_read_only(&request) {
         let answer = api.ask(Ask::ReadTxn(request)).await?;
-        api.response(answer).await?
+        api.response(answer, Ask::Load).await?
     } else {
         api.write(Request::Txn(request), body).await?
     };
@@ -136,7 +136,7 @@ pub(super) async fn compact(api: &Rc<Api>, body: Bytes) -> Result<CompactionResp
     } else {
         api.ask(ask).await?
     };
-    match api.response(answer).await? {
+    match api.response(answer, Ask::LoadWritten).await? {
         Response::Compact(response) => Ok(response),
         other => unreachable!("a compaction is answered with its response, not {other:?}"),
     }

@@ -154,29 +154,37 @@ impl Api {
         } else {
             Ok(self.ask(Ask::Write { request, body }))
         };
-        async move { self.response(asked?.await?).await }
+        async move { self.response(asked?.await?, Ask::LoadWritten).await }
     }
 
-    /// The response in the engine's answer, with the values filled in that were on the disk.
-    async fn response(&self, answer: Answer) -> Result<Response, ApiError> {
+    /// The response in the engine's answer, with the values filled in that were on the disk, which `load` asks for.
+    async fn response(
+        &self,
+        answer: Answer,
+        load: fn(Vec<Record>) -> Ask,
+    ) -> Result<Response, ApiError> {
         match answer {
             Answer::Response(response) => Ok(response),
             // Rare, so its future is not a part of every call's.
-            Answer::Cold(cold) => Box::pin(self.fill(cold)).await,
+            Answer::Cold(cold) => Box::pin(self.fill(cold, load)).await,
             other => unreachable!("a write is answered with a response, not {other:?}"),
         }
     }
 
-    async fn fill(&self, cold: Box<(Response, Vec<Record>)>) -> Result<Response, ApiError> {
+    async fn fill(
+        &self,
+        cold: Box<(Response, Vec<Record>)>,
+        load: fn(Vec<Record>) -> Ask,
+    ) -> Result<Response, ApiError> {
         let (mut response, records) = *cold;
-        let records = self.load(records).await?;
+        let records = self.load(load(records)).await?;
         response.fill(records.iter().map(|record| record.key_value().value));
         Ok(response)
     }
 
     /// Records with their values.
-    async fn load(&self, records: Vec<Record>) -> Result<Vec<Record>, ApiError> {
-        match self.ask_without_limit(Ask::Load(records)).await? {
+    async fn load(&self, load: Ask) -> Result<Vec<Record>, ApiError> {
+        match self.ask_without_limit(load).await? {
             Answer::Loaded(records) => Ok(records),
             other => unreachable!("records are answered with records, not {other:?}"),
         }

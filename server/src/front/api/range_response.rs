@@ -18,6 +18,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 use tonic::Status;
 
 use super::Api;
+use crate::engine::message::Ask;
 use crate::front::{Closed, PREFIX_BYTES, Replies};
 
 /// Tag of `RangeResponse.kvs`.
@@ -149,7 +150,7 @@ impl RangeResponse {
             out.reserve(SLICE_BYTES + self.kv_bytes(end - 1));
             if self.is_cold(&(next..end)) {
                 let records = self.selection.records[next..end].to_vec();
-                self.put_kvs(&api.load(records).await?, &mut out);
+                self.put_kvs(&api.load(Ask::Load(records)).await?, &mut out);
             } else {
                 self.put_kvs(&self.selection.records[next..end], &mut out);
             }

@@ -114,6 +114,7 @@ impl ServerOptions {
             ServerKind::Keelson => self
                 .flag("--snapshot-count=50")
                 .flag("--checkpoint-log-bytes-min=32768")
+                .flag("--wal-unit-bytes=512")
                 .flag("--storage-memory-budget-bytes=1048576"),
         }
     }

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use super::Wal;
 use crate::ids::Lsn;
 use crate::io::{Disk, DiskError};
-use crate::wal::WalCounters;
+use crate::wal::{WalCounters, format};
 
 impl<D: Disk> Wal<D> {
     /// When `pump` wants to be called even if nothing completes and nothing is appended.
@@ -78,6 +78,18 @@ impl<D: Disk> Wal<D> {
     #[must_use]
     pub fn payload_bytes_max(&self) -> u64 {
         self.config.payload_bytes_max()
+    }
+
+    /// What groups of the segment being written are filled up to.
+    #[must_use]
+    pub fn unit_bytes(&self) -> u64 {
+        self.active.segment.header.unit_bytes
+    }
+
+    /// Bytes of the group that gathers now, with a further record of that payload and without what fills it up.
+    #[must_use]
+    pub fn group_bytes_with(&self, payload_bytes: u64) -> u64 {
+        self.open.buf.len() as u64 + format::record_bytes(payload_bytes)
     }
 
     /// An eventfd that counts up whenever something completes; `None` for a simulated disk.
