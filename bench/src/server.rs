@@ -28,6 +28,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(2);
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Stopping may have to flush.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a disk is given to discard what was removed.
+const DISCARD_TIME: Duration = Duration::from_millis(300);
 /// How long an interrupted run waits for its servers.
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Both servers take it, and a negative number as no quota.
@@ -62,9 +64,21 @@ pub struct Server {
     pub started: Instant,
 }
 
+/// Has the filesystem of a folder be done with files that were removed: where it tells the disk of them (`discard`), the
+/// next measurement would pay for it.
+pub fn forget_removed(folder: &Path) -> Result<()> {
+    let cannot = || format!("cannot sync the disk of {}", folder.display());
+    let folder = fs::File::open(folder).with_context(cannot)?;
+    rustix::fs::syncfs(&folder).with_context(cannot)?;
+    // The disk is told after that.
+    thread::sleep(DISCARD_TIME);
+    Ok(())
+}
+
 impl Home {
     /// A fresh folder inside the given one, and free ports.
     pub fn create(parent: &Path) -> Result<Self> {
+        forget_removed(parent)?;
         let builder = tempfile::Builder::new()
             .prefix("keelson-bench-")
             .tempdir_in(parent);

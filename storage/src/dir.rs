@@ -37,7 +37,7 @@ pub use shards::{
     MAIN_SHARD, MAIN_SHARD_ID, SHARD_NAME_BYTES_MAX, ShardPlace, ShardPlaces, is_shard_name,
     shard_id,
 };
-pub use stopped::StoppedDir;
+pub use stopped::{StoppedDir, StoppedShard};
 
 /// Version of the layout of a directory with one shard.
 const FORMAT_ALONE: u32 = 1;
@@ -202,6 +202,25 @@ pub enum DirError {
     Missing {
         /// The path.
         path: String,
+    },
+    /// The data of a member that begins anew.
+    #[error(
+        "the member of {path} was damaged and is getting all its data from the other members: what is here now is not its \
+         data, and what it had is in {path}/member/damaged. Start it and let it finish, or look at another member"
+    )]
+    Rejoining {
+        /// The directory.
+        path: String,
+    },
+    /// No such shard.
+    #[error("the data directory {path} has no shard {name}: it has {known}")]
+    NoShard {
+        /// The directory.
+        path: String,
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
     },
     /// Something else's data.
     #[error(

@@ -1,7 +1,9 @@
 //! Every number that bounds the data of one member. Relations between them are checked at compile time.
 
-/// The unit of every WAL write and the start of every group: the largest logical block in common use.
+/// The unit of reads, of segment headers and of the lengths of segments: the largest block in common use.
 pub const WAL_BLOCK_BYTES: u64 = 4096;
+/// Smallest unit to which groups may be aligned: what a disk writes whole or not at all.
+pub const WAL_UNIT_BYTES_MIN: u64 = 512;
 
 /// Size of a new WAL segment file.
 pub const WAL_SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
@@ -80,6 +82,7 @@ pub const SNAPSHOT_RUNS_AHEAD_BYTES: u64 = 4 << 20;
 /// Pages of a replaced index that are let go in one turn.
 pub const SNAPSHOT_SHED_PER_TURN: usize = 256;
 
+const _: () = assert!(WAL_BLOCK_BYTES.is_multiple_of(WAL_UNIT_BYTES_MIN));
 const _: () = assert!(WAL_SEGMENT_BYTES_DEFAULT.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(WAL_SEGMENT_BYTES_MIN.is_multiple_of(WAL_BLOCK_BYTES));
 const _: () = assert!(WAL_SEGMENT_BYTES_MAX <= u32::MAX as u64);

@@ -1,6 +1,6 @@
 //! Judging a set of values: each within its limits, and all of them together.
 
-use crate::settings::{SETTINGS, Tuning, WAL_BLOCK_BYTES};
+use crate::settings::{SETTINGS, Tuning, WAL_BLOCK_BYTES, WAL_UNIT_BYTES_MIN};
 
 /// Why a set of values cannot be used. All of them are for the operator to mend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,10 +89,21 @@ impl Tuning {
                 });
             }
         }
-        let value = self.runtime.uring_entries;
-        if !value.is_power_of_two() {
-            let name = "runtime.uring_entries";
-            return Err(TuningError::NotPowerOfTwo { name, value });
+        let value = self.wal.unit_bytes;
+        if !value.is_multiple_of(WAL_UNIT_BYTES_MIN) {
+            return Err(TuningError::NotMultiple {
+                name: "wal.unit_bytes",
+                value,
+                multiple: WAL_UNIT_BYTES_MIN,
+            });
+        }
+        for (name, value) in [
+            ("wal.unit_bytes", self.wal.unit_bytes.max(1)),
+            ("runtime.uring_entries", self.runtime.uring_entries),
+        ] {
+            if !value.is_power_of_two() {
+                return Err(TuningError::NotPowerOfTwo { name, value });
+            }
         }
         Ok(())
     }

@@ -5,8 +5,10 @@ use crate::section::{Setting, section};
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// The unit of the log's writes; segment and group sizes are multiples of it.
+/// The largest unit of the log's writes; segment sizes are multiples of it.
 pub const WAL_BLOCK_BYTES: u64 = 4 * KIB;
+/// The smallest.
+pub const WAL_UNIT_BYTES_MIN: u64 = 512;
 
 section! {
     /// The write-ahead log: how much one durable write carries and how many are under way.
@@ -22,6 +24,11 @@ section! {
              never waits: the next group leaves as soon as there is a place in the queue.";
         segment_bytes = 64 * MIB, from 8 * WAL_BLOCK_BYTES, to 1024 * MIB,
             "Size of one pre-written log segment file; a multiple of 4096.";
+        unit_bytes = 0, from 0, to 4_096,
+            "What group commits are filled up to: 512, 1024, 2048 or 4096 bytes. 0 takes what the disk \
+             says it writes in place (its physical block). Less is written with a smaller unit, but a disk \
+             that loses power while it rewrites a part of a block may lose the rest of the block, which \
+             was acknowledged before: below the physical block only with power-loss protection.";
         spare_segments_max = 4, from 0, to 64,
             "Trimmed segments that are kept to be used again.";
         attest_delay_us = 200_000, from 1_000, to 60_000_000,
@@ -44,7 +51,7 @@ section! {
     CheckpointTuning as checkpoint, rows CHECKPOINT_ROWS {
         log_bytes_min = 256 * MIB, from 32 * KIB, to 64 * 1024 * MIB,
             "Bytes of log after which a checkpoint is made at the earliest, however many commands \
-             (--snapshot-count) they are. Beyond it, half the size of the last snapshot counts.";
+             (--snapshot-count) they are. Beyond it, twice the size of the last snapshot counts.";
         log_bytes_max = 1024 * MIB, from 32 * KIB, to 64 * 1024 * MIB,
             "Bytes of log after which a checkpoint is made at the latest: what a start has to replay.";
         interval_seconds = 3_600, from 0, to 31_536_000,

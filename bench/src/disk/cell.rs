@@ -36,7 +36,9 @@ impl Way {
     /// One line for the reader of a table.
     pub fn story(self) -> &'static str {
         match self {
-            Way::Direct => "O_DIRECT write with RWF_DSYNC by io_uring, as Keelson's log writes",
+            Way::Direct => {
+                "O_DIRECT write with RWF_DSYNC, or an fdatasync after it, by io_uring, as Keelson's log writes"
+            }
             Way::Grouped => "iodepth O_DIRECT writes by io_uring, then one fdatasync for all",
             Way::Read => "O_DIRECT read, as Keelson reads its log at a start",
             Way::Buffered => "write through the page cache, then fdatasync, as etcd's log writes",

@@ -17,7 +17,7 @@ use rand::{RngCore, SeedableRng};
 use tempfile::TempDir;
 
 use keelson_storage::io::{AlignedBuf, Completion, Disk, FileId, IoMode, UringDisk};
-use keelson_storage::limits::{WAL_BLOCK_BYTES, WAL_READ_BYTES};
+use keelson_storage::limits::{WAL_BLOCK_BYTES, WAL_READ_BYTES, WAL_UNIT_BYTES_MIN};
 
 use super::cell::{Cell, Way};
 use super::figures::Figures;
@@ -79,8 +79,10 @@ impl Probe {
     pub fn run(&mut self, cell: Cell, pace: Pace) -> Result<Option<Figures>> {
         let bs = cell.bs_bytes;
         ensure!(
-            bs >= WAL_BLOCK_BYTES && bs.is_multiple_of(WAL_BLOCK_BYTES) && bs <= self.file_bytes,
-            "bs is {bs} bytes, but must be a multiple of {WAL_BLOCK_BYTES} and fit the file ({} bytes)",
+            bs >= WAL_UNIT_BYTES_MIN
+                && bs.is_multiple_of(WAL_UNIT_BYTES_MIN)
+                && bs <= self.file_bytes,
+            "bs is {bs} bytes, but must be a multiple of {WAL_UNIT_BYTES_MIN} and fit the file ({} bytes)",
             self.file_bytes
         );
         let mut run = Run::begin(cell, pace);

@@ -83,7 +83,7 @@ fn sizes_that_cannot_be_written_are_refused_in_words() {
         "{refusal}"
     );
     let mut probe = Probe::create(home.path(), 1 << 20, Arc::default()).unwrap();
-    for bs_bytes in [512, 2 << 20] {
+    for bs_bytes in [0, 100, 2 << 20] {
         let cell = Cell {
             bs_bytes,
             ..Cell::SMALLEST

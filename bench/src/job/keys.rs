@@ -406,7 +406,7 @@ pub const KEYS: &[Key] = &[
         name: "block_sizes",
         alias: Some("bs"),
         kind: Kind::BlockList {
-            unit: 4 << 10,
+            unit: 512,
             max: 16 << 20,
         },
         default: "4k,16k,64k",

@@ -30,7 +30,7 @@ use crate::job::JobSpec;
 use crate::machine::Machine;
 use crate::outcome::{Ending, deliver};
 use crate::report::{Document, spinner};
-use crate::server::Launch;
+use crate::server::{Launch, forget_removed};
 use crate::stats::Spread;
 
 /// The file that the probe writes over: as large as the data, within these bounds.
@@ -174,6 +174,7 @@ impl Steps<'_> {
         steps.push(self.step("restore", Some((file_bytes, seconds)), None));
         drop(restored);
         fs::remove_file(&file).context("cannot remove the backup")?;
+        forget_removed(self.parent)?;
         self.member.settle().await?;
         self.beside_puts(&file, steps).await
     }

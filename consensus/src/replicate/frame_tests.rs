@@ -112,6 +112,10 @@ fn item() -> impl Strategy<Value = Item> {
         Just(ForwardRefusal::TooManyRequests),
         Just(ForwardRefusal::NoSpace),
         Just(ForwardRefusal::Stopping),
+        Just(ForwardRefusal::Unhealthy),
+        Just(ForwardRefusal::NotEnoughStarted),
+        Just(ForwardRefusal::LearnerNotReady),
+        Just(ForwardRefusal::NotCapable),
     ];
     let ack = prop_oneof![
         any::<u64>().prop_map(SnapshotAck::Have),
@@ -384,7 +388,7 @@ fn the_bytes_of_a_frame_are_fixed() {
     let mut expected = BytesMut::new();
     expected.extend_from_slice(b"KLFR");
     expected.extend_from_slice(&crc32c::crc32c(&frame[8..]).to_le_bytes());
-    expected.extend_from_slice(&[40, 0, 0, 0, 1, 0, 0, 0]);
+    expected.extend_from_slice(&[40, 0, 0, 0, VERSION_MAX as u8, 0, 0, 0]);
     for word in [0xc1_u64, 0xf1, 0xf2, 7, 5] {
         expected.extend_from_slice(&word.to_le_bytes());
     }

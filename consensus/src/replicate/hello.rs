@@ -11,11 +11,12 @@ use super::error::FrameError;
 use super::frame::{self, FrameHeader};
 use super::reader::Reader;
 
-/// The oldest version of the protocol that this one speaks.
-pub const VERSION_MIN: u16 = 1;
+/// The oldest version of the protocol that this one speaks: a member of version 1 would stop at the first entry whose
+/// commands have the lean form.
+pub const VERSION_MIN: u16 = 2;
 
 /// The newest one.
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = 2;
 
 const _: () = assert!(VERSION_MIN <= VERSION_MAX);
 

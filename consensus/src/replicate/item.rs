@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use keelson_storage::ids::{LeaseTime, MemberId, ShardId, Term};
-use keelson_storage::state::{Command, ENTRY_HEADER_BYTES, decode_entry, encode_entry};
+use keelson_storage::state::{Command, decode_entry, encode_entry, entry_bytes};
 
 use super::error::FrameError;
 use super::raft_message::{self, membership_bytes, put_mark, put_membership};
@@ -104,6 +104,14 @@ pub enum ForwardRefusal {
     NoSpace = 3,
     /// The receiver is shutting down.
     Stopping = 4,
+    /// A change of the membership that puts the quorum at risk: too few members are connected,
+    Unhealthy = 5,
+    /// or too few have started.
+    NotEnoughStarted = 6,
+    /// A learner lags too far to get a vote.
+    LearnerNotReady = 7,
+    /// The receiver does not know such a command.
+    NotCapable = 8,
 }
 
 impl Item {
@@ -115,9 +123,7 @@ impl Item {
     pub fn encoded_len(&self) -> usize {
         let body_bytes = match self {
             Self::Raft(message) => raft_message::encoded_len(message),
-            Self::Forward(commands) => {
-                ENTRY_HEADER_BYTES + commands.iter().map(Command::encoded_len).sum::<usize>()
-            }
+            Self::Forward(commands) => entry_bytes(commands),
             Self::ForwardRefused { request_ids, .. } => 1 + 3 + 4 + 8 + request_ids.len() * 8,
             Self::SnapshotOffer(offer) => {
                 8 + 8 + 16 + 8 + 4 + 4 + membership_bytes(&offer.membership)
@@ -248,6 +254,10 @@ fn refused(body: &mut Reader) -> Result<Item, FrameError> {
         2 => ForwardRefusal::TooManyRequests,
         3 => ForwardRefusal::NoSpace,
         4 => ForwardRefusal::Stopping,
+        5 => ForwardRefusal::Unhealthy,
+        6 => ForwardRefusal::NotEnoughStarted,
+        7 => ForwardRefusal::LearnerNotReady,
+        8 => ForwardRefusal::NotCapable,
         _ => return Err(FrameError::Content("a refusal of an unknown kind")),
     };
     body.zero(3)?;

@@ -245,6 +245,12 @@ impl Member {
         clock.advance_us(dice.below(1 << 40));
         let wal = WalConfig {
             segment_bytes: options.segment_bytes,
+            // Segments of both units stand one behind the other.
+            unit_bytes: if self.starts.is_multiple_of(2) {
+                512
+            } else {
+                4096
+            },
             ..WalConfig::default()
         };
         let seats = (0..self.snapshots.len()).map(|place| self.seat(place, options));

@@ -22,6 +22,7 @@ use super::migration_bar::MigrationBar;
 use super::progress::bytes_bar;
 use super::{Export, ExportSource};
 use crate::engine::offline;
+use crate::inspect::chosen_shard;
 
 /// Writes the file; the text to print.
 pub(super) fn export(asked: &Export) -> anyhow::Result<String> {
@@ -33,10 +34,11 @@ pub(super) fn export(asked: &Export) -> anyhow::Result<String> {
             let state = state_of_backup(path, asked.skip_hash_check)?;
             write(asked, &state, path)
         }
-        ExportSource::DataDir(path) => {
+        ExportSource::DataDir { path, shard } => {
             // Held for its lock.
             let dir = StoppedDir::open(path)?;
-            let state = offline::state_of(&dir)?;
+            let shard = chosen_shard(&dir, shard.as_deref())?;
+            let state = offline::state_of(&dir, &shard)?;
             let text = write(asked, &state, path);
             drop(dir);
             text

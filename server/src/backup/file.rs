@@ -9,7 +9,9 @@ use std::thread;
 
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
-use keelson_storage::io::{AlignedBuf, DirectFile, Disk, FileEntry, ReadAhead, ReadOnlyDisk};
+use keelson_storage::io::{
+    AlignedBuf, DirectFile, Disk, FileEntry, ReadAhead, ReadOnlyDisk, give_way,
+};
 use keelson_storage::limits::SNAPSHOT_BLOCK_BYTES;
 use keelson_storage::snapshot::{Audit, FileKind, Snapshot, SnapshotError};
 use sha2::{Digest, Sha256};
@@ -121,7 +123,9 @@ impl BackupFile {
             audit
                 .take(bytes)
                 .map_err(|flaw| explain(self.snapshot.damaged_by(&flaw)))?;
+            give_way();
             hash.update(bytes);
+            give_way();
             checksum = crc32c::crc32c_append(checksum, bytes);
             offset += bytes.len() as u64;
             bar.set_position(offset);

@@ -132,7 +132,12 @@ pub enum ExportSource {
     /// A backup.
     Backup(PathBuf),
     /// The data directory of a stopped member.
-    DataDir(PathBuf),
+    DataDir {
+        /// Where.
+        path: PathBuf,
+        /// Which shard; `main` if it is not said.
+        shard: Option<String>,
+    },
 }
 
 /// Does it.

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use indicatif::ProgressBar;
 use keelson_proto::etcdserverpb::SnapshotRequest;
 use keelson_proto::etcdserverpb::maintenance_client::MaintenanceClient;
-use keelson_storage::io::{AlignedBuf, DirectWriter, DiskError, PartFile};
+use keelson_storage::io::{AlignedBuf, DirectWriter, DiskError, PartFile, give_way};
 use keelson_storage::limits::SNAPSHOT_BLOCK_BYTES;
 use sha2::{Digest, Sha256};
 use tonic::transport::Endpoint;
@@ -105,6 +105,7 @@ fn receive(
                 (bytes_bar("receiving", total), message.version.clone())
             });
             bar.inc(bytes);
+            give_way();
             // The thread has ended because it cannot write; what it says of that counts.
             if blobs.send(message.blob).is_err() {
                 break;
@@ -151,6 +152,7 @@ fn write(file: &DirectWriter, blobs: Receiver<Bytes>) -> Result<Written, DiskErr
         hash.update(&last[..before]);
         last.drain(..before);
         hash.update(middle);
+        give_way();
     }
     Ok(Written {
         bytes: out.finish()?,

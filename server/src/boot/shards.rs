@@ -15,6 +15,7 @@ use keelson_storage::recovery::RecoveryReport;
 use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
 use keelson_storage::state::Member;
 use keelson_storage::wal::WalConfig;
+use keelson_tuning::machine::{Disk, Filesystem, Root};
 
 use super::identity::{Identity, texts};
 use crate::config::{Config, HttpUrl, version};
@@ -252,8 +253,10 @@ fn lane_of(core: usize) -> LaneId {
 
 fn wal_config(config: &Config) -> WalConfig {
     let wal = &config.tuning.wal;
+    let disk = Disk::under(&Root::system(), &Filesystem::of(&config.data_dir));
     WalConfig {
         segment_bytes: wal.segment_bytes,
+        unit_bytes: Disk::log_unit_bytes(disk.as_ref(), wal.unit_bytes),
         depth: wal.depth as usize,
         group_bytes_max: wal.group_bytes_max,
         group_delay_us: wal.group_delay_us,

@@ -31,12 +31,13 @@ Usage:
     keelson snapshot restore --help shows all flags.
 
   keelson snapshot import SOURCE --data-dir DIR [--without-auth] [--skip-hash-check] [...]
-  keelson snapshot export FILE --from BACKUP|--data-dir DIR
+  keelson snapshot export FILE --from BACKUP|--data-dir DIR [--shard NAME]
     Take over what an etcd held, from its snapshot or stopped data directory; make a snapshot of
     etcd's for etcdutl.
 
   keelson inspect verify|dump-wal|dump-snapshot|hash --data-dir DIR [-w simple|json]
-    Look into the data directory of a stopped member, and change nothing there.
+    Look into the data directory of a stopped member, and change nothing there. The last two look at
+    one shard: main, or --shard NAME.
 
   keelson --version | keelson version
     Show the versions: Keelson's own and that of the etcd API it serves.

@@ -13,7 +13,7 @@ use crate::config::{HttpUrl, check_alone, check_cluster, parse_cluster};
 pub(super) struct ImportArguments {
     /// A file of `etcdctl snapshot save`, a database file, or the data directory of a stopped etcd member.
     source: PathBuf,
-    /// The data directory to make. It must not exist, or be empty.
+    /// The data directory to make, whose shard main gets the data. It must not exist, or be empty.
     #[arg(long)]
     data_dir: PathBuf,
     #[command(flatten)]
@@ -60,6 +60,9 @@ pub(super) struct ExportArguments {
     /// The data directory of a stopped member.
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    /// Which shard of the data directory; main by default. A backup is of one shard.
+    #[arg(long, value_name = "NAME", conflicts_with = "from")]
+    shard: Option<String>,
     /// Take a backup without the hash at its end, or with a wrong one; its pages are verified all the same.
     #[arg(long, num_args = 0..=1, default_value = "false", default_missing_value = "true", require_equals = true, action = clap::ArgAction::Set)]
     skip_hash_check: bool,
@@ -114,7 +117,10 @@ impl ExportArguments {
         let Format::Etcd = self.format;
         let source = match (self.from, self.data_dir) {
             (Some(backup), None) => ExportSource::Backup(backup),
-            (None, Some(data_dir)) => ExportSource::DataDir(data_dir),
+            (None, Some(path)) => {
+                let shard = self.shard;
+                ExportSource::DataDir { path, shard }
+            }
             _ => {
                 return Err(CliError::Incomplete(
                     "name one source: --from BACKUP, or --data-dir DIR".to_owned(),

@@ -48,10 +48,21 @@ fn g_d_7_an_export_has_one_source() {
             skip_hash_check,
         })
     };
-    let data_dir = ExportSource::DataDir("d".into());
+    let data_dir = ExportSource::DataDir {
+        path: "d".into(),
+        shard: None,
+    };
     assert_eq!(
         snapshot("snapshot export e.db --format etcd --data-dir d"),
         wanted(data_dir, false)
+    );
+    let of_shard = ExportSource::DataDir {
+        path: "d".into(),
+        shard: Some("events".to_owned()),
+    };
+    assert_eq!(
+        snapshot("snapshot export e.db --data-dir d --shard events"),
+        wanted(of_shard, false)
     );
     let backup = ExportSource::Backup("b".into());
     assert_eq!(
@@ -62,6 +73,7 @@ fn g_d_7_an_export_has_one_source() {
         "snapshot export e.db",
         "snapshot export e.db --from b --data-dir d",
         "snapshot export --from b",
+        "snapshot export e.db --from b --shard events",
         "snapshot export e.db --from b --format bolt",
         "snapshot import --data-dir d",
         "snapshot import a.db",

@@ -413,7 +413,7 @@ fn what_must_be_mended_is_said_in_one_sentence() {
         ),
         (
             &["--wal-segment-bytes=65536"],
-            "wal.segment_bytes is 65536, which leaves 57176 bytes for one log entry, but with --max-request-bytes=1572864 an entry may take 1573155; make the segments larger",
+            "wal.segment_bytes is 65536, which leaves 57176 bytes for one log entry, but with --max-request-bytes=1572864 an entry may take 1573158; make the segments larger",
         ),
         (
             &["--pre-vote=maybe"],

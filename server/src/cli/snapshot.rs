@@ -42,17 +42,21 @@ pub(super) fn parse_inspect(arguments: &[String]) -> Result<Invocation, CliError
     match read::<InspectArguments>(arguments)? {
         Err(help) => Ok(Invocation::Print(help)),
         Ok(arguments) => {
-            let (place, task) = match arguments.command {
-                InspectWord::Verify(place) => (place, Task::Verify),
-                InspectWord::DumpWal(place) => (place, Task::DumpWal),
+            let (place, shard, task) = match arguments.command {
+                InspectWord::Verify(place) => (place, None, Task::Verify),
+                InspectWord::DumpWal(place) => (place, None, Task::DumpWal),
                 InspectWord::DumpSnapshot(dump) => {
                     let values = dump.values;
-                    (dump.place, Task::DumpSnapshot { values })
+                    (dump.place, dump.shard, Task::DumpSnapshot { values })
                 }
-                InspectWord::Hash(hash) => (hash.place, Task::Hash { revision: hash.rev }),
+                InspectWord::Hash(hash) => {
+                    let revision = hash.rev;
+                    (hash.place, hash.shard, Task::Hash { revision })
+                }
             };
             Ok(Invocation::Inspect(Box::new(Inspect {
                 data_dir: place.data_dir,
+                shard,
                 output: match place.write_out {
                     DumpWriteOut::Simple => DumpOutput::Simple,
                     DumpWriteOut::Json => DumpOutput::Json,
@@ -249,9 +253,9 @@ struct InspectArguments {
 
 #[derive(Debug, Subcommand)]
 enum InspectWord {
-    /// Compare every byte of log and snapshot with its checksum. Exits with 1 if anything is damaged.
+    /// Compare every byte of logs and snapshots, of all shards, with its checksum. Exits with 1 if anything is damaged.
     Verify(Place),
-    /// Print the records of the log.
+    /// Print the records of all logs, each with the id of its shard.
     DumpWal(Place),
     /// Print the snapshot: what it is, its leases, and all versions of its keys.
     DumpSnapshot(DumpSnapshotArguments),
@@ -279,6 +283,9 @@ enum DumpWriteOut {
 struct DumpSnapshotArguments {
     #[command(flatten)]
     place: Place,
+    /// Which shard; main by default.
+    #[arg(long, value_name = "NAME")]
+    shard: Option<String>,
     /// Print values too.
     #[arg(long)]
     values: bool,
@@ -288,6 +295,9 @@ struct DumpSnapshotArguments {
 struct HashArguments {
     #[command(flatten)]
     place: Place,
+    /// Which shard; main by default.
+    #[arg(long, value_name = "NAME")]
+    shard: Option<String>,
     /// Revision to hash at; 0 is the newest.
     #[arg(long, default_value_t = 0)]
     rev: i64,

@@ -92,28 +92,30 @@ fn restore_has_etcdutls_flags_and_defaults() {
 
 #[test]
 fn inspect_has_four_tasks() {
-    for (arguments, output, task) in [
-        ("verify --data-dir d", DumpOutput::Simple, Task::Verify),
+    let simple = DumpOutput::Simple;
+    let values = Task::DumpSnapshot { values: true };
+    let hash = Task::Hash { revision: 7 };
+    for (arguments, shard, output, task) in [
+        ("verify --data-dir d", None, simple, Task::Verify),
         (
             "dump-wal --data-dir=d -w json",
+            None,
             DumpOutput::Json,
             Task::DumpWal,
         ),
         (
-            "dump-snapshot --values --data-dir d",
-            DumpOutput::Simple,
-            Task::DumpSnapshot { values: true },
+            "dump-snapshot --values --data-dir d --shard=events",
+            Some("events"),
+            simple,
+            values,
         ),
-        (
-            "hash --data-dir d --rev 7",
-            DumpOutput::Simple,
-            Task::Hash { revision: 7 },
-        ),
+        ("hash --data-dir d --rev 7", None, simple, hash),
     ] {
         match invoke(&format!("inspect {arguments}")) {
             Ok(Invocation::Inspect(inspect)) => {
                 let wanted = Inspect {
                     data_dir: "d".into(),
+                    shard: shard.map(str::to_owned),
                     output,
                     task,
                 };

@@ -61,6 +61,7 @@ pub(super) fn probe(config: &Config) -> (Needs, Probes) {
         quota_bytes: config.quota_backend_bytes,
         segment_bytes: config.tuning.wal.segment_bytes,
         log_block_bytes: WAL_BLOCK_BYTES,
+        log_unit_bytes: config.tuning.wal.unit_bytes,
     };
     (needs, probes)
 }

@@ -21,7 +21,7 @@ impl<D: Disk> Engine<D> {
     /// Admits a write or answers why not.
     pub(super) fn admit(&mut self, origin: Origin, request: Request, body: Bytes) {
         match self.refusal(&request, &body) {
-            None => self.enqueue(origin, request, body),
+            None => self.enqueue(Queued::new(origin, request, body, self.now_us)),
             Some(error) => {
                 self.facts.proposals_failed += 1;
                 self.reply(origin, Err(error));
@@ -32,27 +32,26 @@ impl<D: Disk> Engine<D> {
     /// Queues a command of the engine's own. It has no size worth limiting and nobody waits for it.
     pub(super) fn queue_own(&mut self, request: Request) {
         let body = request.encode_body();
-        self.enqueue(Origin::Engine, request, body);
+        self.enqueue(Queued::new(Origin::Engine, request, body, self.now_us));
     }
 
-    fn enqueue(&mut self, origin: Origin, request: Request, body: Bytes) {
-        self.queued_bytes += body.len();
-        self.queue.push_back(Queued {
-            origin,
-            request_id: 0,
-            request,
-            body,
-        });
+    pub(super) fn enqueue(&mut self, queued: Queued) {
+        self.queued_bytes += queued.body.len();
+        self.queue.push_back(queued);
     }
 
     pub(super) fn refusal(&mut self, request: &Request, body: &Bytes) -> Option<ApiError> {
         if self.stopping {
             return Some(ApiError::Stopped);
         }
-        if self.node.leader().is_none() {
+        if self.is_without_leader() {
             return Some(ApiError::NoLeader);
         }
-        if self.queued_bytes + body.len() > QUEUED_BYTES_MAX {
+        if self.is_alone() && self.wal.is_out_of_room() {
+            return Some(ApiError::NoSpace);
+        }
+        let waiting_bytes = self.queued_bytes + self.forwarding.held_bytes();
+        if waiting_bytes + body.len() > QUEUED_BYTES_MAX {
             return Some(ApiError::TooManyRequests);
         }
         if let Some(change) = request.member_change()

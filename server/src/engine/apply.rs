@@ -77,7 +77,7 @@ impl<D: Disk> Engine<D> {
             self.lease_clock.follow(lease_time, self.now_us);
             let requests = requests.into_iter();
             let commands = requests.map(|(request_id, request)| {
-                let origin = self.group.take_forwarded(request_id);
+                let origin = self.forwarding.take_origin(request_id);
                 (origin.unwrap_or(Origin::Engine), request)
             });
             (lease_time, commands.collect())

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 
 use bytes::Bytes;
-use keelson_storage::io::AlignedBuf;
+use keelson_storage::io::{AlignedBuf, give_way};
 use keelson_storage::mvcc::{Checkpoint, Progress};
 use keelson_storage::snapshot::{PageWrite, SnapshotError};
 
@@ -224,6 +224,7 @@ impl Thread {
                 job.reuse(buf);
             }
             let stepped = job.step(CHECKPOINT_SLICE_VERSIONS);
+            give_way();
             let progress = (job.progress() * 1000.0) as u32;
             self.progress.store(progress, Ordering::Relaxed);
             match stepped {

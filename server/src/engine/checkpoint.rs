@@ -40,8 +40,8 @@ use crate::runtime::Bell;
 pub struct CheckpointConfig {
     /// Commands since the last one before the next is due (`--snapshot-count`).
     pub commands: u64,
-    /// Bytes of log since the last one before the next is due: half the size of the snapshot, but at
-    /// least and at most this.
+    /// Bytes of log since the last one before the next is due: twice the size of the snapshot, because a checkpoint
+    /// writes all of it anew, but at least and at most this.
     pub log_bytes: (u64, u64),
     /// The longest time between two while anything changes, in microseconds.
     pub interval_us: Option<u64>,
@@ -324,7 +324,7 @@ impl<D: Disk> Engine<D> {
         let log_bytes = self.wal.counters().payload_bytes - checkpoints.log_bytes;
         let file_bytes = self.state.snapshot().map_or(0, |last| last.file_bytes());
         let (min, max) = config.log_bytes;
-        let is_long = commands >= config.commands && log_bytes >= (file_bytes / 2).clamp(min, max);
+        let is_long = commands >= config.commands && log_bytes >= (2 * file_bytes).clamp(min, max);
         let is_old = config
             .interval_us
             .is_some_and(|interval_us| self.now_us >= checkpoints.began_us + interval_us);

@@ -8,14 +8,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use keelson_consensus::replicate::Item;
+use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::{PutRequest, RangeRequest};
 use keelson_storage::ids::MemberId;
 use keelson_storage::io::SimDisk;
-use keelson_storage::state::{Member, MemberAdd, Request};
+use keelson_storage::state::{Member, Request};
 use keelson_storage::wal::WalConfig;
 use proptest::prelude::*;
 
 use super::engine_tests::{config, crash, disks};
+use super::forced_tests::{self, add, run, start as start_beside};
 use super::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, Token};
 use super::{CheckpointConfig, CompareConfig, Disks, Engine, EngineConfig, GroupConfig};
 use crate::runtime::ManualClock;
@@ -145,6 +147,8 @@ pub(super) enum Asked {
     Move {
         to: usize,
     },
+    /// Something else for the log.
+    Other(Request),
 }
 
 /// Whether an item, from and to the members of these places, passes.
@@ -167,7 +171,11 @@ pub(super) struct World {
     next_token: u64,
     /// Reads that were answered.
     pub(super) reads: u64,
-    moves: u64,
+    pub(super) moves: u64,
+    /// What puts and reads were refused with.
+    pub(super) refused: Vec<ApiError>,
+    /// What came of other requests.
+    pub(super) answers: Vec<Result<(), ApiError>>,
     starts: u64,
     /// Members whose disks were damaged, until they are whole again.
     pub(super) rejoining: BTreeSet<usize>,
@@ -198,6 +206,8 @@ impl World {
             next_token: 0,
             reads: 0,
             moves: 0,
+            refused: Vec::new(),
+            answers: Vec::new(),
             starts: 0,
             rejoining: BTreeSet::new(),
             received: 0,
@@ -234,6 +244,10 @@ impl World {
                 let body = request.encode_body();
                 Ask::Write { request, body }
             }
+            Asked::Other(request) => Ask::Write {
+                request: request.clone(),
+                body: request.encode_body(),
+            },
             Asked::Move { to } => Ask::MoveLeader(MemberId(11 + *to as u64)),
             Asked::Read { .. } => Ask::Range(RangeRequest {
                 key: Bytes::from_static(b"k"),
@@ -259,7 +273,8 @@ impl World {
             due.into()
         };
         for (_, from, to, item) in due {
-            if let Some(engine) = &mut self.engines[to] {
+            // Members that were only added do not run.
+            if let Some(Some(engine)) = self.engines.get_mut(to) {
                 let from = MemberId(11 + from as u64);
                 engine.on_peer(from, item).expect("a sound message");
             }
@@ -351,7 +366,9 @@ impl World {
                 assert_eq!(leader, Some(MemberId(11 + to as u64)));
                 self.moves += 1;
             }
-            (_, Err(_)) => {}
+            (Asked::Other(_), result) => self.answers.push(result.map(|_| ())),
+            (Asked::Move { .. }, Err(_)) => {}
+            (_, Err(error)) => self.refused.push(error),
             (_, Ok(other)) => panic!("not the answer to what was asked: {other:?}"),
         }
     }
@@ -390,7 +407,7 @@ impl World {
         self.ask(index, Asked::Put { key });
     }
 
-    fn read_somewhere(&mut self) {
+    pub(super) fn read_somewhere(&mut self) {
         let index = self.dice.roll(MEMBERS as u64) as usize;
         let seen = self.acknowledged.clone();
         self.ask(index, Asked::Read { seen });
@@ -456,6 +473,9 @@ impl World {
                 .iter()
                 .map(|record| (Bytes::copy_from_slice(record.key()), record.revision))
                 .collect();
+            for record in &records {
+                assert_eq!(record.version, 1, "{:?} was put twice", record.key());
+            }
             for key in &self.acknowledged {
                 assert!(
                     keys.iter().any(|(found, _)| found == key),
@@ -522,89 +542,22 @@ fn g_r_1_a_start_before_the_foundation_commits_nothing_alone() {
     );
 }
 
-/// The founder of a cluster of one, or a learner that joins it.
-fn start_beside_one(
-    index: usize,
-    disks: Disks<SimDisk>,
-    start: u64,
-    clock: &ManualClock,
-) -> Engine<SimDisk> {
-    let founder = vec![Member {
-        name: String::new(),
-        client_urls: Vec::new(),
-        ..member(0)
-    }];
-    let (founding, peers) = match index {
-        0 => (founder, Vec::new()),
-        _ => (Vec::new(), founder),
-    };
-    let config = EngineConfig {
-        member: MemberId(11 + index as u64),
-        group: GroupConfig {
-            is_identity_certain: true,
-            peers,
-            founding,
-            tick_us: 20_000,
-            ..GroupConfig::default()
-        },
-        seed: start * 100 + index as u64,
-        cores: 1,
-        ..config()
-    };
-    let wal = WalConfig {
-        segment_bytes: 256 << 10,
-        ..WalConfig::default()
-    };
-    let opened = Engine::open(disks, wal, config, member(index), clock);
-    opened.expect("a sound disk opens").0
-}
-
 /// The simulator's seed 347: a leader that alone decides did not tick, so a learner that started again never heard of
 /// it.
 #[test]
 fn g_r_3_a_learner_of_a_lone_voter_finds_its_leader_again() {
     let clock = ManualClock::default();
-    let mut leader = start_beside_one(0, disks(1), 1, &clock);
-    let add = Request::MemberAdd(MemberAdd {
-        member: Some(Member {
-            is_learner: true,
-            name: String::new(),
-            client_urls: Vec::new(),
-            ..member(1)
-        }),
-        learners_max: 1,
-    });
-    let body = add.encode_body();
-    let ask = Ask::Write { request: add, body };
-    leader.on_inbound(
-        0,
-        Inbound {
-            token: Token(1),
-            ask,
-        },
-    );
-    let mut learner = start_beside_one(1, disks(2), 2, &clock);
-    let run = |leader: &mut Engine<SimDisk>, learner: &mut Engine<SimDisk>| {
-        for _ in 0..2_000 {
-            clock.advance_us(STEP_US);
-            leader.step(&clock).expect("the disk works");
-            learner.step(&clock).expect("the disk works");
-            for (_, item) in leader.take_peer_items() {
-                learner
-                    .on_peer(MemberId(11), item)
-                    .expect("a sound message");
-            }
-            for (_, item) in learner.take_peer_items() {
-                leader.on_peer(MemberId(12), item).expect("a sound message");
-            }
-        }
-    };
-    run(&mut leader, &mut learner);
-    assert_eq!(learner.node().leader(), Some(MemberId(11)));
+    let mut leader = start_beside(0, disks(1), (1, false), &clock);
+    forced_tests::ask(&mut leader, add(1, true));
+    let mut pair = [leader, start_beside(1, disks(2), (2, false), &clock)];
+    run(&mut pair, 2_000, &clock);
+    assert_eq!(pair[1].node().leader(), Some(MemberId(11)));
+    let [mut leader, learner] = pair;
     leader.on_unreachable(MemberId(12));
-    let mut learner = start_beside_one(1, crash(learner), 3, &clock);
-    run(&mut leader, &mut learner);
-    assert_eq!(learner.node().leader(), Some(MemberId(11)));
+    let again = start_beside(1, crash(learner), (3, false), &clock);
+    let mut pair = [leader, again];
+    run(&mut pair, 2_000, &clock);
+    assert_eq!(pair[1].node().leader(), Some(MemberId(11)));
 }
 
 #[test]

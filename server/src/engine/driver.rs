@@ -154,12 +154,23 @@ fn take_heard<D: Disk>(shards: &mut Shards<D>, peers: &Peers) -> Result<bool, En
                 for place in 0..shards.count() {
                     shards.engine(place).on_unreachable(member);
                 }
+                tell_links(shards, peers);
             }
-            Some(Heard::Reachable(_)) => {}
+            Some(Heard::Reachable(_)) => tell_links(shards, peers),
             None => return Ok(false),
         }
     }
     Ok(true)
+}
+
+/// Tells the shards which links are open, and since when: a change of the membership may hang on it.
+fn tell_links<D: Disk>(shards: &mut Shards<D>, peers: &Peers) {
+    let facts = peers.facts().into_iter();
+    let open = facts.filter_map(|facts| Some((facts.member, facts.connected_since_ms? * 1000)));
+    let open: BTreeMap<MemberId, u64> = open.collect();
+    for place in 0..shards.count() {
+        shards.engine(place).on_links(open.clone());
+    }
 }
 
 /// Hands what other members are to be told to their links, and tells the links who the members are: everybody whom any
@@ -190,8 +201,10 @@ fn tell_peers<D: Disk>(
         let engine = shards.engine(place);
         let shard = engine.shard();
         for (to, item) in engine.take_peer_items() {
-            // What finds no room is counted there; raft repeats what it needs.
-            let _sent = peers.send(to, shard, &item);
+            // What finds no room is counted there.
+            if !peers.send(to, shard, &item) {
+                engine.on_unsent(to, &item);
+            }
         }
     }
     peers.flush();

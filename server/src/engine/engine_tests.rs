@@ -434,6 +434,48 @@ pub(super) fn put(number: u8, value: u8) -> PutRequest {
     }
 }
 
+/// Twelve commands of some 400 bytes take a block and a quarter: the last three wait for the next group.
+#[test]
+fn commands_that_would_begin_a_block_are_left_to_the_next_group() {
+    let mut world = World::new(9);
+    world.settle();
+    // The attest that follows a rest is a group, too.
+    let written = |world: &World| {
+        let counters = world.engine.wal.counters();
+        counters.groups - counters.attests
+    };
+    let before = written(&world);
+    for number in 0..12 {
+        world.write(Request::Put(PutRequest {
+            value: Bytes::from(vec![number; 400]),
+            ..put(number, number)
+        }));
+    }
+    world.step();
+    let sealed: Vec<usize> = world
+        .engine
+        .proposed
+        .iter()
+        .map(|entry| entry.commands.len())
+        .collect();
+    assert_eq!((&sealed[..], world.engine.queue.len()), (&[9][..], 3));
+    world.settle();
+    assert_eq!(world.engine.state().revision(), Revision(13));
+    assert_eq!(written(&world) - before, 2);
+
+    // Fewer than four are not worth it, however much a block holds besides.
+    for number in 0..3 {
+        world.write(Request::Put(PutRequest {
+            value: Bytes::from(vec![number; 1_500]),
+            ..put(number, number)
+        }));
+    }
+    world.step();
+    assert!(world.engine.queue.is_empty());
+    world.settle();
+    assert_eq!(world.engine.state().revision(), Revision(16));
+}
+
 impl World {
     fn perform(&mut self, step: Step) {
         match step {

@@ -1,5 +1,5 @@
-//! This member's part in its raft group: time, messages, the leader's office, and commands on their way to
-//! another member.
+//! This member's part in its raft group: time, messages, and the leader's office. Commands on their way to another
+//! member are in `forward.rs`.
 //!
 //! ```text
 //!   leads:    queue --> entries --> own log and the others' --> committed --> applied, answered
@@ -9,33 +9,24 @@
 //! A member that was elected is *in office* when it has applied the entry that opens its term: then it has
 //! applied everything its predecessors committed, and its lease clock goes on from the last of them.
 //!
-//! Invariants:
-//! 1. Only who is in office makes entries, so lease time never goes back along the log.
-//! 2. A forwarded command is proposed at most once. Whether it was, its sender learns from the log, from a
-//!    refusal, or never; then the front's time limit answers its client.
-//! 3. A command of this member's clients that another member proposed is answered where it is applied here.
+//! Invariant: only who is in office makes entries, so lease time never goes back along the log.
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use keelson_consensus::limits::ENTRY_COMMANDS_MAX;
 use keelson_consensus::node::{Body, Membership, MembershipChange, Message};
-use keelson_consensus::replicate::{ForwardRefusal, Item};
+use keelson_consensus::replicate::Item;
 use keelson_proto::ApiError;
-use keelson_proto::etcdserverpb::MemberRemoveRequest;
+use keelson_proto::etcdserverpb::{MemberPromoteRequest, MemberRemoveRequest};
 use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::{MemberId, ShardId, Term};
 use keelson_storage::io::Disk;
-use keelson_storage::state::{ClusterInit, Command, Member, MemberChange, MemberPublish, Request};
+use keelson_storage::state::{ClusterInit, Member, MemberChange, MemberPublish, Request};
 
 use super::auto_compact::AutoCompact;
 use super::lease_clock::LeaseClock;
-use super::limits::{
-    BATCH_BYTES_MAX, FORWARDED_FORGOTTEN_AFTER_US, PEER_ITEMS_MAX, PUBLISH_RETRY_US,
-    REMOVAL_LINGERS_ELECTIONS, REQUEST_COUNTER_BITS,
-};
+use super::limits::{PEER_ITEMS_MAX, PUBLISH_RETRY_US, REMOVAL_LINGERS_ELECTIONS};
 use super::reconfigure::{self, CONNECTED_AFTER_US, LeaderView};
-use super::shard::{Engine, EngineError, Origin, Queued};
+use super::shard::{Engine, EngineError};
 
 /// What the group needs beside its node.
 #[derive(Debug)]
@@ -52,9 +43,8 @@ pub(super) struct Group {
     office: Option<Term>,
     /// What other members are to be told, in order. Bounded: raft repeats what is lost.
     outbox: Vec<(MemberId, Item)>,
-    /// Commands that were forwarded, by request id, and since when.
-    forwarded: BTreeMap<u64, (Origin, u64)>,
-    next_request_id: u64,
+    /// Since when the links to other members are open, once somebody has told.
+    links: Option<BTreeMap<MemberId, u64>>,
     /// When this member next tells the cluster about itself, if it has to.
     publish_at_us: u64,
     /// Whether the leadership was offered to another member before the end.
@@ -68,8 +58,7 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// `seed` differs between members and between starts.
-    pub(super) fn new(me: Member, tick_us: u64, seed: u64, now_us: u64) -> Self {
+    pub(super) fn new(me: Member, tick_us: u64, now_us: u64) -> Self {
         Self {
             me,
             tick_us,
@@ -78,8 +67,7 @@ impl Group {
             is_only: false,
             office: None,
             outbox: Vec::new(),
-            forwarded: BTreeMap::new(),
-            next_request_id: (seed << REQUEST_COUNTER_BITS) | 1,
+            links: None,
             publish_at_us: now_us,
             handed_over: false,
             was_removed: false,
@@ -88,17 +76,17 @@ impl Group {
         }
     }
 
+    /// Whether the next item for another member is not dropped.
+    pub(super) fn has_room(&self) -> bool {
+        self.outbox.len() < PEER_ITEMS_MAX
+    }
+
     fn send(&mut self, to: MemberId, item: Item) {
-        if self.outbox.len() < PEER_ITEMS_MAX {
+        if self.has_room() {
             self.outbox.push((to, item));
         } else {
             self.dropped += 1;
         }
-    }
-
-    /// Who waits for a command of this request id on this member.
-    pub(super) fn take_forwarded(&mut self, request_id: u64) -> Option<Origin> {
-        self.forwarded.remove(&request_id).map(|(origin, _)| origin)
     }
 }
 
@@ -117,7 +105,7 @@ impl<D: Disk> Engine<D> {
             Item::ForwardRefused {
                 why, request_ids, ..
             } => {
-                self.on_forward_refused(why, &request_ids);
+                self.on_forward_refused(from, why, &request_ids);
                 Ok(())
             }
             Item::SnapshotOffer(offer) => self.on_snapshot_offer(from, offer),
@@ -218,6 +206,7 @@ impl<D: Disk> Engine<D> {
 
     /// Ticks, and takes office when it is due.
     pub(super) fn advance_group(&mut self) {
+        let has_ticked = self.now_us >= self.group.next_tick_us;
         while self.now_us >= self.group.next_tick_us {
             self.group.next_tick_us += self.group.tick_us;
             // Learners hear of their leader by its ticks alone.
@@ -229,7 +218,7 @@ impl<D: Disk> Engine<D> {
         self.take_office();
         self.advance_spread();
         self.publish_self();
-        self.forget_forwarded();
+        self.review_forwarding(has_ticked);
     }
 
     /// When time matters to the group again.
@@ -264,10 +253,18 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    /// All other members are lost for ever, says the operator.
+    /// All other members are lost for ever, says the operator. A learner gets its vote first: who leaves last must leave a
+    /// voter behind.
     fn drop_others(&mut self) {
-        let others: Vec<u64> = self.state.cluster().members.keys().map(|id| id.0).collect();
         let me = self.config.member.0;
+        let members = &self.state.cluster().members;
+        let is_learner = members
+            .get(&self.config.member)
+            .is_some_and(|known| known.is_learner);
+        let others: Vec<u64> = members.keys().map(|id| id.0).collect();
+        if is_learner {
+            self.queue_own(Request::MemberPromote(MemberPromoteRequest { id: me }));
+        }
         for id in others.into_iter().filter(|id| *id != me) {
             self.queue_own(Request::MemberRemove(MemberRemoveRequest { id }));
         }
@@ -321,7 +318,7 @@ impl<D: Disk> Engine<D> {
             .collect();
         let active = progress.iter().filter(|peer| peer.is_active);
         let connected: Vec<_> = active
-            .map(|peer| (peer.member, CONNECTED_AFTER_US))
+            .filter_map(|peer| Some((peer.member, self.connected_us(peer.member)?)))
             .collect();
         let view = LeaderView {
             me: self.config.member,
@@ -333,42 +330,19 @@ impl<D: Disk> Engine<D> {
         reconfigure::check(self.state.cluster(), change, &view)
     }
 
-    /// Hands what is queued to the member that leads, if it is another one.
-    pub(super) fn forward(&mut self) {
-        let leader = self.node.leader().filter(|id| *id != self.config.member);
-        let Some(leader) = leader else {
-            return;
+    /// Since when the links to other members are open, on the engine's clock; those whose link is not are not there.
+    pub fn on_links(&mut self, open_since_us: BTreeMap<MemberId, u64>) {
+        self.group.links = Some(open_since_us);
+    }
+
+    /// For how long the link to another member is open. Where nobody tells of links, as in a simulation, whoever answers
+    /// counts as connected for long.
+    fn connected_us(&self, member: MemberId) -> Option<u64> {
+        let Some(links) = &self.group.links else {
+            return Some(CONNECTED_AFTER_US);
         };
-        let mut commands = Vec::new();
-        let mut bytes = 0;
-        while let Some(queued) = self.queue.pop_front() {
-            self.queued_bytes -= queued.body.len();
-            if let Origin::Peer(from) = queued.origin {
-                // It came to this member while it led.
-                let refusal = Item::ForwardRefused {
-                    why: ForwardRefusal::NotLeader,
-                    leader,
-                    request_ids: vec![queued.request_id],
-                };
-                self.group.send(from, refusal);
-                continue;
-            }
-            let request_id = self.group.next_request_id;
-            self.group.next_request_id += 1;
-            self.group
-                .forwarded
-                .insert(request_id, (queued.origin, self.now_us));
-            bytes += queued.body.len();
-            commands.push(Command::new(queued.request.kind(), request_id, queued.body));
-            if bytes >= BATCH_BYTES_MAX || commands.len() >= ENTRY_COMMANDS_MAX {
-                self.group
-                    .send(leader, Item::Forward(std::mem::take(&mut commands)));
-                bytes = 0;
-            }
-        }
-        if !commands.is_empty() {
-            self.group.send(leader, Item::Forward(commands));
-        }
+        let since_us = links.get(&member)?;
+        Some(self.now_us.saturating_sub(*since_us))
     }
 
     /// Hands what may leave to the links.
@@ -386,12 +360,6 @@ impl<D: Disk> Engine<D> {
     /// Tells another member something.
     pub(super) fn group_send(&mut self, to: MemberId, item: Item) {
         self.group.send(to, item);
-    }
-
-    /// Those who wait for forwarded commands.
-    pub(super) fn take_all_forwarded(&mut self) -> impl Iterator<Item = Origin> + use<D> {
-        let forwarded = std::mem::take(&mut self.group.forwarded);
-        forwarded.into_values().map(|(origin, _)| origin)
     }
 
     /// This member was removed while it did not hear of it.
@@ -431,89 +399,6 @@ impl<D: Disk> Engine<D> {
         Ok(())
     }
 
-    fn on_forward(&mut self, from: MemberId, commands: Vec<Command>) {
-        let mut refused: BTreeMap<u8, (ForwardRefusal, Vec<u64>)> = BTreeMap::new();
-        for command in commands {
-            let request_id = command.request_id;
-            let why = match Request::decode(command.kind, &command.body) {
-                Ok(request) => self.admit_forwarded(from, request_id, request, command.body),
-                // It was sound when it was sent; a version that knows more than this one sent it.
-                Err(_) => Some(ForwardRefusal::NotLeader),
-            };
-            if let Some(why) = why {
-                let (_, ids) = refused.entry(why as u8).or_insert((why, Vec::new()));
-                ids.push(request_id);
-            }
-        }
-        let leader = self.node.leader().unwrap_or_default();
-        for (why, request_ids) in refused.into_values() {
-            let refusal = Item::ForwardRefused {
-                why,
-                leader,
-                request_ids,
-            };
-            self.group.send(from, refusal);
-        }
-    }
-
-    fn admit_forwarded(
-        &mut self,
-        from: MemberId,
-        request_id: u64,
-        request: Request,
-        body: Bytes,
-    ) -> Option<ForwardRefusal> {
-        if !self.node.is_leader() {
-            return Some(ForwardRefusal::NotLeader);
-        }
-        match self.refusal(&request, &body) {
-            None => {
-                if bugs::is_on(Bug::ForwardTwice) {
-                    self.queue_own(request.clone());
-                }
-                self.queued_bytes += body.len();
-                self.queue.push_back(Queued {
-                    origin: Origin::Peer(from),
-                    request_id,
-                    request,
-                    body,
-                });
-                None
-            }
-            Some(ApiError::NoSpace) => Some(ForwardRefusal::NoSpace),
-            Some(ApiError::TooManyRequests) => Some(ForwardRefusal::TooManyRequests),
-            Some(_) => Some(ForwardRefusal::Stopping),
-        }
-    }
-
-    fn on_forward_refused(&mut self, why: ForwardRefusal, request_ids: &[u64]) {
-        let error = match why {
-            ForwardRefusal::NotLeader => ApiError::LeaderChanged,
-            ForwardRefusal::TooManyRequests => ApiError::TooManyRequests,
-            ForwardRefusal::NoSpace => ApiError::NoSpace,
-            ForwardRefusal::Stopping => ApiError::Stopped,
-        };
-        for request_id in request_ids {
-            if let Some(origin) = self.group.take_forwarded(*request_id) {
-                self.reply(origin, Err(error));
-            }
-        }
-    }
-
-    /// Commands whose fate nobody tells: their clients were answered by their front's time limit long ago.
-    fn forget_forwarded(&mut self) {
-        let Some(before_us) = self.now_us.checked_sub(FORWARDED_FORGOTTEN_AFTER_US) else {
-            return;
-        };
-        // Request ids grow with time.
-        while let Some(oldest) = self.group.forwarded.first_entry()
-            && oldest.get().1 < before_us
-        {
-            let (origin, _) = oldest.remove();
-            self.reply(origin, Err(ApiError::Timeout));
-        }
-    }
-
     /// The cluster is founded: a member that joins by reading the log from its beginning learns who belongs
     /// to the group.
     pub(super) fn found_group(&mut self) {
@@ -534,10 +419,9 @@ impl<D: Disk> Engine<D> {
 
     /// An entry changed who belongs to the group.
     pub(super) fn on_membership(&mut self, change: MembershipChange) {
-        // A forced cluster of one drops members that its group does not have.
-        let is_known = self.node.membership().contains(change.member())
-            || !matches!(change, MembershipChange::Remove(_));
-        if is_known && let Err(error) = self.node.apply_membership(change) {
+        if self.concerns_group(change)
+            && let Err(error) = self.node.apply_membership(change)
+        {
             tracing::error!(%error, ?change, "the group refuses what the state has taken");
         }
         if change == MembershipChange::Remove(self.config.member) {
@@ -545,5 +429,18 @@ impl<D: Disk> Engine<D> {
             self.group.leaves_at_us = self.now_us + self.removal_lingers_us();
         }
         self.review_membership();
+    }
+
+    /// Whether an entry changes the group, and not only the member list. A forced cluster of one is a group of its own from
+    /// the start: it drops members, and gives itself the vote, that its group does not have or has already; and a member that the last
+    /// entries of the old log bring would only keep it from deciding.
+    fn concerns_group(&self, change: MembershipChange) -> bool {
+        let group = self.node.membership();
+        let is_old = self.config.group.forces_new_cluster && change.member() != self.config.member;
+        match change {
+            MembershipChange::Remove(id) => group.contains(id),
+            MembershipChange::AddVoter(id) => !is_old && !group.voters.contains(&id),
+            MembershipChange::AddLearner(_) => !is_old,
+        }
     }
 }

@@ -34,6 +34,11 @@ pub const HEARD_PENDING_BYTES_MAX: u64 = 64 << 20;
 /// travels alone.
 pub const BATCH_BYTES_MAX: usize = 1 << 20;
 
+/// One command of so many, at most, is left to the next group when the group then ends where a block of the disk does,
+pub const SEAL_LEAVES_ONE_OF: usize = 4;
+/// and when that saves at least so many bytes that only fill up.
+pub const SEAL_LEAVES_FOR_BYTES: u64 = if cfg!(test) { 1 } else { 1024 };
+
 /// Command bytes waiting for a batch; proposals beyond it get "too many requests".
 pub const QUEUED_BYTES_MAX: usize = 256 << 20;
 
@@ -47,6 +52,13 @@ pub const PEER_ITEMS_MAX: usize = 16 << 10;
 /// How long a forwarded command is remembered whose fate nobody tells (microseconds): longer than any front
 /// waits for an answer.
 pub const FORWARDED_FORGOTTEN_AFTER_US: u64 = 120_000_000;
+
+/// How long a command that nobody has proposed waits for a leader: so many election timeouts. etcd takes a member that
+/// has been without one for as long as useless.
+pub const LEADER_AWAITED_ELECTIONS: u64 = 3;
+
+/// How long a leader that cannot go on waits before it offers the leadership once more (microseconds).
+pub const OFFICE_OFFERED_AGAIN_US: u64 = 1_000_000;
 
 /// How long a member waits before it tells the cluster about itself once more (microseconds).
 pub const PUBLISH_RETRY_US: u64 = 2_000_000;

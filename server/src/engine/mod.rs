@@ -25,6 +25,7 @@ mod checkpoint;
 pub mod client;
 mod compare;
 pub mod driver;
+mod forward;
 mod group;
 mod history;
 mod keep_alive;
@@ -35,6 +36,7 @@ mod lost;
 mod mend;
 pub mod message;
 mod move_leader;
+mod newcomer;
 pub(crate) mod offline;
 mod open;
 mod persist;
@@ -44,6 +46,7 @@ mod receiving;
 pub mod reconfigure;
 mod rejoin;
 pub mod report;
+mod room;
 mod sending;
 mod shard;
 mod shards;
@@ -59,6 +62,8 @@ mod cluster_tests;
 mod compare_tests;
 #[cfg(test)]
 mod engine_tests;
+#[cfg(test)]
+mod forced_tests;
 #[cfg(test)]
 mod held_reads_tests;
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use keelson_consensus::durable::Replay;
 use keelson_consensus::node::{HardState, Mark};
-use keelson_storage::dir::{MAIN_SHARD_ID, StoppedDir};
-use keelson_storage::ids::{LaneId, Lsn};
+use keelson_storage::dir::{StoppedDir, StoppedShard};
+use keelson_storage::ids::Lsn;
 use keelson_storage::io::ReadOnlyDisk;
 use keelson_storage::mvcc::Record;
 use keelson_storage::recovery::read_lane;
@@ -20,8 +20,9 @@ use super::shard::EngineError;
 /// The snapshot that counts, loaded; none before the first checkpoint. And the paths of newer files that look unfinished.
 pub(crate) fn load_newest(
     dir: &StoppedDir,
+    shard: &StoppedShard,
 ) -> Result<(Option<Snapshot>, Vec<String>), SnapshotError> {
-    let Some(path) = dir.snapshots_path(MAIN_SHARD_ID) else {
+    let Some(path) = dir.snapshots_path(shard.shard) else {
         return Ok((None, Vec::new()));
     };
     let mut disk = ReadOnlyDisk::new(&path);
@@ -49,33 +50,45 @@ pub(crate) fn replay_behind(snapshot: Option<&Snapshot>) -> Replay {
     })
 }
 
-/// The state that a start would find.
+/// What the directory and its log say of a shard's past, for [`LostState::check_empty`]: `last` is its last record in a
+/// lane that begins with `first`.
+pub(crate) fn past_of(shard: &StoppedShard, first: Lsn, last: Lsn) -> (bool, bool) {
+    let is_begun = match shard.is_written_down {
+        true => last == Lsn(0),
+        false => first > Lsn(1),
+    };
+    (is_begun, first == Lsn(1))
+}
+
+/// The state of a shard that a start would find.
 ///
 /// # Errors
 /// Those with which a start would be refused.
-pub(crate) fn state_of(dir: &StoppedDir) -> Result<State, EngineError> {
-    let (snapshot, unfinished) = load_newest(dir)?;
+pub(crate) fn state_of(dir: &StoppedDir, shard: &StoppedShard) -> Result<State, EngineError> {
+    let (snapshot, unfinished) = load_newest(dir, shard)?;
     let snapshot = snapshot.map(Arc::new);
     let mut replaying = Replaying {
         replay: replay_behind(snapshot.as_deref()),
         state: snapshot.map_or_else(State::new, State::from_snapshot),
         values: ValueReader::default(),
+        last_lsn: Lsn(0),
         error: None,
     };
-    let lane = dir.lane_path(LaneId(0));
+    let lane = dir.lane_path(shard.lane);
     let mut first_lsn = Lsn(1);
     if lane.is_dir() {
         let mut disk = ReadOnlyDisk::new(&lane);
-        let report = read_lane(&mut disk, LaneId(0), |lsn, record| {
-            replaying.on_record(lsn, &record);
+        let report = read_lane(&mut disk, shard.lane, |lsn, record| {
+            if record.shard == shard.shard {
+                replaying.on_record(lsn, &record);
+            }
         })?;
         first_lsn = report.first_lsn;
     }
     if let Some(error) = replaying.error {
         return Err(LostState::explain(error, &unfinished));
     }
-    let is_trimmed = first_lsn > Lsn(1);
-    let past = (is_trimmed, !is_trimmed);
+    let past = past_of(shard, first_lsn, replaying.last_lsn);
     LostState::check_empty(&replaying.replay, past, &unfinished)?;
     replaying.replay.finish()?;
     Ok(replaying.state)
@@ -85,13 +98,15 @@ struct Replaying {
     replay: Replay,
     state: State,
     values: ValueReader,
+    last_lsn: Lsn,
     /// The first record that made no sense; nothing after it is applied.
     error: Option<EngineError>,
 }
 
 impl Replaying {
-    fn on_record(&mut self, _: Lsn, record: &WalRecord) {
-        if self.error.is_none() && record.shard == MAIN_SHARD_ID {
+    fn on_record(&mut self, lsn: Lsn, record: &WalRecord) {
+        self.last_lsn = lsn;
+        if self.error.is_none() {
             self.error = self.apply(record).err();
         }
     }

@@ -24,11 +24,13 @@ use super::apply::replay_committed;
 use super::auto_compact::AutoCompact;
 use super::checkpoint::Checkpoints;
 use super::compare::Comparing;
+use super::forward::Forwarding;
 use super::group::Group;
 use super::lane::{Lane, Need};
 use super::lease_clock::LeaseClock;
 use super::limits::INITIAL_TICKS_LEFT;
 use super::lost::LostState;
+use super::newcomer::Newcomer;
 use super::offline;
 use super::rejoin::Rejoin;
 use super::sending::{Sending, snapshot_mark};
@@ -216,7 +218,8 @@ impl<D: Disk> Engine<D> {
             node: restore_node(&config, &state, log),
             lease_clock: LeaseClock::resume(state.applied().lease_time, now_us),
             keep_alives: Default::default(),
-            group: Group::new(member, config.group.tick_us, config.seed, now_us),
+            group: Group::new(member, config.group.tick_us, now_us),
+            forwarding: Forwarding::new(config.seed),
             spread: Default::default(),
             leader_moves: Vec::new(),
             quorum_reads: Default::default(),
@@ -231,6 +234,8 @@ impl<D: Disk> Engine<D> {
             receiving: None,
             rejoin: (config.group.rejoins).then(|| Rejoin::new(config.seed, now_us)),
             has_rejoined: false,
+            newcomer: Newcomer::default(),
+            room: Default::default(),
             mend_at_us: None,
             comparing: Comparing::new(config.compare, config.seed, now_us),
             snapshots,

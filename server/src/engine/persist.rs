@@ -2,15 +2,20 @@
 
 use bytes::{Bytes, BytesMut};
 use keelson_consensus::durable::{ReadyNumber, encode_hard_state, record_kind};
+use keelson_consensus::limits::ENTRY_COMMANDS_MAX;
 use keelson_consensus::node::{MembershipChange, NodeError};
-use keelson_proto::ApiError;
+use keelson_consensus::replicate::ForwardRefusal;
 use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::{Lsn, RaftIndex, Term};
 use keelson_storage::io::Disk;
-use keelson_storage::state::{Command, ENTRY_HEADER_BYTES, MemberChange, encode_entry};
+use keelson_storage::state::{
+    Command, ENTRY_HEADER_BYTES, MemberChange, command_bytes, encode_entry,
+};
 use keelson_storage::wal::{RecordKind, RecordMeta};
 
-use super::limits::{BATCH_BYTES_MAX, PENDING_BYTES_MAX};
+use super::limits::{
+    BATCH_BYTES_MAX, PENDING_BYTES_MAX, SEAL_LEAVES_FOR_BYTES, SEAL_LEAVES_ONE_OF,
+};
 use super::shard::{Engine, EngineError, Proposed};
 
 /// What a record on its way to the disk stands for.
@@ -67,12 +72,13 @@ impl<D: Disk> Engine<D> {
         // What one round makes of the queue is in flight as a whole: the depth is looked at once.
         let mut sealing = self.may_seal();
         while sealing && let Some(next) = self.queue.front() {
+            let mut goes_on = true;
             match next.request.member_change() {
-                None => self.seal_one()?,
+                None => goes_on = self.seal_one()?,
                 Some(change) => self.seal_membership(change)?,
             }
             self.append_ready()?;
-            sealing = self.has_room();
+            sealing = goes_on && self.has_room();
         }
         Ok(())
     }
@@ -151,7 +157,8 @@ impl<D: Disk> Engine<D> {
             .expect("the caller saw the front of the queue");
         self.queued_bytes -= queued.body.len();
         let lease_time = self.lease_clock.now();
-        let command = Command::new(queued.request.kind(), queued.request_id, queued.body);
+        let body = queued.body.clone();
+        let command = Command::new(queued.request.kind(), queued.request_id, body);
         let mut payload = BytesMut::new();
         encode_entry(lease_time, &[command], &mut payload);
         let payload = payload.freeze();
@@ -162,7 +169,7 @@ impl<D: Disk> Engine<D> {
         let index = match proposed {
             Ok(index) => index,
             Err(NodeError::MembershipPending) => {
-                self.reply(queued.origin, Err(ApiError::TooManyRequests));
+                self.refuse(queued, ForwardRefusal::TooManyRequests);
                 return Ok(());
             }
             Err(NodeError::Membership(_)) => self.node.propose(payload)?,
@@ -179,26 +186,14 @@ impl<D: Disk> Engine<D> {
         Ok(())
     }
 
-    fn seal_one(&mut self) -> Result<(), EngineError> {
+    /// Makes an entry of the front of the queue. False if it left the last commands to the next group.
+    fn seal_one(&mut self) -> Result<bool, EngineError> {
         let lease_time = self.lease_clock.now();
-        let mut waiting = Vec::with_capacity(self.queue.len().min(1024));
-        let mut commands = Vec::with_capacity(self.queue.len().min(1024));
-        let mut body_bytes = 0;
-        let mut payload_bytes = ENTRY_HEADER_BYTES;
-        while let Some(queued) = self.queue.front() {
-            let command_bytes = Command::HEADER_BYTES + queued.body.len();
-            let full = payload_bytes + command_bytes > BATCH_BYTES_MAX
-                || commands.len() >= keelson_consensus::limits::ENTRY_COMMANDS_MAX;
-            let travels_alone = queued.request.member_change().is_some();
-            if (full && !commands.is_empty()) || travels_alone {
-                break;
-            }
-            let queued = self
-                .queue
-                .pop_front()
-                .expect("the front of the queue was just seen");
-            body_bytes += queued.body.len();
-            payload_bytes += command_bytes;
+        let batch = self.next_batch();
+        let mut waiting = Vec::with_capacity(batch.count);
+        let mut commands = Vec::with_capacity(batch.count);
+        for queued in self.queue.drain(..batch.count) {
+            self.queued_bytes -= queued.body.len();
             commands.push(Command::new(
                 queued.request.kind(),
                 queued.request_id,
@@ -206,9 +201,13 @@ impl<D: Disk> Engine<D> {
             ));
             waiting.push((queued.origin, queued.request));
         }
-        self.queued_bytes -= body_bytes;
-        let mut payload = BytesMut::with_capacity(payload_bytes);
+        let mut payload = BytesMut::with_capacity(batch.payload_bytes);
         encode_entry(lease_time, &commands, &mut payload);
+        let payload_bytes = payload.len();
+        assert_eq!(
+            payload_bytes, batch.payload_bytes,
+            "an entry is as long as it was measured"
+        );
         let index = self.node.propose(payload.freeze())?;
         self.proposed.push_back(Proposed {
             index,
@@ -218,8 +217,59 @@ impl<D: Disk> Engine<D> {
             commands: waiting,
         });
         self.lease_clock.on_written(lease_time);
-        Ok(())
+        Ok(!batch.is_short)
     }
+
+    /// How much of the queue the next entry takes: what has come, unless its last commands would make the group
+    /// begin a block of the disk that they leave nearly empty. They are few then, and have others to wait for.
+    fn next_batch(&self) -> Batch {
+        let unit_bytes = self.wal.unit_bytes();
+        let mut batch = Batch {
+            count: 0,
+            payload_bytes: ENTRY_HEADER_BYTES,
+            is_short: false,
+        };
+        // The most that fits the blocks before the last one.
+        let mut full = batch;
+        let mut last_id = 0;
+        for queued in &self.queue {
+            let bytes = command_bytes(queued.body.len(), queued.request_id, last_id);
+            let payload_bytes = batch.payload_bytes + bytes;
+            let is_full = payload_bytes > BATCH_BYTES_MAX || batch.count >= ENTRY_COMMANDS_MAX;
+            let travels_alone = queued.request.member_change().is_some();
+            if (is_full && batch.count > 0) || travels_alone {
+                break;
+            }
+            let group_bytes = self.wal.group_bytes_with(batch.payload_bytes as u64);
+            let grown_bytes = self.wal.group_bytes_with(payload_bytes as u64);
+            if group_bytes.div_ceil(unit_bytes) < grown_bytes.div_ceil(unit_bytes) {
+                full = batch;
+            }
+            last_id = queued.request_id;
+            batch.count += 1;
+            batch.payload_bytes = payload_bytes;
+        }
+        let unused = |batch: Batch| {
+            let bytes = self.wal.group_bytes_with(batch.payload_bytes as u64);
+            bytes.next_multiple_of(unit_bytes) - bytes
+        };
+        let left = batch.count - full.count;
+        let is_few = full.count > 0 && left * SEAL_LEAVES_ONE_OF <= batch.count;
+        if is_few && unused(batch) >= unused(full) + SEAL_LEAVES_FOR_BYTES {
+            full.is_short = true;
+            return full;
+        }
+        batch
+    }
+}
+
+/// A part of the queue that becomes an entry.
+#[derive(Clone, Copy, Debug)]
+struct Batch {
+    count: usize,
+    payload_bytes: usize,
+    /// More could have gone along.
+    is_short: bool,
 }
 
 /// A change in the group's words.

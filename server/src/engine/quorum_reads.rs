@@ -8,6 +8,9 @@
 //!
 //! With leases (`raft.lease_reads`) a leader that has one knows the index without asking.
 //!
+//! Reads that need not see the newest are answered at once, but never from a state in which this member has not
+//! started ([`Engine::knows_itself`]).
+//!
 //! Invariant: a read is answered from a state that holds every entry that was committed when it came.
 
 use std::collections::VecDeque;
@@ -62,10 +65,18 @@ fn needs_state(ask: &Ask) -> bool {
     !matches!(ask, Ask::Status | Ask::Health | Ask::Hash { .. })
 }
 
+/// Whether the answer comes from the state at all.
+fn tells_state(ask: &Ask) -> bool {
+    !matches!(ask, Ask::Status | Ask::Health)
+}
+
 impl<D: Disk> Engine<D> {
     /// Answers a read, or has it wait for its index.
     pub(super) fn take_read(&mut self, origin: Origin, ask: Ask) {
         if self.is_rejoining() && needs_state(&ask) {
+            return self.reply(origin, Err(ApiError::NoLeader));
+        }
+        if !is_linearizable(&ask) && tells_state(&ask) && !self.knows_itself() {
             return self.reply(origin, Err(ApiError::NoLeader));
         }
         if self.comparing.is_odd && needs_state(&ask) {

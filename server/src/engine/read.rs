@@ -5,9 +5,7 @@
 
 use bytes::Bytes;
 use keelson_proto::ApiError;
-use keelson_proto::etcdserverpb::{
-    Member, RangeRequest, ResponseHeader, StatusResponse, TxnRequest,
-};
+use keelson_proto::etcdserverpb::{RangeRequest, ResponseHeader, StatusResponse, TxnRequest};
 use keelson_storage::ids::LeaseId;
 use keelson_storage::io::Disk;
 use keelson_storage::mvcc::HashScan;
@@ -55,7 +53,10 @@ impl<D: Disk> Engine<D> {
                 self.header(),
                 self.lease_facts(id, keys),
             )),
-            Ask::Members { .. } => Ok(Answer::Members(self.header(), self.members())),
+            Ask::Members { .. } => {
+                let members = self.state.cluster().member_list();
+                Ok(Answer::Members(self.header(), members))
+            }
             Ask::Health => Ok(Answer::Health {
                 has_leader: self.node.leader().is_some(),
                 alarms: self.state.alarms(),
@@ -177,19 +178,6 @@ impl<D: Disk> Engine<D> {
         let is_complete = |file: &PinnedFile| file.snapshot.meta().applied.index == applied;
         let is_complete = file.as_ref().is_some_and(is_complete);
         Answer::Pinned(file, is_complete)
-    }
-
-    fn members(&self) -> Vec<Member> {
-        let members = self.state.cluster().members.values();
-        members
-            .map(|member| Member {
-                id: member.id,
-                name: member.name.clone(),
-                peer_ur_ls: member.peer_urls.clone(),
-                client_ur_ls: member.client_urls.clone(),
-                is_learner: member.is_learner,
-            })
-            .collect()
     }
 
     /// Reads that took more than a turn and hold their revision.

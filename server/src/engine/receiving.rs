@@ -30,7 +30,7 @@ use keelson_storage::wal::RecordKind;
 use super::limits::{SNAPSHOT_ABANDONED_AFTER_US, SNAPSHOT_PIECE_BYTES};
 use super::persist::Persisting;
 use super::sending::{mark_of, snapshot_mark};
-use super::shard::{Engine, EngineError};
+use super::shard::{Engine, EngineError, TransferEnd};
 use super::verify::{Verified, Verify};
 
 /// The file that arrives, if one does.
@@ -41,6 +41,7 @@ pub(super) struct Receiving {
     stage: Stage,
     /// What the sender was told to have arrived.
     told: u64,
+    began_us: u64,
     heard_at_us: u64,
 }
 
@@ -115,6 +116,7 @@ impl<D: Disk> Engine<D> {
             offer,
             stage: Stage::Arriving,
             told: 0,
+            began_us: self.now_us,
             heard_at_us: self.now_us,
         });
         self.answer_offer();
@@ -186,6 +188,12 @@ impl<D: Disk> Engine<D> {
         self.receiving.is_some()
     }
 
+    /// The member whose snapshot arrives, if one does.
+    #[must_use]
+    pub fn snapshot_sender(&self) -> Option<MemberId> {
+        self.receiving.as_ref().map(|receiving| receiving.from)
+    }
+
     /// Raft puts the snapshot in the place of the log: the record of it goes to the lane.
     pub(super) fn begin_install(
         &mut self,
@@ -234,17 +242,23 @@ impl<D: Disk> Engine<D> {
     }
 
     fn advance_arriving(&mut self) {
-        let Some(receiving) = &mut self.receiving else {
+        let Some(receiving) = &self.receiving else {
             return;
         };
         let is_late = self.now_us >= receiving.heard_at_us + SNAPSHOT_ABANDONED_AFTER_US;
         let at = receiving.offer.at.index;
+        let told = receiving.told;
         let is_needless = self.node.committed() >= at && !self.node.is_waiting_for_snapshot();
+        if is_late {
+            self.note_received(false);
+        }
         if is_late || is_needless || self.node.is_leader() {
             return self.give_up_receiving();
         }
         let arrived = self.snapshots.incoming_arrived().unwrap_or_default();
-        if arrived > receiving.told {
+        if arrived > told
+            && let Some(receiving) = &mut self.receiving
+        {
             receiving.told = arrived;
             let (from, transfer) = (receiving.from, receiving.offer.transfer);
             self.answer(from, transfer, SnapshotAck::Have(arrived));
@@ -300,6 +314,7 @@ impl<D: Disk> Engine<D> {
 
     /// The file counts: its state is this member's.
     fn on_snapshot_durable(&mut self, snapshot: &Arc<Snapshot>) {
+        self.note_received(true);
         let stage = self.receiving.take().map(|receiving| receiving.stage);
         let Some(Stage::Heading {
             number,
@@ -348,7 +363,19 @@ impl<D: Disk> Engine<D> {
             let (from, transfer) = (receiving.from, receiving.offer.transfer);
             self.answer(from, transfer, SnapshotAck::Failed);
         }
+        self.note_received(false);
         self.give_up_receiving();
+    }
+
+    fn note_received(&mut self, arrived: bool) {
+        if let Some(receiving) = &self.receiving {
+            self.durations.transfers.push(TransferEnd {
+                member: receiving.from,
+                is_received: true,
+                arrived,
+                took_us: self.now_us.saturating_sub(receiving.began_us),
+            });
+        }
     }
 
     fn give_up_receiving(&mut self) {

@@ -9,7 +9,7 @@
 //!                 --> ask that one for a snapshot up to its last entry --> install it --> a follower like any other
 //! ```
 //!
-//! Meanwhile it has no state: it answers no read and opens no watch. A crash begins all of it anew, for
+//! Meanwhile it has no state: it answers no read, and like any newcomer it opens no watch. A crash begins all of it anew, for
 //! `member/REJOIN` stays until the snapshot counts.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,8 +36,6 @@ pub(super) struct Rejoin {
     nonce: u64,
     answers: BTreeMap<MemberId, Standing>,
     ask_at_us: u64,
-    /// Cores that want to open watches, in the order in which they asked.
-    watch_opens: Vec<usize>,
 }
 
 /// How another member stands.
@@ -63,7 +61,6 @@ impl Rejoin {
             nonce,
             answers: BTreeMap::new(),
             ask_at_us: now_us,
-            watch_opens: Vec::new(),
         }
     }
 
@@ -155,27 +152,13 @@ impl<D: Disk> Engine<D> {
         goal.is_some_and(|goal| offer.term >= goal.term && offer.at.index >= goal.last)
     }
 
-    /// Keeps a question of a core until there is something to watch; false if it need not wait.
-    pub(super) fn hold_watch_open(&mut self, port: usize) -> bool {
-        match &mut self.rejoin {
-            Some(rejoin) => {
-                rejoin.watch_opens.push(port);
-                true
-            }
-            None => false,
-        }
-    }
-
     /// The state is whole.
     pub(super) fn end_rejoin(&mut self) {
-        let Some(rejoin) = self.rejoin.take() else {
+        if self.rejoin.take().is_none() {
             return;
-        };
+        }
         tracing::info!("this member has everything again and takes part in its cluster");
         self.has_rejoined = true;
-        for port in rejoin.watch_opens {
-            self.open_watch(port);
-        }
     }
 
     fn on_rejoin_ask(&mut self, from: MemberId, body: &Bytes) {

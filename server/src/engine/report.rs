@@ -27,6 +27,8 @@ pub struct Reporter {
     slow_apply_us: u64,
     /// Whether this member led.
     led: bool,
+    /// Whether a snapshot was on its way.
+    had_transfers: bool,
 }
 
 impl Reporter {
@@ -42,6 +44,7 @@ impl Reporter {
             durations: Durations::default(),
             slow_apply_us: slow_apply.as_micros() as u64,
             led: false,
+            had_transfers: false,
         }
     }
 
@@ -51,6 +54,7 @@ impl Reporter {
         self.report_snapshots(engine, metrics);
         self.report_durations(engine, metrics);
         self.report_counters(engine.facts(), metrics);
+        self.report_transfers(engine, metrics);
         report_gauges(engine, metrics);
         let leads = engine.node().is_leader();
         if leads && !self.led {
@@ -130,6 +134,32 @@ impl Reporter {
             mvcc.compaction.observe_duration(took);
             mvcc.compacted_at_seconds.set(unix_seconds());
         }
+        for end in self.durations.transfers.drain(..) {
+            let cells = match end.is_received {
+                true => metrics.transfers.received_from(end.member),
+                false => metrics.transfers.sent_to(end.member),
+            };
+            if let Some(cells) = cells {
+                cells.ended(end.arrived, Duration::from_micros(end.took_us));
+            }
+        }
+    }
+
+    /// Snapshots on their way. Looked at only where one is, or was when this was last called.
+    fn report_transfers<D: Disk>(&mut self, engine: &Engine<D>, metrics: &CoreMetrics) {
+        let transfers = &metrics.transfers;
+        let sender = engine.snapshot_sender();
+        let is_under_way = sender.is_some() || engine.snapshots_in_sending() > 0;
+        if !is_under_way && !self.had_transfers {
+            return;
+        }
+        self.had_transfers = is_under_way;
+        transfers.clear_inflights();
+        let sent = engine.snapshot_receivers();
+        let sent = sent.filter_map(|member| transfers.sent_to(member));
+        let received = sender.and_then(|member| transfers.received_from(member));
+        sent.chain(received)
+            .for_each(|cells| cells.inflights.set(1));
     }
 
     fn report_counters(&self, now: &EngineFacts, metrics: &CoreMetrics) {

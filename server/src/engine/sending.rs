@@ -28,7 +28,7 @@ use super::limits::{
     SNAPSHOT_RETRY_US, SNAPSHOT_WINDOW_BYTES,
 };
 use super::open::membership_of;
-use super::shard::Engine;
+use super::shard::{Engine, TransferEnd};
 
 /// All transfers from this member.
 #[derive(Debug, Default)]
@@ -54,6 +54,7 @@ struct Transfer {
     asked: u64,
     /// Pieces behind what was sent, in order: number, offset, and the content once it was read.
     pieces: VecDeque<(u64, u64, Option<Bytes>)>,
+    began_us: u64,
     /// When the receiver was last heard, and when it was last asked or got further.
     heard_at_us: u64,
     moved_at_us: u64,
@@ -111,6 +112,7 @@ impl<D: Disk> Engine<D> {
             have: 0,
             asked: 0,
             pieces: VecDeque::new(),
+            began_us: self.now_us,
             heard_at_us: self.now_us,
             moved_at_us: self.now_us,
         };
@@ -137,8 +139,10 @@ impl<D: Disk> Engine<D> {
             }
             SnapshotAck::Have(_) => {}
             SnapshotAck::Done => {
+                let began_us = transfer.began_us;
                 self.sending.transfers.remove(&from);
                 self.facts.snapshots_sent += 1;
+                self.note_sent(from, true, began_us);
                 self.node.report_snapshot(from, true);
                 tracing::info!(member = %from, "a snapshot has arrived");
             }
@@ -194,6 +198,20 @@ impl<D: Disk> Engine<D> {
         self.sending.transfers.len()
     }
 
+    /// Members for whom a snapshot is on its way.
+    pub fn snapshot_receivers(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.sending.transfers.keys().copied()
+    }
+
+    fn note_sent(&mut self, member: MemberId, arrived: bool, began_us: u64) {
+        self.durations.transfers.push(TransferEnd {
+            member,
+            is_received: false,
+            arrived,
+            took_us: self.now_us.saturating_sub(began_us),
+        });
+    }
+
     fn take_pieces(&mut self) {
         while let Some((number, piece)) = self.snapshots.take_piece() {
             let mut transfers = self.sending.transfers.values_mut();
@@ -231,13 +249,14 @@ impl<D: Disk> Engine<D> {
                 _ => now_us >= transfer.heard_at_us + SNAPSHOT_ABANDONED_AFTER_US,
             };
             if is_over {
-                failed.push(*member);
+                failed.push((*member, transfer.began_us));
             }
             !is_over && waiting(*member)
         });
-        for member in failed {
+        for (member, began_us) in failed {
             tracing::warn!(%member, "a snapshot did not arrive; it is offered again");
             self.facts.snapshots_unsent += 1;
+            self.note_sent(member, false, began_us);
             self.node.report_snapshot(member, false);
         }
     }

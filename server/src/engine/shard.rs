@@ -20,6 +20,7 @@ use super::apply::Applying;
 use super::auto_compact::AutoCompact;
 use super::checkpoint::{CheckpointConfig, Checkpoints};
 use super::compare::{CompareConfig, Comparing};
+use super::forward::Forwarding;
 use super::group::Group;
 use super::keep_alive::KeepAlives;
 use super::lane::Lane;
@@ -27,11 +28,13 @@ use super::lease_clock::LeaseClock;
 use super::lost::LostState;
 use super::message::{Answer, Ask, CatchUp, CaughtUp, EventBatch, Inbound, Outbound, Token};
 use super::move_leader::LeaderMove;
+use super::newcomer::Newcomer;
 use super::persist::Persisting;
 use super::quorum_reads::QuorumReads;
 use super::read::{RunningHash, RunningSelect};
 use super::receiving::Receiving;
 use super::rejoin::Rejoin;
+use super::room::Room;
 use super::sending::Sending;
 use super::slices::Slices;
 use super::spread::Spread;
@@ -53,12 +56,15 @@ pub struct Engine<D: Disk> {
     /// Set while this member has nothing that counts.
     pub(super) rejoin: Option<Rejoin>,
     pub(super) has_rejoined: bool,
+    pub(super) newcomer: Newcomer,
+    pub(super) room: Room,
     /// When this member next does something about its damaged snapshot, if it is.
     pub(super) mend_at_us: Option<u64>,
     pub(super) comparing: Comparing,
     pub(super) lease_clock: LeaseClock,
     pub(super) keep_alives: KeepAlives,
     pub(super) group: Group,
+    pub(super) forwarding: Forwarding,
     pub(super) spread: Spread,
     pub(super) leader_moves: Vec<LeaderMove>,
     pub(super) quorum_reads: QuorumReads,
@@ -215,8 +221,23 @@ pub(super) struct Queued {
     pub(super) origin: Origin,
     /// Of a command that was forwarded to this member; 0 for its own.
     pub(super) request_id: u64,
+    /// When it came.
+    pub(super) since_us: u64,
     pub(super) request: Request,
     pub(super) body: Bytes,
+}
+
+impl Queued {
+    /// One of this member's own.
+    pub(super) fn new(origin: Origin, request: Request, body: Bytes, now_us: u64) -> Self {
+        Self {
+            origin,
+            request_id: 0,
+            since_us: now_us,
+            request,
+            body,
+        }
+    }
 }
 
 /// The commands of one proposed entry.
@@ -288,6 +309,21 @@ pub struct Durations {
     pub scrub_slices: Vec<u64>,
     /// Each physical compaction, in microseconds.
     pub compactions: Vec<u64>,
+    /// Each snapshot that was sent or received, or should have been.
+    pub transfers: Vec<TransferEnd>,
+}
+
+/// A snapshot's way between two members has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransferEnd {
+    /// The other one.
+    pub member: MemberId,
+    /// Whether it came from there.
+    pub is_received: bool,
+    /// Whether it arrived.
+    pub arrived: bool,
+    /// Microseconds since it was offered.
+    pub took_us: u64,
 }
 
 /// Why the engine stops.
@@ -381,8 +417,7 @@ impl<D: Disk> Engine<D> {
             Ask::LeaseKeepAlive(renewals) => self.keep_alives.on_asked(origin, renewals),
             Ask::CatchUp(catch_up) => self.catch_ups.push_back((port, catch_up)),
             Ask::Progress(stream) => self.mark_progress(port, stream),
-            Ask::WatchOpen if self.hold_watch_open(port) => {}
-            Ask::WatchOpen => self.open_watch(port),
+            Ask::WatchOpen => self.ask_watch_open(port),
             Ask::WatchIdle => self.ports[port].published = None,
             Ask::Load(records) => self.load(origin, records, ApiError::Corrupt),
             Ask::LoadWritten(records) => self.load(origin, records, ApiError::Timeout),
@@ -409,6 +444,7 @@ impl<D: Disk> Engine<D> {
         let durable = self.wal.pump(now_us)?;
         self.on_durable(durable);
         self.advance_group();
+        self.advance_room();
         self.advance_rejoin();
         self.advance_mending();
         self.snapshots.pump()?;
@@ -426,6 +462,7 @@ impl<D: Disk> Engine<D> {
         // The disk has work while what it has done is applied.
         self.write()?;
         self.apply_committed(clock)?;
+        self.review_newcomer();
         self.answer_keep_alives();
         self.advance_leader_moves();
         self.advance_quorum_reads();
@@ -486,9 +523,11 @@ impl<D: Disk> Engine<D> {
     pub fn is_drained(&self) -> bool {
         // A group may never commit what waits; its members keep it.
         let is_settled = self.queue.is_empty() && self.proposed.is_empty();
-        (is_settled || !self.is_alone())
+        // And there may be no room for it on the disk.
+        let is_stuck = self.wal.is_out_of_room();
+        (is_settled || is_stuck || !self.is_alone())
             && self.applying.is_none()
-            && self.wal.is_idle()
+            && (self.wal.is_idle() || is_stuck)
             && self.ports.iter().all(|port| port.outbox.is_empty())
     }
 
@@ -546,6 +585,7 @@ impl<D: Disk> Engine<D> {
         out.checkpoints.append(&mut self.durations.checkpoints);
         out.scrub_slices.append(&mut self.durations.scrub_slices);
         out.compactions.append(&mut self.durations.compactions);
+        out.transfers.append(&mut self.durations.transfers);
     }
 
     /// Commands waiting for an entry or for their entry to commit.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::anyhow;
-use keelson_storage::dir::StoppedDir;
+use keelson_storage::dir::{StoppedDir, StoppedShard};
 use keelson_storage::mvcc::HashKvResult;
 use keelson_storage::snapshot::ValueReader;
 use serde_json::json;
@@ -15,11 +15,11 @@ use crate::engine::offline;
 const STEP: usize = 1 << 16;
 
 pub(super) fn hash(
-    dir: &StoppedDir,
+    (dir, shard): (&StoppedDir, &StoppedShard),
     revision: i64,
     output: DumpOutput,
 ) -> anyhow::Result<ExitCode> {
-    let mut state = offline::state_of(dir)?;
+    let mut state = offline::state_of(dir, shard)?;
     let mut scan = state
         .hash_begin(revision)
         .map_err(|error| anyhow!("{}", error.message()))?;

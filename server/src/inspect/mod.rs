@@ -1,10 +1,10 @@
 //! `keelson inspect`: looks into the data directory of a stopped member, and changes nothing there.
 //!
 //! ```text
-//!   verify          log and snapshot, every byte that has a checksum; all damage, not only the first
-//!   dump-wal        the records of the log, with their commands
-//!   dump-snapshot   the newest snapshot: facts, leases, members, versions of keys
-//!   hash            what HashKV of the running member answers
+//!   verify          logs and snapshots of all shards, every byte that has a checksum; all damage, not only the first
+//!   dump-wal        the records of all logs, with their commands
+//!   dump-snapshot   a shard's newest snapshot: facts, leases, members, versions of keys
+//!   hash            what HashKV of the running member answers for a shard
 //! ```
 //!
 //! The directory's lock is held meanwhile, so a running member is refused, and none can start. Files are read through
@@ -20,7 +20,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use keelson_storage::dir::StoppedDir;
+use keelson_storage::dir::{MAIN_SHARD, StoppedDir, StoppedShard};
 
 use line::Printer;
 
@@ -29,6 +29,8 @@ use line::Printer;
 pub struct Inspect {
     /// Where.
     pub data_dir: PathBuf,
+    /// Which shard, for tasks that are about one; `main` if it is not said.
+    pub shard: Option<String>,
     /// How to write what is found.
     pub output: DumpOutput,
     /// What.
@@ -70,11 +72,12 @@ pub enum Task {
 pub fn run(inspect: &Inspect) -> anyhow::Result<ExitCode> {
     let dir = StoppedDir::open(&inspect.data_dir)?;
     let mut out = Printer::new(inspect.output);
+    let shard = || chosen_shard(&dir, inspect.shard.as_deref());
     let done = match inspect.task {
         Task::Verify => verify::verify(&dir, &mut out),
         Task::DumpWal => log::dump(&dir, &mut out),
-        Task::DumpSnapshot { values } => snapshot::dump(&dir, values, &mut out),
-        Task::Hash { revision } => hash::hash(&dir, revision, inspect.output),
+        Task::DumpSnapshot { values } => snapshot::dump((&dir, &shard()?), values, &mut out),
+        Task::Hash { revision } => hash::hash((&dir, &shard()?), revision, inspect.output),
     };
     let done = done.and_then(|code| {
         out.flush()?;
@@ -85,6 +88,25 @@ pub fn run(inspect: &Inspect) -> anyhow::Result<ExitCode> {
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         done => done,
     }
+}
+
+/// The shard that a tool looks at. Where it was not named and there are several, whoever reads is told that it is not all.
+///
+/// # Errors
+/// There is no such shard.
+pub(crate) fn chosen_shard(dir: &StoppedDir, name: Option<&str>) -> anyhow::Result<StoppedShard> {
+    let shard = dir.shard(name.unwrap_or(MAIN_SHARD))?;
+    let all = dir.shards()?;
+    if name.is_none() && all.len() > 1 {
+        let others = all.iter().filter(|other| other.shard != shard.shard);
+        let others: Vec<&str> = others.map(|other| other.name.as_str()).collect();
+        eprintln!(
+            "note: this is the shard {}; the data directory also has {}, which --shard names",
+            shard.name,
+            others.join(", ")
+        );
+    }
+    Ok(shard)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

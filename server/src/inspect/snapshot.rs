@@ -3,15 +3,19 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use keelson_storage::dir::StoppedDir;
+use keelson_storage::dir::{StoppedDir, StoppedShard};
 use keelson_storage::snapshot::{KeyRef, Snapshot, ValueReader, VersionRef};
 
 use super::line::{Line, Printer};
 use super::log::{hex, lease};
 use crate::engine::offline;
 
-pub(super) fn dump(dir: &StoppedDir, values: bool, out: &mut Printer) -> anyhow::Result<ExitCode> {
-    let (Some(snapshot), _) = offline::load_newest(dir)? else {
+pub(super) fn dump(
+    (dir, shard): (&StoppedDir, &StoppedShard),
+    values: bool,
+    out: &mut Printer,
+) -> anyhow::Result<ExitCode> {
+    let (Some(snapshot), _) = offline::load_newest(dir, shard)? else {
         out.print(&Line::new("no_snapshot"))?;
         return Ok(ExitCode::SUCCESS);
     };

@@ -10,6 +10,7 @@ use tonic::Code;
 
 use super::cells::{Counter, Gauge, Histogram, Shape};
 use super::rpc::{ClientApiVersion, Method};
+use super::transfers::TransferMetrics;
 use crate::front::MethodKind;
 
 /// gRPC status codes, 0 to 16.
@@ -49,6 +50,8 @@ pub struct CoreMetrics {
     pub disk: DiskMetrics,
     /// Snapshot files and the memory beside them.
     pub snapshots: SnapshotMetrics,
+    /// Snapshots on their way between members.
+    pub transfers: TransferMetrics,
     /// The key space.
     pub mvcc: MvccMetrics,
     /// Leases.
@@ -71,6 +74,7 @@ impl CoreMetrics {
             server: ServerMetrics::default(),
             disk: DiskMetrics::default(),
             snapshots: SnapshotMetrics::default(),
+            transfers: TransferMetrics::default(),
             mvcc: MvccMetrics::default(),
             lease: LeaseMetrics::default(),
             watch: WatchMetrics::default(),

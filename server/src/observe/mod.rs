@@ -14,6 +14,7 @@ mod process;
 mod registry;
 mod rpc;
 mod text;
+mod transfers;
 
 pub use cells::{Counter, Gauge, Histogram, Shape};
 pub use core_metrics::{

@@ -11,6 +11,7 @@ use super::labelled;
 use super::process::ProcessFacts;
 use super::registry::Registry;
 use super::text::{FamilyKind, Text};
+use super::transfers;
 
 /// One metric with all its series.
 pub(super) struct Family {
@@ -288,6 +289,54 @@ pub(super) const FAMILIES: &[Family] = {
             C,
             "Bytes sent to clients.",
             Counter(|m| &m.client.sent_bytes),
+        ),
+        family(
+            "etcd_network_snapshot_receive_failures",
+            C,
+            "Snapshots that did not arrive, from another member, by its id.",
+            Labelled(transfers::receive_failures),
+        ),
+        family(
+            "etcd_network_snapshot_receive_inflights_total",
+            G,
+            "Snapshots on their way, from another member, by its id.",
+            Labelled(transfers::receive_inflights),
+        ),
+        family(
+            "etcd_network_snapshot_receive_success",
+            C,
+            "Snapshots that arrived, from another member, by its id.",
+            Labelled(transfers::receive_success),
+        ),
+        family(
+            "etcd_network_snapshot_receive_total_duration_seconds",
+            H,
+            "Time from the offer of a snapshot until it had arrived, from another member, by its id.",
+            Labelled(transfers::receive_durations),
+        ),
+        family(
+            "etcd_network_snapshot_send_failures",
+            C,
+            "Snapshots that did not arrive, to another member, by its id.",
+            Labelled(transfers::send_failures),
+        ),
+        family(
+            "etcd_network_snapshot_send_inflights_total",
+            G,
+            "Snapshots on their way, to another member, by its id.",
+            Labelled(transfers::send_inflights),
+        ),
+        family(
+            "etcd_network_snapshot_send_success",
+            C,
+            "Snapshots that arrived, to another member, by its id.",
+            Labelled(transfers::send_success),
+        ),
+        family(
+            "etcd_network_snapshot_send_total_duration_seconds",
+            H,
+            "Time from the offer of a snapshot until it had arrived, to another member, by its id.",
+            Labelled(transfers::send_durations),
         ),
         family(
             "etcd_server_apply_duration_seconds",

@@ -183,6 +183,30 @@ fn took_a_snapshot(server: &Server) -> bool {
         .contains("the state is that of a snapshot from another member")
 }
 
+/// The third member's metrics name the one that sent it a snapshot, and those of that one name the third.
+async fn is_counted(servers: &[Server]) {
+    let mut ids = Vec::new();
+    let mut pages = Vec::new();
+    for server in servers {
+        let header = server.clients().await.status().await.header;
+        ids.push(format!("{:x}", header.expect("a header").member_id));
+        let page = super::harness::http::get(&server.address(), "/metrics").await;
+        pages.push(page.expect("a page").body);
+    }
+    let says = |page: &str, name: &str, way: &str, id: &str| {
+        let line = format!("etcd_network_snapshot_{name}{{{way}=\"{id}\"}} 1\n");
+        page.contains(&line)
+    };
+    let pairs = [(0, "receive_success"), (1, "receive_success")];
+    let from = pairs.map(|(other, name)| says(&pages[2], name, "From", &ids[other]));
+    assert!(from[0] || from[1], "{}", pages[2]);
+    let sender = usize::from(from[1]);
+    let sent = ["send_success", "send_total_duration_seconds_count"];
+    for name in sent {
+        assert!(says(&pages[sender], name, "To", &ids[2]), "{name}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn g_w_15_a_member_that_was_away_for_long_catches_up_by_a_snapshot() {
     let _alone = heavy().await;
@@ -198,6 +222,7 @@ async fn g_w_15_a_member_that_was_away_for_long_catches_up_by_a_snapshot() {
     assert_eq!(keys(&servers[2]).await.len(), 202);
     assert!(took_a_snapshot(&servers[2]), "{}", servers[2].log());
     have_the_same(&servers).await;
+    is_counted(&servers).await;
     // It has all of it on its own disk.
     servers[2].kill9();
     servers[2].restart().await;
@@ -266,7 +291,7 @@ async fn g_r_3_a_member_is_replaced_by_one_with_an_empty_disk() {
 }
 
 /// Flips bits of a byte of the first file in a folder of a member's data, counted from the end if negative.
-fn damage(server: &Server, folder: &str, at: i64) {
+pub(super) fn damage(server: &Server, folder: &str, at: i64) {
     let folder = server.data_dir().join("member").join(folder);
     let mut files: Vec<_> = std::fs::read_dir(&folder)
         .expect("the folder is there")

@@ -7,7 +7,7 @@ use keelson_proto::etcdserverpb as pb;
 use serde_json::Value;
 use tonic::Code;
 
-use crate::harness::{Etcdctl, Server, accepted, ours_only};
+use crate::harness::{Clients, Etcdctl, Server, ServerOptions, accepted, free_port, ours_only};
 use crate::snapshot::{fails, fill, hash, ok, receive, run, save, text};
 
 /// Changes a byte of a file in place.
@@ -145,6 +145,69 @@ async fn inspect_verifies_and_hashes_what_a_stopped_member_holds() {
     assert_eq!(before, listing(&data_dir));
     server.restart().await;
     assert_eq!(hash(&server.clients().await).await.hash, hash_now);
+}
+
+#[tokio::test]
+async fn inspect_looks_at_every_shard() {
+    ours_only!("etcd has one keyspace");
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut server = ServerOptions::new("inspect-shards")
+        .flag(format!("--shards=events=http://{address}"))
+        .start()
+        .await;
+    let events = Clients::connect(&format!("http://{address}")).await;
+    let main = server.clients().await;
+    main.put_key("here", "x").await;
+    events.put_key("there", "y").await;
+    Etcdctl::new(address.clone()).ok(&["defrag"]).await;
+    events.put_key("later", "z").await;
+    let wanted = [hash(&main).await.hash, hash(&events).await.hash];
+    assert_ne!(wanted[0], wanted[1]);
+    assert!(server.stop().await.success());
+    let data_dir = server.data_dir();
+    for (shard, wanted) in ["main", "events"].iter().zip(wanted) {
+        let said = inspect(&data_dir, &["hash", &format!("--shard={shard}")]);
+        assert!(said.starts_with(&format!("{wanted}, ")), "{said}");
+    }
+    let place = ["--data-dir", text(&data_dir)];
+    let unnamed = run(&[&["inspect", "hash"], &place[..]].concat());
+    let says = String::from_utf8_lossy(&unnamed.stderr);
+    assert!(says.contains("also has events"), "{says}");
+    let unknown = [&["inspect", "hash", "--shard=leases"], &place[..]].concat();
+    let says = fails(&unknown);
+    assert!(
+        says.contains("has no shard leases: it has main, events"),
+        "{says}"
+    );
+    let dump = inspect(&data_dir, &["dump-snapshot", "--shard=events"]);
+    assert!(dump.contains("key=\"there\""), "{dump}");
+    let export = server.folder().join("events.db");
+    let asked = ["snapshot", "export", text(&export), "--shard=events"];
+    ok(&[&asked[..], &place[..]].concat());
+    let imported = server.folder().join("imported");
+    let asked = ["snapshot", "import", text(&export), "--data-dir"];
+    ok(&[&asked[..], &[text(&imported)]].concat());
+    let same = inspect(&imported, &["hash"]);
+    assert!(same.starts_with(&format!("{}, ", wanted[1])), "{same}");
+
+    let verified = inspect(&data_dir, &["verify"]);
+    assert!(verified.contains("end damages=0"), "{verified}");
+    assert!(verified.contains("about=\"events/"), "{verified}");
+    let folders = std::fs::read_dir(data_dir.join("member")).unwrap();
+    let mut folders = folders.map(|entry| entry.unwrap().path());
+    let its = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with("snap-") && name != "snap-0000"
+    };
+    let folder = folders.find(its).expect("it has a snapshot");
+    let newest = std::fs::read_dir(folder).unwrap();
+    let newest = newest.map(|entry| entry.unwrap().path()).max().unwrap();
+    damage(&newest, 4096 + 1);
+    let output = run(&[&["inspect", "verify"], &place[..]].concat());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("end damages=1"), "{said}");
+    assert!(said.contains("damage about=\"events/"), "{said}");
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ mod interrupted;
 mod kube;
 mod lease;
 mod migrate;
+mod rejoin;
 mod shards;
 mod snapshot;
 mod tools;

@@ -260,7 +260,7 @@ async fn backups_of_all_shards_make_one_data_directory() {
 }
 
 /// Waits until a shard of a member answers.
-async fn serves(address: &str) {
+pub(super) async fn serves(address: &str) {
     eventually("a shard of a member serves", || async {
         let answer = http::get(address, "/health").await.ok()?;
         (answer.status == 200).then_some(())
@@ -269,10 +269,10 @@ async fn serves(address: &str) {
 }
 
 /// Three members, each with a shard beside `main`.
-struct Cluster {
-    servers: Vec<Server>,
+pub(super) struct Cluster {
+    pub(super) servers: Vec<Server>,
     peer_urls: Vec<String>,
-    events: Vec<String>,
+    pub(super) events: Vec<String>,
 }
 
 impl Cluster {
@@ -294,7 +294,7 @@ impl Cluster {
     }
 
     /// `extra` are flags of every member.
-    async fn start(name: &str, extra: &[&str]) -> Cluster {
+    pub(super) async fn start(name: &str, extra: &[&str]) -> Cluster {
         let mut cluster = Cluster::plan();
         for index in 0..3 {
             let options = cluster.member(name, index, 3, extra);
@@ -487,7 +487,7 @@ async fn move_leader_of_events(cluster: &Cluster) {
 }
 
 /// Waits until a member has a key by itself.
-async fn has_key(address: &str, key: &str) {
+pub(super) async fn has_key(address: &str, key: &str) {
     eventually("a member has the shard's data", || async {
         let get = ["get", key, "--print-value-only", "--consistency=s"];
         let got = Etcdctl::new(address).run(&get, "").await;

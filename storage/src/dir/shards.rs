@@ -9,6 +9,7 @@
 //! file stays there, in its lane.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::{
     DataDir, DirError, FORMAT_SHARDS, MEMBER_NAME, SNAPSHOTS_PREFIX, list_names, read_text,
@@ -69,13 +70,7 @@ impl DataDir {
     /// # Errors
     /// [`DirError::ShardsDamaged`] if the file cannot be understood.
     pub fn shards(&self) -> Result<ShardPlaces, DirError> {
-        let path = self.path.join(MEMBER_NAME).join(SHARDS_NAME);
-        if !path.exists() {
-            return Ok(ShardPlaces::new());
-        }
-        decode(&read_text(&path)?).ok_or_else(|| DirError::ShardsDamaged {
-            path: path.display().to_string(),
-        })
+        read_shards(&self.path.join(MEMBER_NAME))
     }
 
     /// The shards that have snapshot files, whatever is written down.
@@ -115,6 +110,17 @@ impl DataDir {
         let (draft, target) = (member.join(SHARDS_DRAFT_NAME), member.join(SHARDS_NAME));
         write_new(&draft, &target, &encode(shards))
     }
+}
+
+/// The shards that the member's directory names; none if it only ever had `main`.
+pub(super) fn read_shards(member: &Path) -> Result<ShardPlaces, DirError> {
+    let path = member.join(SHARDS_NAME);
+    if !path.exists() {
+        return Ok(ShardPlaces::new());
+    }
+    decode(&read_text(&path)?).ok_or_else(|| DirError::ShardsDamaged {
+        path: path.display().to_string(),
+    })
 }
 
 fn encode(shards: &ShardPlaces) -> String {

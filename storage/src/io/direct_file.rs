@@ -6,10 +6,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
-use std::os::fd::RawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::freeing;
 use super::uring::list_directory;
 use super::{AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks};
 use crate::limits::WAL_BLOCK_BYTES;
@@ -24,20 +25,8 @@ pub struct DirectFile {
 impl DirectFile {
     /// Opens a file.
     pub fn open(path: &Path) -> Result<Self, DiskError> {
-        let open = |flags| {
-            let mut options = OpenOptions::new();
-            options.read(true).custom_flags(flags).open(path)
-        };
-        let file = match open(libc::O_DIRECT) {
-            // The filesystem has no direct IO.
-            Err(error) if error.kind() == ErrorKind::InvalidInput => open(0),
-            opened => opened,
-        };
-        let path = path.display().to_string();
-        match file {
-            Ok(file) => Ok(Self { file, path }),
-            Err(error) => Err(DiskError::from_io("open", path, &error)),
-        }
+        let (file, path) = open_direct(path, OpenOptions::new().read(true))?;
+        Ok(Self { file, path })
     }
 
     /// Its length.
@@ -52,6 +41,21 @@ impl DirectFile {
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Lets go of it. If it was removed meanwhile and nobody else has it open, its blocks are freed, which takes its time.
+    pub fn release(self) {
+        let is_removed = self.file.metadata().is_ok_and(|known| known.nlink() == 0);
+        if !is_removed {
+            return;
+        }
+        // Blocks are freed by who may write.
+        let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let again = OpenOptions::new().write(true).open(again);
+        drop(self.file);
+        if let Ok(again) = again {
+            freeing::free(&again);
+        }
     }
 
     /// Reads up to `bytes` (a multiple of the block) at `offset` (likewise) into `buf`, replacing its content; fewer at
@@ -79,6 +83,21 @@ impl DirectFile {
     }
 }
 
+/// A file that exists, past the page cache where the filesystem can do that, and where it is.
+fn open_direct(path: &Path, options: &mut OpenOptions) -> Result<(File, String), DiskError> {
+    let mut open = |flags| options.custom_flags(flags).open(path);
+    let file = match open(libc::O_DIRECT) {
+        // The filesystem has no direct IO.
+        Err(error) if error.kind() == ErrorKind::InvalidInput => open(0),
+        opened => opened,
+    };
+    let path = path.display().to_string();
+    match file {
+        Ok(file) => Ok((file, path)),
+        Err(error) => Err(DiskError::from_io("open", path, &error)),
+    }
+}
+
 /// A new file that is written past the page cache where the filesystem can do that.
 #[derive(Debug)]
 pub struct DirectWriter {
@@ -89,20 +108,8 @@ pub struct DirectWriter {
 impl DirectWriter {
     /// Opens a file that exists, and is empty.
     pub fn open(path: &Path) -> Result<Self, DiskError> {
-        let open = |flags| {
-            let mut options = OpenOptions::new();
-            options.write(true).custom_flags(flags).open(path)
-        };
-        let file = match open(libc::O_DIRECT) {
-            // The filesystem has no direct IO.
-            Err(error) if error.kind() == ErrorKind::InvalidInput => open(0),
-            opened => opened,
-        };
-        let path = path.display().to_string();
-        match file {
-            Ok(file) => Ok(Self { file, path }),
-            Err(error) => Err(DiskError::from_io("open", path, &error)),
-        }
+        let (file, path) = open_direct(path, OpenOptions::new().write(true))?;
+        Ok(Self { file, path })
     }
 
     /// Creates a file, which must not exist.

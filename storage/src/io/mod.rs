@@ -11,7 +11,7 @@
 //! Two kinds of files live on it: those that get their full length when they are created and never change it (segments
 //! of the log), and those that are created empty and grow with what is written to them (snapshots).
 //!
-//! [`UringDisk`] is the body that ships: O_DIRECT files and RWF_DSYNC writes on an `io_uring` ring of its own.
+//! [`UringDisk`] is the body that ships: O_DIRECT files and synced writes on an `io_uring` ring of its own.
 //! [`SimDisk`] is the body of the tests: one seed decides completion order, torn sectors and lost writes.
 //! [`ReadOnlyDisk`] is the body of the offline tools.
 //!
@@ -26,6 +26,8 @@
 
 mod aligned;
 mod direct_file;
+mod durable;
+mod freeing;
 mod part_file;
 mod probe;
 mod read_ahead;
@@ -40,7 +42,7 @@ mod uring_tests;
 
 use std::os::fd::RawFd;
 
-use crate::limits::WAL_BLOCK_BYTES;
+use crate::limits::{WAL_BLOCK_BYTES, WAL_UNIT_BYTES_MIN};
 
 pub use aligned::AlignedBuf;
 pub use direct_file::{DirectFile, DirectWriter, ReadOnlyDisk};
@@ -50,6 +52,12 @@ pub use probe::{RingError, probe_directory, probe_rings};
 pub use read_ahead::ReadAhead;
 pub use sim::{SimDisk, SimFault};
 pub use uring::{IoMode, UringDisk};
+
+/// Lets whoever waits for this CPU go first. A thread that computes for long does so every tenth of a millisecond or so: the
+/// kernel's own threads, which end what the disk has done, would else wait for its tick.
+pub fn give_way() {
+    std::thread::yield_now();
+}
 
 /// An open file of one [`Disk`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -145,7 +153,19 @@ impl DiskError {
     }
 }
 
-/// Reads and writes cover whole blocks.
+/// Writes of a [`Disk`] cover whole units.
+fn assert_whole_units(offset: u64, bytes: usize) {
+    assert!(
+        offset.is_multiple_of(WAL_UNIT_BYTES_MIN),
+        "a write starts on a unit: {offset}"
+    );
+    assert!(
+        (bytes as u64).is_multiple_of(WAL_UNIT_BYTES_MIN),
+        "a write covers whole units: {bytes}"
+    );
+}
+
+/// Reads, and what is written as a stream, cover whole blocks.
 fn assert_whole_blocks(offset: u64, bytes: usize) {
     assert!(
         offset.is_multiple_of(WAL_BLOCK_BYTES),
@@ -189,7 +209,7 @@ pub trait Disk {
     /// that is in flight with it is not defined.
     fn submit_read(&mut self, file: FileId, offset: u64, bytes: usize, buf: AlignedBuf, token: u64);
 
-    /// Writes the whole of `buf` (a multiple of the block) at `offset`; a file that ends before grows. A `durable`
+    /// Writes the whole of `buf` (a multiple of 512, and of what the disk takes) at `offset` (likewise); a file that ends before grows. A `durable`
     /// write completes when it would survive power loss.
     fn submit_write(
         &mut self,

@@ -13,7 +13,10 @@ use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
 use super::sim_file::{InFlight, SECTOR_BYTES, SimFile, SplitMix, Work, flip};
-use super::{AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks};
+use super::{
+    AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks,
+    assert_whole_units,
+};
 
 /// A directory in memory with scripted and seeded misbehaviour.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub struct SimDisk {
     powered_off: bool,
     eager: bool,
     capacity_bytes: u64,
+    /// What it writes in place.
+    block_bytes: usize,
 }
 
 /// What a lying or failing disk does with one submission.
@@ -64,6 +69,7 @@ impl SimDisk {
             powered_off: false,
             eager: false,
             capacity_bytes: u64::MAX,
+            block_bytes: SECTOR_BYTES,
         }
     }
 
@@ -75,6 +81,12 @@ impl SimDisk {
     /// Creations and growing writes that would exceed this many bytes in total fail with "no space".
     pub fn set_capacity_bytes(&mut self, bytes: u64) {
         self.capacity_bytes = bytes;
+    }
+
+    /// A disk that makes a smaller write by writing a block of so many bytes anew: one that is interrupted may take the
+    /// rest of its blocks along.
+    pub fn set_block_bytes(&mut self, bytes: usize) {
+        self.block_bytes = bytes;
     }
 
     /// Operations submitted so far; the next one has this number.
@@ -111,6 +123,7 @@ impl SimDisk {
         }
         let mut next = SimDisk::new(self.rng.next());
         next.capacity_bytes = self.capacity_bytes;
+        next.block_bytes = self.block_bytes;
         next.eager = self.eager;
         next.files = self.files.into_iter().filter(|file| file.exists).collect();
         next
@@ -121,6 +134,7 @@ impl SimDisk {
     pub fn image(&self, seed: u64) -> SimDisk {
         let mut copy = SimDisk::new(seed);
         copy.capacity_bytes = self.capacity_bytes;
+        copy.block_bytes = self.block_bytes;
         copy.eager = self.eager;
         for file in self.files.iter().filter(|file| file.exists) {
             copy.edit(&file.name, 0, &file.media);
@@ -331,6 +345,9 @@ impl SimDisk {
                         file.write(offset as usize + index * SECTOR_BYTES, sector, durable);
                     }
                 }
+                if self.block_bytes > SECTOR_BYTES && self.rng.coin() {
+                    file.lose_around(offset as usize, buf.len(), self.block_bytes);
+                }
                 Some(buf)
             }
             Work::Flush { sectors } => {
@@ -436,7 +453,7 @@ impl Disk for SimDisk {
         token: u64,
     ) {
         assert!(!buf.is_empty(), "a write has content");
-        assert_whole_blocks(offset, buf.len());
+        assert_whole_units(offset, buf.len());
         self.submit(
             file,
             token,

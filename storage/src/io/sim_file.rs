@@ -75,6 +75,17 @@ impl SimFile {
         }
     }
 
+    /// The rest of the blocks in which a write begins and ends is gone.
+    pub(super) fn lose_around(&mut self, offset: usize, bytes: usize, block_bytes: usize) {
+        let end = offset + bytes;
+        let behind = end.next_multiple_of(block_bytes).min(self.cache.len());
+        for lost in [offset / block_bytes * block_bytes..offset, end..behind] {
+            if !lost.is_empty() {
+                self.edit(lost.start, &vec![0; lost.len()]);
+            }
+        }
+    }
+
     pub(super) fn truncate(&mut self, bytes: usize) {
         self.media.truncate(bytes);
         self.cache.truncate(bytes);

@@ -9,8 +9,8 @@
 //! Invariants:
 //! 1. The memory of an operation (buffer, file name) is owned by its slot until its completion was
 //!    taken from the ring; dropping the disk waits for that.
-//! 2. In [`IoMode::Direct`] a durable write is one O_DIRECT write with RWF_DSYNC. In
-//!    [`IoMode::UnsafeBuffered`] nothing is ever synced.
+//! 2. In [`IoMode::Direct`] a durable write is one O_DIRECT write with RWF_DSYNC, or one with an fdatasync after it,
+//!    whichever is faster. In [`IoMode::UnsafeBuffered`] nothing is ever synced.
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -18,18 +18,24 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use io_uring::{IoUring, squeue};
 
+use super::durable::Ways;
+use super::freeing;
 use super::probe::{PROBE_NAME, probe_direct};
-use super::uring_step::{Operation, Progress, Step};
-use super::{AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks};
+use super::uring_step::{Durably, FreeStage, Operation, Progress, Step};
+use super::{
+    AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks,
+    assert_whole_units,
+};
 use crate::limits::{WAL_BLOCK_BYTES, WAL_RING_ENTRIES};
 
 /// How files are opened and synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IoMode {
-    /// O_DIRECT and RWF_DSYNC: what is reported durable is durable.
+    /// O_DIRECT and syncs: what is reported durable is durable.
     Direct,
     /// Page cache and no syncs (`--unsafe-no-fsync`): survives a crash of the process, not of the machine.
     UnsafeBuffered,
@@ -58,6 +64,8 @@ pub struct UringDisk {
     backlog: VecDeque<squeue::Entry>,
     in_flight: usize,
     done: Vec<Completion>,
+    ways: Ways,
+    opened: Instant,
 }
 
 impl UringDisk {
@@ -98,6 +106,8 @@ impl UringDisk {
             backlog: VecDeque::new(),
             in_flight: 0,
             done: Vec::new(),
+            ways: Ways::default(),
+            opened: Instant::now(),
         })
     }
 
@@ -111,6 +121,10 @@ impl UringDisk {
         self.directory.join(name).display().to_string()
     }
 
+    fn now_us(&self) -> u64 {
+        self.opened.elapsed().as_micros() as u64
+    }
+
     fn file(&self, file: FileId) -> &OpenFile {
         &self.files[file.0 as usize]
     }
@@ -120,7 +134,7 @@ impl UringDisk {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        self.in_flight += 1;
+        self.in_flight += usize::from(!operation.step.is_silent());
         self.slots[slot] = Some(operation);
         self.queue_step(slot);
     }
@@ -186,6 +200,17 @@ impl UringDisk {
             let mut operation = self.slots[slot]
                 .take()
                 .expect("a completion belongs to a filled slot");
+            if operation.step.is_silent() {
+                if operation.step.free_on(result) {
+                    self.slots[slot] = Some(operation);
+                    self.queue_step(slot);
+                    chained = true;
+                } else {
+                    self.files[operation.file.0 as usize].descriptor = None;
+                    self.free_slots.push(slot);
+                }
+                continue;
+            }
             let result = match self.on_step(&mut operation, result) {
                 Progress::Done(result) => result,
                 going_on => {
@@ -198,13 +223,38 @@ impl UringDisk {
                     continue;
                 }
             };
+            self.free_slots.push(slot);
+            self.in_flight -= 1;
+            chained |= operation.step.is_removal() && self.begin_freeing(operation.file);
             self.done.push(Completion {
                 token: operation.token,
                 result,
                 buf: operation.step.into_buf(),
             });
-            self.free_slots.push(slot);
-            self.in_flight -= 1;
+        }
+    }
+
+    /// Lets go of a file that was removed. Whoever does so last frees its blocks, which takes its time.
+    fn begin_freeing(&mut self, file: FileId) -> bool {
+        let descriptor = &mut self.files[file.0 as usize].descriptor;
+        let bytes = descriptor.as_ref().and_then(freeing::bytes_to_free);
+        match bytes {
+            Some(bytes) if bytes > 0 && self.mode == IoMode::Direct => {
+                self.start(Operation {
+                    file,
+                    token: 0,
+                    step: Step::Free {
+                        stage: FreeStage::Punch,
+                        offset: 0,
+                        bytes,
+                    },
+                });
+                true
+            }
+            _ => {
+                *descriptor = None;
+                false
+            }
         }
     }
 
@@ -226,20 +276,23 @@ impl UringDisk {
         }
         match &mut operation.step {
             step @ Step::Read { .. } => step.on_read(result.unsigned_abs() as usize),
-            Step::Write { offset, buf, .. } => {
+            Step::Write {
+                offset,
+                durably,
+                buf,
+            } => {
                 let (done, asked) = (result.unsigned_abs() as usize, buf.len());
-                Progress::Done(if done == asked {
-                    Ok(())
-                } else {
+                if !durably.is_flushing() && done != asked {
                     let file = self.path_text(&self.files[index].name);
-                    Err(DiskError::Short {
+                    return Progress::Done(Err(DiskError::Short {
                         operation: "write",
                         file,
                         offset: *offset,
                         done: done as u64,
                         asked: asked as u64,
-                    })
-                })
+                    }));
+                }
+                durably.on_step(&mut self.ways, self.opened)
             }
             Step::Flush => Progress::Done(Ok(())),
             Step::CreateOpen { bytes, .. } => {
@@ -254,6 +307,7 @@ impl UringDisk {
             Step::RemoveUnlink { .. } if unsynced => Progress::Done(Ok(())),
             Step::RemoveUnlink { .. } => Progress::Next(Step::SyncDirectory { verb: "remove" }),
             Step::SyncDirectory { .. } => Progress::Done(Ok(())),
+            Step::Free { .. } => unreachable!("nobody is told of it"),
         }
     }
 }
@@ -373,13 +427,19 @@ impl Disk for UringDisk {
         token: u64,
     ) {
         assert!(!buf.is_empty(), "a write has content");
-        assert_whole_blocks(offset, buf.len());
+        assert_whole_units(offset, buf.len());
+        let durably = if durable && self.mode == IoMode::Direct {
+            let began_us = self.now_us();
+            Durably::begin(self.ways.choose(began_us), began_us)
+        } else {
+            Durably::Not
+        };
         self.start(Operation {
             file,
             token,
             step: Step::Write {
                 offset,
-                durable,
+                durably,
                 buf,
             },
         });
@@ -396,9 +456,6 @@ impl Disk for UringDisk {
     fn submit_remove(&mut self, file: FileId, token: u64) {
         let name = CString::new(self.file(file).name.as_str())
             .expect("file names are our own and hold no NUL");
-        // Whoever lets go of a file last frees its blocks, a second of work for a large one: the kernel's
-        // thread that unlinks it, not this one.
-        self.files[file.0 as usize].descriptor = None;
         self.start(Operation {
             file,
             token,

@@ -2,9 +2,12 @@
 
 use std::ffi::CString;
 use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
 
 use io_uring::{opcode, squeue, types};
 
+use super::durable::{Way, Ways};
+use super::freeing;
 use super::uring::IoMode;
 use super::{AlignedBuf, DiskError, FileId};
 use crate::limits::WAL_BLOCK_BYTES;
@@ -30,7 +33,7 @@ pub(super) enum Step {
     },
     Write {
         offset: u64,
-        durable: bool,
+        durably: Durably,
         buf: AlignedBuf,
     },
     Flush,
@@ -48,6 +51,92 @@ pub(super) enum Step {
     SyncDirectory {
         verb: &'static str,
     },
+    /// The blocks of a removed file are given back, a slice at a time; nobody waits for it.
+    Free {
+        stage: FreeStage,
+        offset: u64,
+        bytes: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FreeStage {
+    Punch,
+    Sync,
+    Pause,
+}
+
+/// Read by the ring when it is submitted.
+static FREE_PAUSE: types::Timespec = types::Timespec::new()
+    .sec(freeing::PAUSE.as_secs())
+    .nsec(freeing::PAUSE.subsec_nanos());
+
+/// Whether and how what is written becomes durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Durably {
+    Not,
+    /// It is written with RWF_DSYNC.
+    Through {
+        began_us: u64,
+    },
+    /// It is written, and then flushed.
+    Apart {
+        began_us: u64,
+        is_written: bool,
+    },
+}
+
+impl Durably {
+    pub(super) fn begin(way: Way, began_us: u64) -> Self {
+        match way {
+            Way::Through => Self::Through { began_us },
+            Way::Apart => Self::Apart {
+                began_us,
+                is_written: false,
+            },
+        }
+    }
+
+    /// Whether it is written, and waits to be durable.
+    pub(super) fn is_flushing(self) -> bool {
+        matches!(
+            self,
+            Self::Apart {
+                is_written: true,
+                ..
+            }
+        )
+    }
+
+    fn write_flags(self) -> libc::c_int {
+        match self {
+            Self::Through { .. } => libc::RWF_DSYNC,
+            Self::Not | Self::Apart { .. } => 0,
+        }
+    }
+
+    /// The ring did what it was asked; tells how long it took when that was all. Times count from `opened`.
+    pub(super) fn on_step(&mut self, ways: &mut Ways, opened: Instant) -> Progress {
+        let (way, began_us) = match self {
+            Self::Not => return Progress::Done(Ok(())),
+            Self::Apart { is_written, .. } if !*is_written => {
+                *is_written = true;
+                return Progress::Again;
+            }
+            Self::Through { began_us } => (Way::Through, *began_us),
+            Self::Apart { began_us, .. } => (Way::Apart, *began_us),
+        };
+        let now_us = opened.elapsed().as_micros() as u64;
+        let took = Duration::from_micros(now_us - began_us);
+        ways.on_durable(way, took, now_us);
+        Progress::Done(Ok(()))
+    }
+}
+
+fn flush(file: types::Fd) -> squeue::Entry {
+    opcode::Fsync::new(file)
+        .flags(types::FsyncFlags::DATASYNC)
+        .build()
 }
 
 impl Step {
@@ -73,27 +162,21 @@ impl Step {
                     .offset(offset + *done as u64)
                     .build()
             }
+            Step::Write { durably, .. } if durably.is_flushing() => flush(file()),
             Step::Write {
                 offset,
-                durable,
+                durably,
                 buf,
             } => {
-                let flags = if *durable && mode == IoMode::Direct {
-                    libc::RWF_DSYNC
-                } else {
-                    0
-                };
                 let bytes = u32::try_from(buf.len()).expect("one write fits 32 bits");
                 opcode::Write::new(file(), buf.as_ptr(), bytes)
                     .offset(*offset)
-                    .rw_flags(flags)
+                    .rw_flags(durably.write_flags())
                     .build()
             }
             // Nothing is synced, but whoever waits for the flush is woken all the same.
             Step::Flush if mode == IoMode::UnsafeBuffered => opcode::Nop::new().build(),
-            Step::Flush => opcode::Fsync::new(file())
-                .flags(types::FsyncFlags::DATASYNC)
-                .build(),
+            Step::Flush => flush(file()),
             Step::CreateOpen { name, .. } => opcode::OpenAt::new(directory, name.as_ptr())
                 .flags(
                     libc::O_RDWR
@@ -108,6 +191,18 @@ impl Step {
             Step::CreateSync => opcode::Fsync::new(file()).build(),
             Step::RemoveUnlink { name } => opcode::UnlinkAt::new(directory, name.as_ptr()).build(),
             Step::SyncDirectory { .. } => opcode::Fsync::new(directory).build(),
+            Step::Free {
+                stage,
+                offset,
+                bytes,
+            } => match stage {
+                FreeStage::Punch => opcode::Fallocate::new(file(), freeing::slice_bytes(*bytes))
+                    .offset(*offset)
+                    .mode(freeing::PUNCH)
+                    .build(),
+                FreeStage::Sync => opcode::Fsync::new(file()).build(),
+                FreeStage::Pause => opcode::Timeout::new(&raw const FREE_PAUSE).build(),
+            },
         }
     }
 
@@ -139,9 +234,45 @@ impl Step {
         }
     }
 
+    /// What comes after a part of freeing a file; false when all is freed, or it cannot be freed so.
+    pub(super) fn free_on(&mut self, result: i32) -> bool {
+        let Step::Free {
+            stage,
+            offset,
+            bytes,
+        } = self
+        else {
+            panic!("only freeing goes on freeing");
+        };
+        *stage = match stage {
+            FreeStage::Punch | FreeStage::Sync if result < 0 => return false,
+            FreeStage::Punch => FreeStage::Sync,
+            FreeStage::Sync => FreeStage::Pause,
+            FreeStage::Pause => {
+                *offset += freeing::slice_bytes(*bytes);
+                FreeStage::Punch
+            }
+        };
+        *offset < *bytes
+    }
+
+    /// Whether a file was to be removed by it.
+    pub(super) fn is_removal(&self) -> bool {
+        matches!(
+            self,
+            Step::RemoveUnlink { .. } | Step::SyncDirectory { verb: "remove" }
+        )
+    }
+
+    /// Whether nobody is told how it ends.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self, Step::Free { .. })
+    }
+
     pub(super) fn verb(&self) -> &'static str {
         match self {
             Step::Read { .. } => "read",
+            Step::Write { durably, .. } if durably.is_flushing() => "flush",
             Step::Write { .. } => "write",
             Step::Flush => "flush",
             Step::CreateOpen { .. } => "create",
@@ -152,6 +283,7 @@ impl Step {
                 "remove" => "directory sync after removal",
                 _ => "directory sync after creation",
             },
+            Step::Free { .. } => "freeing",
         }
     }
 

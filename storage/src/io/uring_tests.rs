@@ -347,3 +347,39 @@ fn eventfd_file(disk: &UringDisk) -> File {
     event.read_exact(&mut [0; 8]).unwrap();
     event
 }
+
+#[test]
+fn the_blocks_of_a_removed_file_are_given_back_in_slices() {
+    let scratch = scratch();
+    let mut disk = open(scratch.path());
+    let bytes = 3 * super::freeing::SLICE_BYTES_MIN;
+    let file = disk.submit_create("a", bytes, 0);
+    drain(&mut disk, 1);
+    // Whoever else has it open sees what becomes of it, and must have let go before it is removed.
+    let path = scratch.path().join("a");
+    let seen = File::open(&path).unwrap();
+    let reader = DirectFile::open(&path).unwrap();
+    disk.submit_remove(file, 1);
+    assert!(drain(&mut disk, 1)[0].result.is_ok());
+    let blocks = || std::os::unix::fs::MetadataExt::blocks(&seen.metadata().unwrap());
+    assert!(blocks() > 0, "others read it");
+    reader.release();
+    assert!(blocks() > 0, "others still do");
+    let file = disk.submit_create("b", bytes, 2);
+    drain(&mut disk, 1);
+    let name = format!("{} (deleted)", scratch.path().join("b").display());
+    let is_open = || {
+        let open = std::fs::read_dir("/proc/self/fd").unwrap();
+        let mut targets = open.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+        targets.any(|target| target == Path::new(&name))
+    };
+    disk.submit_remove(file, 3);
+    assert!(drain(&mut disk, 1)[0].result.is_ok());
+    assert!(is_open(), "until all is freed");
+    let mut none = Vec::new();
+    while is_open() {
+        disk.reap(&mut none);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(none.is_empty(), "nobody is told");
+}

@@ -366,7 +366,7 @@ impl<D: Disk> Reader<'_, D> {
                 return Err(self.damaged(segment, offset, DamageReason::Misplaced));
             }
             let bytes_left = segment.header.segment_bytes - offset;
-            let block = self.view(segment, offset, WAL_BLOCK_BYTES)?;
+            let block = self.view(segment, offset, segment.header.unit_bytes)?;
             let stopped = |header, body| {
                 Ok(SegmentEnd::Stopped {
                     offset,
@@ -389,11 +389,12 @@ impl<D: Disk> Reader<'_, D> {
             {
                 return stopped(HeaderState::Other, BodyState::Unread);
             }
-            let group = self.view(segment, offset, header.group_bytes())?;
+            let group_bytes = header.group_bytes(&segment.header);
+            let group = self.view(segment, offset, group_bytes)?;
             if let Some(body) = self.take_group(segment, &header, &group, offset)? {
                 return stopped(HeaderState::Ours, body);
             }
-            offset += header.group_bytes();
+            offset += group_bytes;
             self.scan.write_offset = offset;
             if header.seal {
                 return Ok(SegmentEnd::Sealed);
@@ -476,7 +477,7 @@ impl<D: Disk> Reader<'_, D> {
             .scan
             .dirty
             .iter()
-            .map(|range| range.bytes / WAL_BLOCK_BYTES)
+            .map(|range| range.bytes.div_ceil(WAL_BLOCK_BYTES))
             .sum();
         self.scan.report.tail = match cut {
             true => TailReport::Cut {
@@ -489,7 +490,7 @@ impl<D: Disk> Reader<'_, D> {
         Ok(())
     }
 
-    /// Looks at every block from `offset` on for groups behind the expected one, and collects what a new
+    /// Looks at every unit from `offset` on for groups behind the expected one, and collects what a new
     /// group must not find: anything but zeros in a fresh segment, our own groups in a recycled one.
     fn look_behind(
         &mut self,
@@ -499,10 +500,10 @@ impl<D: Disk> Reader<'_, D> {
     ) -> Result<Attestation, WalError> {
         let mut attestation = Attestation::Silent;
         let mut at = offset;
-        let end = segment.header.segment_bytes;
+        let (unit, end) = (segment.header.unit_bytes, segment.header.segment_bytes);
         self.window = Bytes::new();
         while at < end {
-            let block = self.view(segment, at, WAL_BLOCK_BYTES)?;
+            let block = self.view(segment, at, unit)?;
             let mut wipe = segment.header.is_fresh() && !format::is_zero(&block);
             if let GroupHeaderView::Ours(header) =
                 GroupHeader::view(&segment.header, &block, end - at)
@@ -515,22 +516,22 @@ impl<D: Disk> Reader<'_, D> {
                 }
             }
             if wipe {
-                self.mark_dirty(segment.file, at);
+                self.mark_dirty(segment.file, at, unit);
             }
-            at += WAL_BLOCK_BYTES;
+            at += unit;
         }
         Ok(attestation)
     }
 
-    fn mark_dirty(&mut self, file: FileId, offset: u64) {
+    fn mark_dirty(&mut self, file: FileId, offset: u64, unit: u64) {
         match self.scan.dirty.last_mut() {
             Some(range) if range.file == file && range.offset + range.bytes == offset => {
-                range.bytes += WAL_BLOCK_BYTES
+                range.bytes += unit;
             }
             _ => self.scan.dirty.push(DirtyRange {
                 file,
                 offset,
-                bytes: WAL_BLOCK_BYTES,
+                bytes: unit,
             }),
         }
     }
@@ -539,22 +540,25 @@ impl<D: Disk> Reader<'_, D> {
     fn view(&mut self, segment: &Segment, offset: u64, bytes: u64) -> Result<Bytes, WalError> {
         let window_end = self.window_offset + self.window.len() as u64;
         if offset < self.window_offset || offset + bytes > window_end || self.window.is_empty() {
-            let want = (WAL_READ_BYTES as u64)
-                .max(bytes)
-                .min(segment.header.segment_bytes - offset);
+            // Reads are of whole blocks, also where groups are not.
+            let from = offset / WAL_BLOCK_BYTES * WAL_BLOCK_BYTES;
+            let want = (offset + bytes - from)
+                .next_multiple_of(WAL_BLOCK_BYTES)
+                .max(WAL_READ_BYTES as u64)
+                .min(segment.header.segment_bytes - from);
             let mut buf = AlignedBuf::with_capacity(want as usize);
             self.disk
-                .read(segment.file, offset, want as usize, &mut buf)?;
+                .read(segment.file, from, want as usize, &mut buf)?;
             self.scan.report.bytes_read += buf.len() as u64;
             if (buf.len() as u64) < want {
                 return Err(self.damaged(
                     segment,
-                    offset + buf.len() as u64,
+                    from + buf.len() as u64,
                     DamageReason::Truncated,
                 ));
             }
             self.window = Bytes::from_owner(buf);
-            self.window_offset = offset;
+            self.window_offset = from;
         }
         let start = (offset - self.window_offset) as usize;
         Ok(self.window.slice(start..start + bytes as usize))

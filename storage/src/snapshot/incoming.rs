@@ -20,7 +20,7 @@ use super::format::{SUPERBLOCK_BYTES, Superblock};
 use super::snapshot::Snapshot;
 use super::startup::file_name;
 use super::stream::PageWrite;
-use crate::io::{AlignedBuf, Disk, FileEntry, FileId, ReadOnlyDisk};
+use crate::io::{AlignedBuf, Disk, FileEntry, FileId, ReadOnlyDisk, give_way};
 use crate::limits::{SNAPSHOT_BLOCK_BYTES, SNAPSHOT_READ_BYTES};
 
 /// A file of which a part has come.
@@ -164,6 +164,7 @@ impl Unverified {
                 break;
             }
             audit.take(buf.as_slice()).map_err(flaw)?;
+            give_way();
             offset += buf.len() as u64;
         }
         audit.finish().map_err(flaw)?;

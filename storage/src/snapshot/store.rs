@@ -556,41 +556,33 @@ impl<D: Disk> SnapshotStore<D> {
     }
 
     fn on_run(&mut self, snapshot: SnapshotSeq, piece: Piece, completion: Completion) {
-        let read = completion
-            .result
-            .map_err(SnapshotError::from)
-            .and_then(|()| {
-                let buf = completion.buf.expect("a read hands its buffer back");
-                if buf.len() == piece.bytes {
-                    return Ok(buf);
-                }
-                Err(SnapshotError::Damaged {
-                    file: self.path_of(snapshot),
-                    offset: piece.offset + buf.len() as u64,
-                    reason: SnapshotDamage::Truncated,
-                    affected: Affected::Everything,
-                })
-            });
+        let read = self.whole((snapshot, piece.offset, piece.bytes), completion);
         self.runs.on_read(piece.id, read);
     }
 
     fn on_piece(&mut self, piece: WantedPiece, completion: Completion) {
-        let read = completion
-            .result
-            .map_err(SnapshotError::from)
-            .and_then(|()| {
-                let buf = completion.buf.expect("a read hands its buffer back");
-                if buf.len() == piece.bytes {
-                    return Ok(lend(buf).1);
-                }
-                Err(SnapshotError::Damaged {
-                    file: self.path_of(piece.snapshot),
-                    offset: piece.offset + buf.len() as u64,
-                    reason: SnapshotDamage::Truncated,
-                    affected: Affected::Everything,
-                })
-            });
+        let asked = (piece.snapshot, piece.offset, piece.bytes);
+        let read = self.whole(asked, completion).map(|buf| lend(buf).1);
         self.pieces.push((piece.number, read));
+    }
+
+    /// What was read at an offset of a snapshot's file, if it is all that was asked for.
+    fn whole(
+        &self,
+        (snapshot, offset, bytes): (SnapshotSeq, u64, usize),
+        completion: Completion,
+    ) -> Result<AlignedBuf, SnapshotError> {
+        completion.result?;
+        let buf = completion.buf.expect("a read hands its buffer back");
+        if buf.len() == bytes {
+            return Ok(buf);
+        }
+        Err(SnapshotError::Damaged {
+            file: self.path_of(snapshot),
+            offset: offset + buf.len() as u64,
+            reason: SnapshotDamage::Truncated,
+            affected: Affected::Everything,
+        })
     }
 
     fn on_incoming(&mut self, offset: u64, completion: Completion) -> Result<(), DiskError> {

@@ -15,6 +15,7 @@ use keelson_proto::etcdserverpb::{
     TxnRequest,
 };
 use prost::Message;
+use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
 
 use crate::ids::LeaseTime;
 use crate::state::leases::LeaseRenewMany;
@@ -22,6 +23,20 @@ use crate::state::members::{ClusterInit, MemberAdd, MemberPublish};
 
 /// Bytes before the commands of an entry.
 pub const ENTRY_HEADER_BYTES: usize = 8 + 4;
+
+/// In the count of an entry: its commands have the lean form.
+const LEAN: u32 = 1 << 31;
+/// In the kind of a lean command: it has a user, or a revision of the auth store.
+const WITH_USER: u8 = 1 << 7;
+/// The shortest lean command: kind, bytes of the body, request id.
+const LEAN_BYTES_MIN: usize = 3;
+/// Bytes of a command of the older, wide form beside its user and its body.
+const WIDE_HEADER_BYTES: usize = 4 + 1 + 1 + 2 + 8 + 8;
+/// Commands that room is reserved for before they are read.
+const COMMANDS_RESERVED_MAX: usize = 1024;
+
+const _: () = assert!(CommandKind::ALL.len() < WITH_USER as usize);
+
 /// What a command asks for. The numbers are on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -216,10 +231,10 @@ pub struct Command {
 impl Command {
     /// The longest user name a command can carry.
     pub const USER_BYTES_MAX: usize = u8::MAX as usize;
-    /// Bytes it takes in an entry beside its user and its body.
-    pub const HEADER_BYTES: usize = 4 + 1 + 1 + 2 + 8 + 8;
+    /// Bytes that a command of no user takes in an entry beside its body, at most.
+    pub const HEADER_BYTES_MAX: usize = 1 + 5 + 10;
     /// Bytes it takes in an entry beside its body, at most.
-    pub const ENVELOPE_BYTES_MAX: usize = Self::HEADER_BYTES + Self::USER_BYTES_MAX;
+    pub const ENVELOPE_BYTES_MAX: usize = Self::HEADER_BYTES_MAX + 10 + 1 + Self::USER_BYTES_MAX;
 
     /// A command of no user.
     #[must_use]
@@ -233,10 +248,8 @@ impl Command {
         }
     }
 
-    /// Bytes it takes in an entry.
-    #[must_use]
-    pub fn encoded_len(&self) -> usize {
-        Self::HEADER_BYTES + self.user.len() + self.body.len()
+    fn has_user(&self) -> bool {
+        !self.user.is_empty() || self.auth_revision != 0
     }
 
     /// Decodes the body.
@@ -265,43 +278,83 @@ pub enum CommandError {
 
 /// Appends the payload of one entry.
 pub fn encode_entry(lease_time: LeaseTime, commands: &[Command], out: &mut BytesMut) {
-    out.reserve(ENTRY_HEADER_BYTES + commands.iter().map(Command::encoded_len).sum::<usize>());
+    out.reserve(entry_bytes(commands));
     out.put_u64_le(lease_time.0);
-    out.put_u32_le(
-        u32::try_from(commands.len()).expect("a batch is bounded far below 2^32 commands"),
-    );
+    let count = u32::try_from(commands.len()).expect("a batch is bounded far below 2^31 commands");
+    assert!(count < LEAN, "a batch is bounded far below 2^31 commands");
+    out.put_u32_le(LEAN | count);
+    let mut last_id = 0;
     for command in commands {
-        let body_bytes = u32::try_from(command.body.len()).expect("a request is far below 4 GiB");
         let user_bytes =
             u8::try_from(command.user.len()).expect("a user name has 255 bytes or less");
-        out.put_u32_le(body_bytes);
-        out.put_u8(command.kind as u8);
-        out.put_u8(user_bytes);
-        out.put_u16_le(0);
-        out.put_u64_le(command.request_id);
-        out.put_u64_le(command.auth_revision);
-        out.put_slice(&command.user);
+        let user_flag = if command.has_user() { WITH_USER } else { 0 };
+        out.put_u8(command.kind as u8 | user_flag);
+        encode_varint(command.body.len() as u64, out);
+        encode_varint(folded(command.request_id.wrapping_sub(last_id)), out);
+        last_id = command.request_id;
+        if command.has_user() {
+            encode_varint(command.auth_revision, out);
+            out.put_u8(user_bytes);
+            out.put_slice(&command.user);
+        }
         out.put_slice(&command.body);
     }
+}
+
+/// Bytes of the payload of an entry with these commands.
+#[must_use]
+pub fn entry_bytes(commands: &[Command]) -> usize {
+    let mut last_id = 0;
+    let bytes = commands.iter().map(|command| {
+        let envelope_and_body = command_bytes(command.body.len(), command.request_id, last_id);
+        last_id = command.request_id;
+        let user_bytes = match command.has_user() {
+            true => encoded_len_varint(command.auth_revision) + 1 + command.user.len(),
+            false => 0,
+        };
+        envelope_and_body + user_bytes
+    });
+    ENTRY_HEADER_BYTES + bytes.sum::<usize>()
+}
+
+/// Bytes that a command of no user takes in an entry behind one with the request id `last_id`; 0 for the first.
+#[must_use]
+pub fn command_bytes(body_bytes: usize, request_id: u64, last_id: u64) -> usize {
+    let id = folded(request_id.wrapping_sub(last_id));
+    1 + encoded_len_varint(body_bytes as u64) + encoded_len_varint(id) + body_bytes
 }
 
 /// Reads the payload of one entry. Users and bodies are slices of it.
 ///
 /// # Errors
-/// [`CommandError`] for any bytes that [`encode_entry`] does not write. Bodies are not looked at.
+/// [`CommandError`] for any bytes that no version of [`encode_entry`] writes. Bodies are not looked at.
 pub fn decode_entry(payload: &Bytes) -> Result<(LeaseTime, Vec<Command>), CommandError> {
     let mut rest = payload.clone();
     if rest.len() < ENTRY_HEADER_BYTES {
         return Err(CommandError::Framing);
     }
     let lease_time = LeaseTime(rest.get_u64_le());
-    let count = rest.get_u32_le() as usize;
-    if count > rest.len() / Command::HEADER_BYTES {
+    let count = rest.get_u32_le();
+    let is_lean = count & LEAN != 0;
+    let count = (count & !LEAN) as usize;
+    let bytes_min = if is_lean {
+        LEAN_BYTES_MIN
+    } else {
+        WIDE_HEADER_BYTES
+    };
+    if count > rest.len() / bytes_min {
         return Err(CommandError::Framing);
     }
-    let mut commands = Vec::with_capacity(count);
+    let mut commands = Vec::with_capacity(count.min(COMMANDS_RESERVED_MAX));
+    let mut last_id = 0;
     for _ in 0..count {
-        commands.push(decode_command(&mut rest)?);
+        let command = if is_lean {
+            decode_lean(&mut rest, last_id)?
+        } else {
+            decode_wide(&mut rest)?
+        };
+        last_id = command.request_id;
+        commands.push(command);
     }
     if rest.is_empty() {
         Ok((lease_time, commands))
@@ -310,8 +363,42 @@ pub fn decode_entry(payload: &Bytes) -> Result<(LeaseTime, Vec<Command>), Comman
     }
 }
 
-fn decode_command(rest: &mut Bytes) -> Result<Command, CommandError> {
-    if rest.len() < Command::HEADER_BYTES {
+fn decode_lean(rest: &mut Bytes, last_id: u64) -> Result<Command, CommandError> {
+    if !rest.has_remaining() {
+        return Err(CommandError::Framing);
+    }
+    let first = rest.get_u8();
+    let kind = CommandKind::from_number(first & !WITH_USER)?;
+    let body_bytes = usize::try_from(take_varint(rest)?).map_err(|_| CommandError::Framing)?;
+    let request_id = last_id.wrapping_add(unfolded(take_varint(rest)?));
+    let (mut user, mut auth_revision) = (Bytes::new(), 0);
+    if first & WITH_USER != 0 {
+        auth_revision = take_varint(rest)?;
+        if !rest.has_remaining() {
+            return Err(CommandError::Framing);
+        }
+        let user_bytes = usize::from(rest.get_u8());
+        if rest.len() < user_bytes || (user_bytes == 0 && auth_revision == 0) {
+            return Err(CommandError::Framing);
+        }
+        user = rest.split_to(user_bytes);
+    }
+    if rest.len() < body_bytes {
+        return Err(CommandError::Framing);
+    }
+    let body = rest.split_to(body_bytes);
+    Ok(Command {
+        kind,
+        request_id,
+        user,
+        auth_revision,
+        body,
+    })
+}
+
+/// A command as it was written before there was the lean form.
+fn decode_wide(rest: &mut Bytes) -> Result<Command, CommandError> {
+    if rest.len() < WIDE_HEADER_BYTES {
         return Err(CommandError::Framing);
     }
     let body_bytes = rest.get_u32_le() as usize;
@@ -332,6 +419,43 @@ fn decode_command(rest: &mut Bytes) -> Result<Command, CommandError> {
         auth_revision,
         body,
     })
+}
+
+/// A number in its only form: the shortest.
+fn take_varint(rest: &mut Bytes) -> Result<u64, CommandError> {
+    let before = rest.len();
+    let number = decode_varint(rest).map_err(|_| CommandError::Framing)?;
+    if before - rest.len() == encoded_len_varint(number) {
+        Ok(number)
+    } else {
+        Err(CommandError::Framing)
+    }
+}
+
+/// A difference, either way, as a number that is small when it is.
+fn folded(difference: u64) -> u64 {
+    (difference << 1) ^ ((difference as i64) >> 63) as u64
+}
+
+fn unfolded(number: u64) -> u64 {
+    (number >> 1) ^ (number & 1).wrapping_neg()
+}
+
+/// What [`encode_entry`] wrote before there was the lean form.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn encode_wide_entry(lease_time: LeaseTime, commands: &[Command], out: &mut BytesMut) {
+    out.put_u64_le(lease_time.0);
+    out.put_u32_le(u32::try_from(commands.len()).expect("a batch is small"));
+    for command in commands {
+        out.put_u32_le(u32::try_from(command.body.len()).expect("a body is small"));
+        out.put_u8(command.kind as u8);
+        out.put_u8(u8::try_from(command.user.len()).expect("a user name is short"));
+        out.put_u16_le(0);
+        out.put_u64_le(command.request_id);
+        out.put_u64_le(command.auth_revision);
+        out.put_slice(&command.user);
+        out.put_slice(&command.body);
+    }
 }
 
 #[cfg(test)]

@@ -33,14 +33,29 @@ proptest! {
     ) {
         let mut out = BytesMut::new();
         encode_entry(LeaseTime(lease_time), &commands, &mut out);
-        let payload = out.freeze();
-        let (time, decoded) = decode_entry(&payload).unwrap();
-        prop_assert_eq!(time, LeaseTime(lease_time));
-        // Bodies are slices of the payload.
-        for command in decoded.iter().filter(|command| !command.body.is_empty()) {
-            prop_assert!(payload.as_ptr_range().contains(&command.body.as_ptr()));
+        prop_assert_eq!(out.len(), entry_bytes(&commands));
+        let mut wide = BytesMut::new();
+        encode_wide_entry(LeaseTime(lease_time), &commands, &mut wide);
+        for payload in [out.freeze(), wide.freeze()] {
+            let (time, decoded) = decode_entry(&payload).unwrap();
+            prop_assert_eq!(time, LeaseTime(lease_time));
+            // Bodies are slices of the payload.
+            for command in decoded.iter().filter(|command| !command.body.is_empty()) {
+                prop_assert!(payload.as_ptr_range().contains(&command.body.as_ptr()));
+            }
+            prop_assert_eq!(&decoded, &commands);
         }
-        prop_assert_eq!(decoded, commands);
+    }
+
+    #[test]
+    fn a_command_has_at_most_its_bound(command in command()) {
+        let bytes = entry_bytes(std::slice::from_ref(&command));
+        prop_assert!(bytes <= ENTRY_HEADER_BYTES + Command::ENVELOPE_BYTES_MAX + command.body.len());
+        if !command.has_user() {
+            let alone = command_bytes(command.body.len(), command.request_id, 0);
+            prop_assert_eq!(bytes, ENTRY_HEADER_BYTES + alone);
+            prop_assert!(alone <= Command::HEADER_BYTES_MAX + command.body.len());
+        }
     }
 
     /// Every shorter, longer or bent entry is an error or something else, never a panic.
@@ -51,9 +66,13 @@ proptest! {
         bent in any::<proptest::sample::Index>(),
         bits in 1u8..,
         noise in proptest::collection::vec(any::<u8>(), 0..200),
+        is_wide in any::<bool>(),
     ) {
         let mut out = BytesMut::new();
-        encode_entry(LeaseTime(7), &commands, &mut out);
+        match is_wide {
+            true => encode_wide_entry(LeaseTime(7), &commands, &mut out),
+            false => encode_entry(LeaseTime(7), &commands, &mut out),
+        }
         let payload = out.freeze();
         prop_assert_eq!(decode_entry(&payload.slice(..cut.index(payload.len()))), Err(CommandError::Framing));
         let mut longer = payload.to_vec();
@@ -63,9 +82,10 @@ proptest! {
         changed[bent.index(payload.len())] ^= bits;
         for payload in [Bytes::from(changed), Bytes::from(noise)] {
             if let Ok((time, commands)) = decode_entry(&payload) {
-                let mut again = BytesMut::new();
-                encode_entry(time, &commands, &mut again);
-                prop_assert_eq!(again.freeze(), payload);
+                let [mut lean, mut wide] = [BytesMut::new(), BytesMut::new()];
+                encode_entry(time, &commands, &mut lean);
+                encode_wide_entry(time, &commands, &mut wide);
+                prop_assert!(lean == payload || wide == payload);
                 let requests: Vec<_> = commands.iter().map(Command::request).collect();
                 drop(requests);
             }
@@ -106,6 +126,16 @@ fn golden_bytes() {
     ];
     let mut out = BytesMut::new();
     encode_entry(LeaseTime(0x1122), &commands, &mut out);
+    #[rustfmt::skip]
+    let golden = [
+        0x22, 0x11, 0, 0, 0, 0, 0, 0,   2, 0, 0, 0x80,
+        0x81,   6,   0x90, 0x9c, 0xb0, 0xd0, 0x80, 0xc1, 0x81, 0x82, 0x02,   9,   4, b'r', b'o', b'o', b't',
+        0x0a, 1, b'k', 0x12, 1, b'v',
+        10,   0,   0x8f, 0x9c, 0xb0, 0xd0, 0x80, 0xc1, 0x81, 0x82, 0x02,
+    ];
+    assert_eq!(out[..], golden);
+    let mut out = BytesMut::new();
+    encode_wide_entry(LeaseTime(0x1122), &commands, &mut out);
     #[rustfmt::skip]
     let golden = [
         0x22, 0x11, 0, 0, 0, 0, 0, 0,   2, 0, 0, 0,
@@ -173,11 +203,13 @@ fn kinds_have_their_numbers() {
 /// A count of four billion commands in a short entry reserves nothing.
 #[test]
 fn a_count_is_not_believed() {
-    let mut payload = vec![0; 8];
-    payload.extend([0xff; 4]);
-    payload.extend([0; Command::HEADER_BYTES]);
-    assert_eq!(
-        decode_entry(&Bytes::from(payload)),
-        Err(CommandError::Framing)
-    );
+    for highest in [0x7f, 0xff] {
+        let mut payload = vec![0; 8];
+        payload.extend([0xff, 0xff, 0xff, highest]);
+        payload.extend([0; WIDE_HEADER_BYTES]);
+        assert_eq!(
+            decode_entry(&Bytes::from(payload)),
+            Err(CommandError::Framing)
+        );
+    }
 }

@@ -29,8 +29,11 @@ mod model_tests;
 #[cfg(test)]
 mod naive;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use command::encode_wide_entry;
 pub use command::{
-    Command, CommandError, CommandKind, ENTRY_HEADER_BYTES, Request, decode_entry, encode_entry,
+    Command, CommandError, CommandKind, ENTRY_HEADER_BYTES, Request, command_bytes, decode_entry,
+    encode_entry, entry_bytes,
 };
 pub use leases::{Lease, LeaseRenewMany, Renewal};
 pub use machine::{ChangeRef, Position, Response, State};

@@ -1,7 +1,7 @@
 //! How a lane writes, and the bounds of every choice; and what it counts.
 
 use super::error::WalError;
-use super::format::{GROUP_HEADER_BYTES, RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES};
+use super::format::{GROUP_HEADER_BYTES, RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES, is_unit};
 use crate::limits::{
     WAL_BLOCK_BYTES, WAL_DEPTH_DEFAULT, WAL_DEPTH_MAX, WAL_GROUP_BYTES_DEFAULT,
     WAL_GROUP_BYTES_MAX, WAL_GROUP_DELAY_US_MAX, WAL_RECORD_PAYLOAD_BYTES_MAX,
@@ -17,6 +17,9 @@ const ATTEST_DELAY_US: u64 = 200_000;
 pub struct WalConfig {
     /// Length of new segment files; a multiple of 4 KiB.
     pub segment_bytes: u64,
+    /// Groups in new segments start, and end, on multiples of this: a power of two from 512 to 4096. It must not be
+    /// smaller than what the disk writes in place, unless no power loss interrupts it; see `storage/FORMAT.md`.
+    pub unit_bytes: u64,
     /// Groups in flight.
     pub depth: usize,
     /// A group is closed when it has gathered this much.
@@ -34,6 +37,7 @@ impl Default for WalConfig {
     fn default() -> Self {
         Self {
             segment_bytes: WAL_SEGMENT_BYTES_DEFAULT,
+            unit_bytes: WAL_BLOCK_BYTES,
             depth: WAL_DEPTH_DEFAULT,
             group_bytes_max: WAL_GROUP_BYTES_DEFAULT,
             group_delay_us: 0,
@@ -51,6 +55,11 @@ impl WalConfig {
         if !segment_fits || !self.segment_bytes.is_multiple_of(WAL_BLOCK_BYTES) {
             return Err(WalError::Config(
                 "wal.segment_bytes must be a multiple of 4096 from 32 KiB to 1 GiB",
+            ));
+        }
+        if !is_unit(self.unit_bytes) {
+            return Err(WalError::Config(
+                "wal.unit_bytes must be 512, 1024, 2048 or 4096",
             ));
         }
         if !(1..=WAL_DEPTH_MAX).contains(&self.depth) {

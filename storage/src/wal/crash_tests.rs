@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 
-use super::model_tests::{LANE, Step, World, small_config, steps};
+use super::model_tests::{LANE, Step, World, small_config, steps, unit};
 use super::*;
 use crate::io::{SimDisk, SimFault};
 use crate::recovery::{TailReport, scan};
@@ -27,19 +27,24 @@ fn busy_script() -> Vec<Step> {
     script
 }
 
-fn busy_config() -> WalConfig {
+/// What a disk writes in place: the largest unit, and a sector.
+const UNITS: [u64; 2] = [4096, 512];
+
+fn busy_config(unit_bytes: u64) -> WalConfig {
     WalConfig {
         segment_bytes: 8 * 4096,
         depth: 3,
         group_bytes_max: 8192,
+        unit_bytes,
         ..WalConfig::default()
     }
 }
 
 /// Submissions of a whole life on an honest disk.
-fn submissions_of(script: &[Step], seed: u64) -> u64 {
+fn submissions_of(unit_bytes: u64, script: &[Step], seed: u64) -> u64 {
     let mut disk = SimDisk::new(seed);
-    World::new(busy_config()).live(&mut disk, script).unwrap();
+    let mut world = World::new(busy_config(unit_bytes));
+    world.live(&mut disk, script).unwrap();
     disk.submitted()
 }
 
@@ -47,10 +52,10 @@ fn submissions_of(script: &[Step], seed: u64) -> u64 {
 fn g_d_1_power_loss_at_every_submission_keeps_what_was_durable() {
     let script = busy_script();
     let mut boundaries = 0;
-    for seed in 0..8 {
-        for at in 0..=submissions_of(&script, seed) {
+    for (seed, unit_bytes) in (0..8).flat_map(|seed| UNITS.map(|unit| (seed, unit))) {
+        for at in 0..=submissions_of(unit_bytes, &script, seed) {
             boundaries += 1;
-            let mut world = World::new(busy_config());
+            let mut world = World::new(busy_config(unit_bytes));
             let image = world.live_and_crash(SimDisk::new(seed), &script, Some(at));
             // Appends go on, and a second start finds them too.
             let image = world.live_and_crash(image, &script[..40], None);
@@ -58,9 +63,31 @@ fn g_d_1_power_loss_at_every_submission_keeps_what_was_durable() {
         }
     }
     assert!(
-        boundaries > 500,
+        boundaries > 1_000,
         "the script is long enough to matter: {boundaries}"
     );
+}
+
+/// On a disk that writes blocks in place, whole blocks are safe, and less is not: that is why the unit is what it is.
+#[test]
+fn g_d_1_an_interrupted_block_takes_nothing_durable_along() {
+    let script = busy_script();
+    let mut lost = [0; UNITS.len()];
+    for (lost, unit_bytes) in lost.iter_mut().zip(UNITS) {
+        for at in 0..=submissions_of(unit_bytes, &script, 3) {
+            let mut disk = SimDisk::new(3);
+            disk.set_block_bytes(4096);
+            let mut world = World::new(busy_config(unit_bytes));
+            let mut image = world.live_and_crash(disk, &script, Some(at));
+            let is_whole = match scan::scan(&mut image, LANE, &mut |_, _| ()) {
+                Ok(scan) => scan.next.lsn.0 > world.durable,
+                Err(_) => false,
+            };
+            *lost += u32::from(!is_whole);
+        }
+    }
+    assert_eq!(lost[0], 0);
+    assert!(lost[1] > 5, "{lost:?}");
 }
 
 #[test]
@@ -68,7 +95,7 @@ fn g_d_1_power_loss_while_recovery_wipes_is_recovered_again() {
     let script = busy_script();
     let mut cuts = 0;
     for seed in 0..60 {
-        let mut world = World::new(busy_config());
+        let mut world = World::new(busy_config(UNITS[seed as usize % 2]));
         let at = 20 + seed % 45;
         let image = world.live_and_crash(SimDisk::new(seed), &script, Some(at));
         for at in 0.. {
@@ -90,7 +117,7 @@ fn g_d_1_power_loss_while_recovery_wipes_is_recovered_again() {
 fn g_d_2_recovery_twice_in_a_row_says_the_same() {
     let script = busy_script();
     for seed in 0..40 {
-        let mut world = World::new(busy_config());
+        let mut world = World::new(busy_config(UNITS[seed as usize % 2]));
         let image = world.live_and_crash(SimDisk::new(seed), &script, Some(30 + seed));
         let (wal, first) = world.reopen(image);
         let (_, second) = world.reopen(wal.into_disk().crash());
@@ -114,11 +141,13 @@ proptest! {
     fn g_d_1_g_d_5_many_lives_against_the_model(
         config in small_config(),
         seed in any::<u64>(),
-        lives in prop::collection::vec((steps(120), prop::option::weighted(0.7, 0..160u64)), 1..7),
+        lives in prop::collection::vec((steps(120), prop::option::weighted(0.7, 0..160u64), unit()), 1..7),
     ) {
         let mut world = World::new(config);
         let mut disk = SimDisk::new(seed);
-        for (script, power_off_at) in lives {
+        for (script, power_off_at, unit_bytes) in lives {
+            // A segment keeps its unit; those begun later have another.
+            world.config.unit_bytes = unit_bytes;
             disk = world.live_and_crash(disk, &script, power_off_at);
         }
         world.reopen(disk);
@@ -158,6 +187,7 @@ fn g_d_5_recycled_segments_never_bring_back_old_records() {
         let mut world = World::new(config.clone());
         let mut disk = SimDisk::new(seed);
         for life in 0..5 {
+            world.config.unit_bytes = UNITS[(seed as usize + life / 2) % 2];
             // Equal sizes put old groups exactly where new ones are expected.
             let mut script = Vec::new();
             for round in 0..40 {

@@ -6,14 +6,19 @@
 use proptest::prelude::*;
 
 use super::format::{BLOCK_BYTES, SECTOR_BYTES};
-use super::model_tests::{LANE, Step, World};
+use super::model_tests::{LANE, Step, World, unit};
 use super::*;
 use crate::ids::{LaneId, SegmentSeq};
 use crate::io::{DiskError, SimDisk, SimFault};
 use crate::recovery::TailReport;
 
 fn config() -> WalConfig {
+    config_of(4096)
+}
+
+fn config_of(unit_bytes: u64) -> WalConfig {
     WalConfig {
+        unit_bytes,
         segment_bytes: 8 * 4096,
         depth: 2,
         group_bytes_max: 8192,
@@ -24,7 +29,12 @@ fn config() -> WalConfig {
 
 /// A lane of several segments; everything in it is durable, and attested but for the last, empty group.
 fn written(seed: u64, recycle: bool) -> (World, SimDisk) {
-    let mut world = World::new(config());
+    written_in(4096, seed, recycle)
+}
+
+/// The same in groups of another alignment.
+fn written_in(unit_bytes: u64, seed: u64, recycle: bool) -> (World, SimDisk) {
+    let mut world = World::new(config_of(unit_bytes));
     let mut script = Vec::new();
     for round in 0..40usize {
         script.extend([
@@ -80,15 +90,17 @@ fn end_of_groups(disk: &SimDisk, segment: &Segment) -> u64 {
     let mut at = BLOCK_BYTES;
     while at < media.len() {
         match format::GroupHeader::view(&segment.header, &media[at..], (media.len() - at) as u64) {
-            format::GroupHeaderView::Ours(header) => at += header.group_bytes() as usize,
+            format::GroupHeaderView::Ours(header) => {
+                at += header.group_bytes(&segment.header) as usize;
+            }
             _ => break,
         }
     }
     at as u64
 }
 
-fn every_changed_byte_is_reported(recycle: bool) {
-    let (world, disk) = written(11, recycle);
+fn every_changed_byte_is_reported(unit_bytes: u64, recycle: bool) {
+    let (world, disk) = written_in(unit_bytes, 11, recycle);
     let used = used(&disk);
     let last = used.len() - 1;
     assert!(last >= 2 || recycle);
@@ -96,11 +108,11 @@ fn every_changed_byte_is_reported(recycle: bool) {
     for (index, (name, end)) in used.iter().enumerate() {
         // The very last group is empty and nothing attests it: it is looked at separately.
         let end = if index == last {
-            end - BLOCK_BYTES as u64
+            end - unit_bytes
         } else {
             *end
         };
-        for offset in (0..end).filter(|offset| offset % 4096 < 200 || offset % 11 == 0) {
+        for offset in (0..end).filter(|offset| offset % unit_bytes < 200 || offset % 11 == 0) {
             let mut damaged = disk.image(offset);
             damaged.flip(name, offset, 1 << (offset % 8));
             let error = refused_or_complete(&world, damaged);
@@ -117,12 +129,14 @@ fn every_changed_byte_is_reported(recycle: bool) {
 
 #[test]
 fn g_d_3_every_changed_byte_of_the_attested_log_is_reported() {
-    every_changed_byte_is_reported(false);
+    every_changed_byte_is_reported(4096, false);
+    every_changed_byte_is_reported(512, false);
 }
 
 #[test]
 fn g_d_3_every_changed_byte_is_reported_in_recycled_segments_too() {
-    every_changed_byte_is_reported(true);
+    every_changed_byte_is_reported(4096, true);
+    every_changed_byte_is_reported(512, true);
 }
 
 #[test]
@@ -200,10 +214,15 @@ proptest! {
 
     /// A write that lands elsewhere in its file: refused, or everything is there all the same.
     #[test]
-    fn g_d_3_misdirected_writes_never_give_wrong_records(at in 0..90u64, block in 0..7u64, seed in any::<u64>()) {
-        let mut world = World::new(config());
+    fn g_d_3_misdirected_writes_never_give_wrong_records(
+        at in 0..90u64,
+        place in 0..56u64,
+        seed in any::<u64>(),
+        unit_bytes in unit(),
+    ) {
+        let mut world = World::new(config_of(unit_bytes));
         let mut disk = SimDisk::new(seed);
-        disk.schedule_fault(at, SimFault::Misdirect(block * 4096));
+        disk.schedule_fault(at, SimFault::Misdirect(place * 512 / unit_bytes * unit_bytes));
         let mut script: Vec<Step> = (0..30).flat_map(|i| [Step::Append(i * 90), Step::Pump(5), Step::Pump(5)]).collect();
         script.push(Step::Flush);
         world.live(&mut disk, &script).unwrap();
@@ -215,9 +234,10 @@ proptest! {
     fn g_d_3_random_damage_never_gives_wrong_records(
         seed in 0..4u64,
         recycle in any::<bool>(),
+        unit_bytes in prop_oneof![Just(512), Just(4096)],
         changes in prop::collection::vec((any::<prop::sample::Index>(), 0..8 * 4096u64, 1..255u8, 1..600usize), 1..5),
     ) {
-        let (world, mut disk) = written(seed, recycle);
+        let (world, mut disk) = written_in(unit_bytes, seed, recycle);
         let names = disk.names();
         for (file, offset, mask, bytes) in changes {
             let name = &names[file.index(names.len())];
@@ -413,19 +433,19 @@ fn g_d_8_missing_foreign_newer_and_short_files_are_refused() {
 
     let mut newer = disk.image(1);
     let mut header = disk.media(&used[0].0).unwrap()[..BLOCK_BYTES].to_vec();
-    header[12..16].copy_from_slice(&2u32.to_le_bytes());
+    header[12..16].copy_from_slice(&3u32.to_le_bytes());
     let checksum = crc32c::crc32c(&header[12..]);
     header[8..12].copy_from_slice(&checksum.to_le_bytes());
     newer.edit(&used[0].0, 0, &header);
     let error = refused_or_complete(&world, newer).unwrap();
     assert!(
-        matches!(&error, WalError::NewerFormat { found, .. } if found == "2"),
+        matches!(&error, WalError::NewerFormat { found, .. } if found == "3"),
         "{error}"
     );
 }
 
 #[test]
-fn g_d_6_a_full_disk_is_told_and_poisons_only_when_nothing_fits() {
+fn g_d_6_a_full_disk_is_told_and_waited_for_when_nothing_fits() {
     let mut disk = SimDisk::new(5);
     disk.set_eager(true);
     disk.set_capacity_bytes(8 * 4096);
@@ -446,24 +466,28 @@ fn g_d_6_a_full_disk_is_told_and_poisons_only_when_nothing_fits() {
     );
     assert_eq!(world.durable, 1, "the present one still serves");
     let mut steps = 0;
-    while world.take_step(&mut wal, &Step::Append(900), &mut now_us)
-        && world.take_step(&mut wal, &Step::Pump(1), &mut now_us)
-    {
+    while !wal.is_out_of_room() {
+        assert!(world.take_step(&mut wal, &Step::Append(900), &mut now_us));
+        assert!(world.take_step(&mut wal, &Step::Pump(1), &mut now_us));
         steps += 1;
-        assert!(steps < 100, "a full segment and no next one ends it");
+        assert!(steps < 100, "a full segment and no next one stop it");
     }
-    let error = wal.pump(now_us).unwrap_err();
-    assert!(
-        matches!(
-            &error,
-            WalError::Poisoned {
-                cause: DiskError::NoSpace { .. }
-            }
-        ),
-        "{error}"
-    );
+    let durable = world.durable;
+    let error = wal.flush_blocking().unwrap_err();
+    assert!(matches!(error, WalError::NoRoom { .. }), "{error}");
+    // It stands still, however often it tries.
+    for _ in 0..10 {
+        assert!(world.take_step(&mut wal, &Step::Pump(1_000_000), &mut now_us));
+    }
+    assert!(wal.is_out_of_room());
+    assert_eq!(world.durable, durable);
+    // With room it goes on by itself, and all of it is there.
+    wal.disk_mut().set_capacity_bytes(u64::MAX);
+    for _ in 0..100 {
+        assert!(world.take_step(&mut wal, &Step::Pump(1_000_000), &mut now_us));
+    }
+    assert!(wal.is_idle() && !wal.is_out_of_room());
+    assert!(world.durable > durable);
     drop(wal);
-    // With room again everything reported durable is there.
-    disk.set_capacity_bytes(u64::MAX);
     world.reopen(disk.crash());
 }

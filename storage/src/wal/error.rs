@@ -83,6 +83,15 @@ pub enum WalError {
     /// A disk call of start-up failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The present segment is full, and the disk has no room for the next one. Nothing was lost, and what waits is not durable.
+    #[error(
+        "the disk is full: the write-ahead log needs its next segment and cannot make it ({cause}). What was acknowledged is \
+         safe. Make room on the disk of the data directory and start again"
+    )]
+    NoRoom {
+        /// Why not.
+        cause: DiskError,
+    },
     /// A write or flush of the log failed: nothing after the last reported position is known to be on
     /// disk, nothing will be accepted any more, and the process must end.
     #[error("the write-ahead log stopped after a failed write and accepts nothing more: {cause}")]

@@ -6,14 +6,18 @@
 use bytes::Bytes;
 
 use crate::ids::{GroupSeq, LaneId, Lsn, RaftIndex, SegmentSeq, ShardId, Term};
-use crate::limits::{WAL_BLOCK_BYTES, WAL_SEGMENT_BYTES_MAX, WAL_SEGMENT_BYTES_MIN};
+use crate::limits::{
+    WAL_BLOCK_BYTES, WAL_SEGMENT_BYTES_MAX, WAL_SEGMENT_BYTES_MIN, WAL_UNIT_BYTES_MIN,
+};
 
-/// The unit of writes and the alignment of groups.
+/// Length of a segment header, and the largest unit that groups are aligned to.
 pub const BLOCK_BYTES: usize = WAL_BLOCK_BYTES as usize;
 /// What a disk writes whole or not at all.
 pub const SECTOR_BYTES: usize = 512;
-/// Version of the layout this code writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the layout this code writes; it reads all before.
+pub const FORMAT_VERSION: u32 = 2;
+/// The last version whose groups are always aligned to whole blocks.
+const FORMAT_VERSION_BLOCKS: u32 = 1;
 /// Length of a group header.
 pub const GROUP_HEADER_BYTES: usize = 128;
 /// Length of a record header.
@@ -34,6 +38,7 @@ const _: () = assert!(
     "a group header is never torn"
 );
 const _: () = assert!(BLOCK_BYTES.is_multiple_of(SECTOR_BYTES));
+const _: () = assert!((WAL_UNIT_BYTES_MIN as usize).is_multiple_of(SECTOR_BYTES));
 
 /// What a record means to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -127,6 +132,8 @@ pub struct SegmentHeader {
     pub segment_bytes: u64,
     /// Where replay had to start when this header was written.
     pub start: LaneStart,
+    /// Its groups start, and end, on multiples of this.
+    pub unit_bytes: u64,
 }
 
 /// Why a segment header was not accepted.
@@ -172,6 +179,8 @@ impl SegmentHeader {
         put_u64(block, 64, self.start.group.0);
         put_u64(block, 72, self.start.lsn.0);
         put_u32(block, 80, self.start.chain);
+        let unit_bytes = u32::try_from(self.unit_bytes).expect("a unit is a block at most");
+        put_u32(block, 84, unit_bytes);
         let checksum = crc32c::crc32c(&block[12..]);
         put_u32(block, 8, checksum);
     }
@@ -203,6 +212,10 @@ impl SegmentHeader {
                 lsn: Lsn(get_u64(block, 72)),
                 chain: get_u32(block, 80),
             },
+            unit_bytes: match version {
+                FORMAT_VERSION_BLOCKS => WAL_BLOCK_BYTES,
+                _ => u64::from(get_u32(block, 84)),
+            },
         };
         let size_fits = (WAL_SEGMENT_BYTES_MIN..=WAL_SEGMENT_BYTES_MAX)
             .contains(&header.segment_bytes)
@@ -210,7 +223,8 @@ impl SegmentHeader {
         let numbered =
             header.sequence.0 >= 1 && header.generation >= 1 && header.start.segment.0 >= 1;
         let ordered = header.start.segment <= header.sequence;
-        if version == 0 || !size_fits || !numbered || !ordered {
+        let aligned = is_unit(header.unit_bytes);
+        if version == 0 || !size_fits || !numbered || !ordered || !aligned {
             return Err(SegmentHeaderError::Invalid);
         }
         Ok(header)
@@ -256,8 +270,8 @@ pub enum GroupHeaderView {
 impl GroupHeader {
     /// Bytes of the whole group on disk.
     #[must_use]
-    pub fn group_bytes(&self) -> u64 {
-        group_bytes(u64::from(self.body_bytes))
+    pub fn group_bytes(&self, segment: &SegmentHeader) -> u64 {
+        group_bytes(u64::from(self.body_bytes), segment.unit_bytes)
     }
 
     /// Writes the header at the front of a group.
@@ -315,7 +329,7 @@ impl GroupHeader {
         };
         let sane = flags & !KNOWN_FLAGS == 0
             && header.durable_group < header.sequence
-            && header.group_bytes() <= bytes_left
+            && header.group_bytes(segment) <= bytes_left
             && u64::from(header.record_count) * RECORD_HEADER_BYTES as u64
                 <= u64::from(header.body_bytes)
             && header
@@ -332,10 +346,16 @@ impl GroupHeader {
     }
 }
 
-/// Bytes a group with that many record bytes takes on disk.
+/// Whether groups may be aligned to that.
 #[must_use]
-pub fn group_bytes(body_bytes: u64) -> u64 {
-    (GROUP_HEADER_BYTES as u64 + body_bytes).next_multiple_of(WAL_BLOCK_BYTES)
+pub fn is_unit(bytes: u64) -> bool {
+    bytes.is_power_of_two() && (WAL_UNIT_BYTES_MIN..=WAL_BLOCK_BYTES).contains(&bytes)
+}
+
+/// Bytes a group with that many record bytes takes in a segment of that unit.
+#[must_use]
+pub fn group_bytes(body_bytes: u64, unit_bytes: u64) -> u64 {
+    (GROUP_HEADER_BYTES as u64 + body_bytes).next_multiple_of(unit_bytes)
 }
 
 /// Bytes a record with that payload takes in a group.
@@ -394,7 +414,7 @@ pub fn read_body(
     mut on_record: impl FnMut(RecordMeta, std::ops::Range<usize>),
 ) -> Result<(), BodyError> {
     let body_end = GROUP_HEADER_BYTES + header.body_bytes as usize;
-    if group.len() as u64 != header.group_bytes() || !is_zero(&group[body_end..]) {
+    if group.len() as u64 != header.group_bytes(segment) || !is_zero(&group[body_end..]) {
         return Err(BodyError::Checksum);
     }
     // The whole body is checked before the first record is handed out.

@@ -10,14 +10,16 @@ use super::*;
 use crate::ids::{GroupSeq, LaneId, Lsn, RaftIndex, SegmentSeq, ShardId, Term};
 use crate::io::SimDisk;
 
-/// A segment of format 1 as version 0.1 of this code wrote it. It must open for ever; a change of the
-/// layout adds a file and a version and leaves this one alone.
-const GOLDEN: &[u8] = include_bytes!("golden/segment-v1.bin");
+/// Segments of formats 1 and 2 as the first versions of this code that had them wrote them. They must open for
+/// ever; a change of the layout adds a file and a version and leaves these alone.
+const GOLDEN_V1: &[u8] = include_bytes!("golden/segment-v1.bin");
+const GOLDEN: &[u8] = include_bytes!("golden/segment-v2.bin");
 const GOLDEN_NAME: &str = "00000001.seg";
 
 fn golden_config() -> WalConfig {
     WalConfig {
         segment_bytes: 8 * 4096,
+        unit_bytes: 512,
         ..WalConfig::default()
     }
 }
@@ -50,11 +52,32 @@ fn the_layout_is_the_one_of_the_golden_file() {
 }
 
 #[test]
-fn the_golden_file_opens() {
-    let mut disk = SimDisk::new(1);
-    disk.edit(GOLDEN_NAME, 0, GOLDEN);
+fn the_golden_files_open_and_are_continued() {
+    for golden in [GOLDEN_V1, GOLDEN] {
+        let mut disk = SimDisk::new(1);
+        disk.edit(GOLDEN_NAME, 0, golden);
+        let wal = opens(disk);
+        let mut world = World::new(golden_config());
+        world.appended = [11, 0, 5_000, 77]
+            .map(|bytes| vec![7; bytes].into())
+            .to_vec();
+        let mut wal = wal;
+        let mut now_us = 0;
+        for bytes in 0..60 {
+            assert!(world.take_step(&mut wal, &Step::Append(bytes * 50), &mut now_us));
+            assert!(world.take_step(&mut wal, &Step::Flush, &mut now_us));
+        }
+        assert!(wal.counters().segments_begun > 1, "segments of both units");
+        let mut count = 0;
+        let disk = wal.into_disk().crash();
+        Wal::open(disk, LaneId(5), golden_config(), |_, _| count += 1).unwrap();
+        assert_eq!(count, 64);
+    }
+}
+
+fn opens(disk: SimDisk) -> Wal<SimDisk> {
     let mut seen = Vec::new();
-    let (_, report) = Wal::open(disk, LaneId(5), golden_config(), |lsn, record| {
+    let (wal, report) = Wal::open(disk, LaneId(5), golden_config(), |lsn, record| {
         seen.push((lsn, record))
     })
     .unwrap();
@@ -73,6 +96,7 @@ fn the_golden_file_opens() {
         (first.kind, first.shard, first.term, first.index),
         (RecordKind::Entry, ShardId(1), Term(0), RaftIndex(2))
     );
+    wal
 }
 
 fn segment() -> SegmentHeader {
@@ -88,6 +112,7 @@ fn segment() -> SegmentHeader {
             lsn: Lsn(400),
             chain: 77,
         },
+        unit_bytes: 4096,
     }
 }
 
@@ -108,7 +133,7 @@ fn group(payloads: &[Vec<u8>]) -> (GroupHeader, Vec<u8>) {
     }
     let body_bytes = bytes.len() - GROUP_HEADER_BYTES;
     let chain = seal_records(chain_start(5, &segment), &mut bytes[GROUP_HEADER_BYTES..]);
-    bytes.resize(group_bytes(body_bytes as u64) as usize, 0);
+    bytes.resize(group_bytes(body_bytes as u64, 4096) as usize, 0);
     let mut header = GroupHeader {
         sequence: GroupSeq(50),
         first_lsn: Lsn(500),

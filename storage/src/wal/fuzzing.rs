@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::format::{
     self, BLOCK_BYTES, GROUP_HEADER_BYTES, GROUP_MAGIC, GroupHeader, LaneStart, RECORD_ALIGN_BYTES,
-    RECORD_HEADER_BYTES, RecordKind, RecordMeta, SegmentHeader,
+    RECORD_HEADER_BYTES, RecordKind, RecordMeta, SECTOR_BYTES, SegmentHeader,
 };
 use super::segment::name_of_slot;
 use super::{Wal, WalConfig, WalRecord};
@@ -16,7 +16,9 @@ use crate::ids::{GroupSeq, LaneId, LeaseTime, Lsn, RaftIndex, SegmentSeq, ShardI
 use crate::io::SimDisk;
 use crate::limits::WAL_SEGMENT_BYTES_MIN;
 use crate::recovery::{TailReport, read_lane};
-use crate::state::{Command, CommandKind, Request, decode_entry, encode_entry};
+use crate::state::{
+    Command, CommandKind, Request, decode_entry, encode_entry, encode_wide_entry, entry_bytes,
+};
 
 const LANE: LaneId = LaneId(0);
 const SEGMENT_BYTES: usize = WAL_SEGMENT_BYTES_MIN as usize;
@@ -34,6 +36,8 @@ const FIX_RECORDS: u8 = 4;
 const FIX_NUMBERS: u8 = 8;
 /// The headers of the segments are the input's, too, and nothing in them is made to match.
 const RAW: u8 = 16;
+/// Groups are aligned to sectors.
+const SECTORS: u8 = 32;
 
 /// A lane of anybody's choice: what is read is what is opened, and what a start leaves is sound.
 pub fn lane(input: &[u8]) {
@@ -70,9 +74,14 @@ pub fn entry(input: &[u8]) {
             assert_eq!(again.as_ref(), Ok(&request));
         }
     }
-    let mut again = BytesMut::new();
-    encode_entry(lease_time, &commands, &mut again);
-    assert_eq!(again, payload, "an entry has one form");
+    let [mut lean, mut wide] = [BytesMut::new(), BytesMut::new()];
+    encode_entry(lease_time, &commands, &mut lean);
+    assert_eq!(lean.len(), entry_bytes(&commands));
+    encode_wide_entry(lease_time, &commands, &mut wide);
+    assert!(
+        lean == payload || wide == payload,
+        "an entry has one form of each kind"
+    );
 }
 
 /// Lanes with records of all sizes, and over several segments.
@@ -85,16 +94,18 @@ pub fn lane_seeds() -> Vec<Vec<u8>> {
     ];
     let mut seeds = Vec::new();
     for sizes in lanes {
-        let disk = written(&sizes);
-        let mut raw = vec![RAW];
-        let mut content = vec![FIX_HEADERS | FIX_RECORDS | FIX_NUMBERS];
-        for name in disk.names() {
-            let file = disk.media(&name).expect("it is there");
-            raw.extend_from_slice(file);
-            content.extend_from_slice(&file[BLOCK_BYTES..]);
+        for alignment in [0, SECTORS] {
+            let disk = written(&sizes, unit_of(alignment));
+            let mut raw = vec![RAW];
+            let mut content = vec![FIX_HEADERS | FIX_RECORDS | FIX_NUMBERS | alignment];
+            for name in disk.names() {
+                let file = disk.media(&name).expect("it is there");
+                raw.extend_from_slice(file);
+                content.extend_from_slice(&file[BLOCK_BYTES..]);
+            }
+            let recycled = [&[content[0] | RECYCLED], &content[1..]].concat();
+            seeds.extend([raw, content, recycled]);
         }
-        let recycled = [&[content[0] | RECYCLED], &content[1..]].concat();
-        seeds.extend([raw, content, recycled]);
     }
     seeds
 }
@@ -116,12 +127,14 @@ pub fn entry_seeds() -> Vec<Vec<u8>> {
             ..command
         })
         .collect();
-    let entry = |commands: &[Command]| {
-        let mut payload = BytesMut::new();
-        encode_entry(LeaseTime(77), commands, &mut payload);
-        payload.to_vec()
-    };
-    vec![entry(&[]), entry(&commands[..3]), entry(&commands)]
+    let mut seeds = Vec::new();
+    for commands in [&[], &commands[..3], &commands] {
+        let [mut lean, mut wide] = [BytesMut::new(), BytesMut::new()];
+        encode_entry(LeaseTime(77), commands, &mut lean);
+        encode_wide_entry(LeaseTime(77), commands, &mut wide);
+        seeds.extend([lean.to_vec(), wide.to_vec()]);
+    }
+    seeds
 }
 
 /// Reads a lane, opens it, and opens what that leaves.
@@ -167,6 +180,14 @@ fn decode(record: &WalRecord) {
     }
 }
 
+fn unit_of(flags: u8) -> u64 {
+    if flags & SECTORS == 0 {
+        BLOCK_BYTES as u64
+    } else {
+        SECTOR_BYTES as u64
+    }
+}
+
 /// What the groups so far add up to.
 struct Chain {
     next: LaneStart,
@@ -189,6 +210,7 @@ fn segment(flags: u8, number: u64, content: &[u8], chain: &mut Chain) -> Vec<u8>
         nonce: NONCE + number,
         segment_bytes: WAL_SEGMENT_BYTES_MIN,
         start: LaneStart::NEW,
+        unit_bytes: unit_of(flags),
     };
     let mut file = vec![0; SEGMENT_BYTES];
     header.encode(&mut file[..BLOCK_BYTES]);
@@ -205,7 +227,7 @@ fn segment(flags: u8, number: u64, content: &[u8], chain: &mut Chain) -> Vec<u8>
 /// Makes the group at the beginning match, if there is one. Returns how far it reaches.
 fn fix_group(flags: u8, segment: &SegmentHeader, group: &mut [u8], chain: &mut Chain) -> usize {
     if group[..GROUP_MAGIC.len()] != GROUP_MAGIC {
-        return BLOCK_BYTES;
+        return segment.unit_bytes as usize;
     }
     let u32_at = |at: usize| {
         let bytes = group[at..].first_chunk().expect("a header is longer");
@@ -226,7 +248,7 @@ fn fix_group(flags: u8, segment: &SegmentHeader, group: &mut [u8], chain: &mut C
         zero_sectors: u32_at(72),
         seal: group[22] & 1 != 0,
     };
-    let bytes = header.group_bytes() as usize;
+    let bytes = header.group_bytes(segment) as usize;
     if flags & FIX_NUMBERS != 0 {
         header.sequence = chain.next.group;
         header.first_lsn = chain.next.lsn;
@@ -272,9 +294,10 @@ fn fix_records(segment: &SegmentHeader, header: &mut GroupHeader, group: &mut [u
 }
 
 /// A lane with records of these sizes, closed in order.
-fn written(sizes: &[usize]) -> SimDisk {
+fn written(sizes: &[usize], unit_bytes: u64) -> SimDisk {
     let config = WalConfig {
         segment_bytes: WAL_SEGMENT_BYTES_MIN,
+        unit_bytes,
         ..WalConfig::default()
     };
     let mut disk = SimDisk::new(3);

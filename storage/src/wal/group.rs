@@ -3,6 +3,7 @@
 use super::format::{self, GROUP_HEADER_BYTES, RecordMeta};
 use crate::ids::{GroupSeq, Lsn};
 use crate::io::AlignedBuf;
+use crate::limits::WAL_BLOCK_BYTES;
 
 /// A group that gathers records.
 #[derive(Debug)]
@@ -29,8 +30,9 @@ impl OpenGroup {
         (self.buf.len() - GROUP_HEADER_BYTES) as u64
     }
 
+    /// Its length with a further record, in whole blocks: more than it takes in the end, where the unit is smaller.
     pub(super) fn bytes_with(&self, record_bytes: u64) -> u64 {
-        format::group_bytes(self.body_bytes() + record_bytes)
+        format::group_bytes(self.body_bytes() + record_bytes, WAL_BLOCK_BYTES)
     }
 
     pub(super) fn push(&mut self, meta: &RecordMeta, payload_bytes: u32, payload: &[&[u8]]) {
@@ -54,6 +56,8 @@ pub(super) struct InFlight {
     pub(super) last_lsn: Lsn,
     pub(super) record_count: u32,
     pub(super) body_bytes: u64,
+    /// What it takes on disk.
+    pub(super) group_bytes: u64,
     pub(super) written_at_us: u64,
     pub(super) done: bool,
 }

@@ -202,7 +202,8 @@ impl<D: Disk> Wal<D> {
         }
     }
 
-    /// Makes everything appended durable, and attested, before it returns. Blocks; for shutdown and tests.
+    /// Makes everything appended durable, and attested, before it returns. Blocks; for shutdown and tests. Does not wait for
+    /// room on the disk.
     pub fn flush_blocking(&mut self) -> Result<Lsn, WalError> {
         self.draining = true;
         let result = loop {
@@ -213,6 +214,11 @@ impl<D: Disk> Wal<D> {
             // An attest is worth waiting for, but not worth a failure when the disk is full.
             if self.is_idle() && (!self.wants_attest() || self.preparer.failure().is_some()) {
                 break Ok(durable);
+            }
+            if self.is_out_of_room()
+                && let Some(cause) = self.preparer.failure().cloned()
+            {
+                break Err(WalError::NoRoom { cause });
             }
             if let Err(cause) = self.disk.wait() {
                 self.poison = Some(cause.clone());
@@ -280,7 +286,7 @@ impl<D: Disk> Wal<D> {
             self.pending_bytes -= group.body_bytes;
             self.counters.groups += 1;
             self.counters.records += u64::from(group.record_count);
-            self.counters.bytes_written += format::group_bytes(group.body_bytes);
+            self.counters.bytes_written += group.group_bytes;
             self.quiet_since_us = self.now_us;
         }
         Ok(())
@@ -399,6 +405,7 @@ impl<D: Disk> Wal<D> {
             && !self.closed.is_empty()
             && let Some(cause) = self.preparer.failure()
             && self.preparer.is_idle()
+            && !matches!(cause, DiskError::NoSpace { .. })
         {
             return Err(cause.clone());
         }
@@ -407,6 +414,7 @@ impl<D: Disk> Wal<D> {
             sequence: self.active.segment.header.sequence.next(),
             start: self.replay_start(),
             segment_bytes: self.config.segment_bytes,
+            unit_bytes: self.config.unit_bytes,
             urgent: self.waiting_for_segment,
             used: (self.active.offset, self.active.segment.header.segment_bytes),
             now_us: self.now_us,
@@ -452,8 +460,8 @@ impl<D: Disk> Wal<D> {
 
     /// Writes a group where it fits; hands it back when it must wait for a segment.
     fn write_group(&mut self, group: OpenGroup) -> Result<(), OpenGroup> {
-        let bytes = format::group_bytes(group.body_bytes());
-        while self.active.offset + bytes + WAL_BLOCK_BYTES
+        // A segment always keeps a block for its seal.
+        while self.active.offset + self.active.bytes_of(&group) + WAL_BLOCK_BYTES
             > self.active.segment.header.segment_bytes
         {
             let Some(segment) = self.prepared.pop_front() else {
@@ -490,7 +498,7 @@ impl<D: Disk> Wal<D> {
 
     fn place_group(&mut self, mut group: OpenGroup, seal: bool) {
         let body_bytes = group.body_bytes();
-        let bytes = format::group_bytes(body_bytes);
+        let bytes = self.active.bytes_of(&group);
         assert_eq!(
             group.first_lsn, self.next.lsn,
             "records are written in the order they were appended"
@@ -535,6 +543,7 @@ impl<D: Disk> Wal<D> {
             last_lsn,
             record_count: group.record_count,
             body_bytes,
+            group_bytes: bytes,
             written_at_us: self.now_us,
             done: false,
         });
@@ -581,6 +590,13 @@ struct Active {
     segment: Segment,
     start: LaneStart,
     offset: u64,
+}
+
+impl Active {
+    /// What a group takes in this segment.
+    fn bytes_of(&self, group: &OpenGroup) -> u64 {
+        format::group_bytes(group.body_bytes(), self.segment.header.unit_bytes)
+    }
 }
 
 /// Every read segment but the last, each with the place where the next one starts.

@@ -47,17 +47,26 @@ pub(super) fn small_config() -> impl Strategy<Value = WalConfig> {
         1..5u64,
         prop_oneof![Just(0), Just(500)],
         0..3usize,
+        unit(),
     )
         .prop_map(
-            |(blocks, depth, group_blocks, group_delay_us, spare_segments_max)| WalConfig {
-                segment_bytes: blocks * 4096,
-                depth,
-                group_bytes_max: group_blocks * 4096,
-                group_delay_us,
-                spare_segments_max,
-                ..WalConfig::default()
+            |(blocks, depth, group_blocks, group_delay_us, spare_segments_max, unit_bytes)| {
+                WalConfig {
+                    segment_bytes: blocks * 4096,
+                    depth,
+                    group_bytes_max: group_blocks * 4096,
+                    group_delay_us,
+                    spare_segments_max,
+                    unit_bytes,
+                    ..WalConfig::default()
+                }
             },
         )
+}
+
+/// What groups are aligned to.
+pub(super) fn unit() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(512), Just(1024), Just(2048), Just(4096)]
 }
 
 /// Appended records and what is known about them.
@@ -214,6 +223,8 @@ impl World {
                     self.on_durable(durable);
                 }
                 Err(WalError::Poisoned { .. }) => return false,
+                // It goes on when there is room.
+                Err(WalError::NoRoom { .. }) => {}
                 Err(other) => panic!("flush: {other}"),
             },
             Step::Trim(share) => {

@@ -33,6 +33,7 @@ pub(super) struct Wanted {
     pub(super) sequence: SegmentSeq,
     pub(super) start: LaneStart,
     pub(super) segment_bytes: u64,
+    pub(super) unit_bytes: u64,
     /// The lane waits for it.
     pub(super) urgent: bool,
     /// Used bytes of the present segment and its size.
@@ -228,6 +229,7 @@ impl Preparer {
             nonce: disk.entropy(),
             segment_bytes: wanted.segment_bytes,
             start: wanted.start,
+            unit_bytes: wanted.unit_bytes,
         }
     }
 

@@ -65,6 +65,7 @@ pub(super) fn first_segment<D: Disk>(
         sequence: LaneStart::NEW.segment,
         start: LaneStart::NEW,
         segment_bytes: config.segment_bytes,
+        unit_bytes: config.unit_bytes,
         urgent: true,
         used: (0, 1),
         now_us: 0,

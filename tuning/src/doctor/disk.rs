@@ -213,7 +213,7 @@ fn block(needs: &Needs, disk: &Disk) -> Option<Finding> {
     let bytes = disk.logical_block_bytes?;
     let says = format!("{} takes blocks of {bytes} bytes", disk.name);
     if bytes <= needs.log_block_bytes {
-        return Some(Finding::ok("alignment", says));
+        return Some(unit(needs, disk, says));
     }
     let says = format!(
         "{says}, and the log is written in blocks of {}",
@@ -224,6 +224,27 @@ fn block(needs: &Needs, disk: &Disk) -> Option<Finding> {
         says,
         "choose another disk, or format this one with blocks of 4096 bytes",
     ))
+}
+
+/// Whether the log fills up more than it has to, or writes less than is safe on any disk.
+fn unit(needs: &Needs, disk: &Disk, says: String) -> Finding {
+    let unit_bytes = Disk::log_unit_bytes(Some(disk), needs.log_unit_bytes);
+    let Some(physical) = disk.physical_block_bytes else {
+        return Finding::ok("alignment", says);
+    };
+    let says = format!(
+        "{says} and writes {physical} in place: the log fills its groups up to {unit_bytes}"
+    );
+    if unit_bytes < physical {
+        let change = "keep it only if the disk has power-loss protection, else set wal.unit_bytes = 0: a power cut during \
+                      a write may damage the rest of the block, which was acknowledged before";
+        return Finding::note("alignment", says, change);
+    }
+    if disk.logical_block_bytes < Some(unit_bytes) {
+        let change = "if the disk has power-loss protection, wal.unit_bytes = 512 (as in the profile nvme) writes less to it";
+        return Finding::note("alignment", says, change);
+    }
+    Finding::ok("alignment", says)
 }
 
 fn scheduler(disk: &Disk) -> Option<Finding> {

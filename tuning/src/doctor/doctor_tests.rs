@@ -41,6 +41,7 @@ const GOOD: &[(&str, &str)] = &[
     ("sys/devices/vda/queue/write_cache", "write back\n"),
     ("sys/devices/vda/queue/fua", "1\n"),
     ("sys/devices/vda/queue/logical_block_size", "512\n"),
+    ("sys/devices/vda/queue/physical_block_size", "512\n"),
     ("sys/devices/vda/vda1/size", "1000000\n"),
     (
         "sys/kernel/mm/transparent_hugepage/enabled",
@@ -127,6 +128,7 @@ fn machine(turns: &[Turn]) -> Vec<Finding> {
         quota_bytes: Some(2 << 30),
         segment_bytes: 64 << 20,
         log_block_bytes: 4096,
+        log_unit_bytes: 0,
     };
     let mut probes = Probes {
         rings: Ok(()),
@@ -571,6 +573,26 @@ const DISK: &[Case<'_>] = &[
         "blocks of 8192 bytes, and the log is written in blocks of 4096",
         "",
     ),
+    (
+        &[File(
+            "sys/devices/vda/queue/physical_block_size",
+            Some("4096"),
+        )],
+        Note,
+        "alignment",
+        "writes 4096 in place: the log fills its groups up to 4096",
+        "",
+    ),
+    (
+        &[
+            File("sys/devices/vda/queue/physical_block_size", Some("4096")),
+            Need(|needs| needs.log_unit_bytes = 512),
+        ],
+        Note,
+        "alignment",
+        "writes 4096 in place: the log fills its groups up to 512",
+        "",
+    ),
 ];
 
 #[test]
@@ -732,6 +754,7 @@ fn a_machine_that_tells_nothing_is_examined_too() {
             quota_bytes: Some(1),
             segment_bytes: 1,
             log_block_bytes: 4096,
+            log_unit_bytes: 0,
         },
         &Probes {
             rings: Ok(()),

@@ -94,6 +94,8 @@ pub struct Needs {
     pub segment_bytes: u64,
     /// The largest block of a disk that the log can write.
     pub log_block_bytes: u64,
+    /// `wal.unit_bytes`.
+    pub log_unit_bytes: u64,
 }
 
 /// What was tried, with the reason where it failed.

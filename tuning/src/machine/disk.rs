@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Root, chosen};
+use crate::settings::{WAL_BLOCK_BYTES, WAL_UNIT_BYTES_MIN};
 
 /// Devices under devices (encryption, volumes, RAID) that are followed at most.
 const DEVICES_DEEP_MAX: usize = 8;
@@ -27,7 +28,7 @@ pub struct Filesystem {
 }
 
 /// A block device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
     /// Its name below `/dev`.
     pub name: String,
@@ -49,6 +50,9 @@ pub struct Disk {
     /// The smallest write it takes.
     #[serde(default)]
     pub logical_block_bytes: Option<u64>,
+    /// The smallest write that it does not make by reading and writing back a larger one.
+    #[serde(default)]
+    pub physical_block_bytes: Option<u64>,
     /// The devices it is made of, if it is encryption, a volume or a RAID.
     #[serde(default)]
     pub made_of: Vec<Disk>,
@@ -121,6 +125,23 @@ impl Disk {
         Self::read(&class, 0)
     }
 
+    /// What groups of the log are filled up to on this disk if `wal.unit_bytes` is `wanted`: that, but nothing
+    /// smaller than the disk takes; and if it is 0, what the disk writes in place. Whole blocks where that is unknown.
+    #[must_use]
+    pub fn log_unit_bytes(disk: Option<&Self>, wanted: u64) -> u64 {
+        let largest = |block: fn(&Disk) -> Option<u64>| {
+            let blocks: Option<Vec<u64>> = disk?.all().into_iter().map(block).collect();
+            blocks?.into_iter().max()
+        };
+        let bytes = match wanted {
+            0 => largest(|disk| disk.physical_block_bytes),
+            _ => largest(|disk| disk.logical_block_bytes).map(|least| wanted.max(least)),
+        };
+        let bytes = bytes.filter(|bytes| bytes.is_power_of_two());
+        let bytes = bytes.unwrap_or(WAL_BLOCK_BYTES);
+        bytes.clamp(WAL_UNIT_BYTES_MIN, WAL_BLOCK_BYTES)
+    }
+
     /// The scheduler in use.
     #[must_use]
     pub fn scheduler_in_use(&self) -> Option<&str> {
@@ -161,6 +182,7 @@ impl Disk {
             fua: flag("fua"),
             scheduler: queue.read("scheduler"),
             logical_block_bytes: queue.number("logical_block_size"),
+            physical_block_bytes: queue.number("physical_block_size"),
             made_of: slaves.collect(),
         })
     }
@@ -239,6 +261,35 @@ mod tests {
         assert_eq!(below.scheduler_in_use(), Some("mq-deadline"));
         assert_eq!(below.logical_block_bytes, Some(512));
         assert_eq!(disk.scheduler_in_use(), None);
+    }
+
+    #[test]
+    fn the_log_fills_up_what_the_disk_writes_in_place() {
+        let disk = |logical, physical| Disk {
+            logical_block_bytes: logical,
+            physical_block_bytes: physical,
+            ..Disk::default()
+        };
+        for (logical, physical, wanted, unit) in [
+            (Some(512), Some(512), 0, 512),
+            (Some(512), Some(4096), 0, 4096),
+            (Some(512), Some(16_384), 0, 4096),
+            (Some(512), None, 0, 4096),
+            (Some(512), Some(4096), 512, 512),
+            (Some(512), Some(512), 2048, 2048),
+            (Some(4096), Some(4096), 512, 4096),
+            (None, Some(512), 512, 4096),
+        ] {
+            let disk = disk(logical, physical);
+            assert_eq!(Disk::log_unit_bytes(Some(&disk), wanted), unit, "{disk:?}");
+        }
+        assert_eq!(Disk::log_unit_bytes(None, 0), 4096);
+        // What is made of several has the largest block of all.
+        let pair = Disk {
+            made_of: vec![disk(Some(512), Some(512)), disk(Some(512), Some(4096))],
+            ..disk(Some(512), Some(512))
+        };
+        assert_eq!(Disk::log_unit_bytes(Some(&pair), 0), 4096);
     }
 
     #[test]

@@ -66,8 +66,10 @@ impl Disk {
     fn note(&mut self, record: &WalRecord) {
         match record.kind {
             RecordKind::HardState => {
-                let number =
-                    |at: usize| u64::from_le_bytes(record.payload[at..at + 8].try_into().unwrap());
+                let number = |at: usize| {
+                    let bytes = record.payload[at..at + 8].try_into();
+                    u64::from_le_bytes(bytes.expect("the slice has eight bytes"))
+                };
                 self.hard_state = (Term(number(0)), MemberId(number(8)));
                 self.commit = self.commit.max(RaftIndex(number(16)));
             }

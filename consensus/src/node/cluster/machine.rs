@@ -40,7 +40,8 @@ impl Command {
         Some(match word {
             "put" => Self::Put(id().0),
             "found" => {
-                let ids = rest.split(',').map(|id| MemberId(id.parse().unwrap()));
+                let id = |id: &str| MemberId(id.parse().expect("the test wrote it"));
+                let ids = rest.split(',').map(id);
                 Self::Found(Membership::of_voters(ids))
             }
             "voter" => Self::Change(MembershipChange::AddVoter(id())),

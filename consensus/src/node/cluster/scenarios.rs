@@ -19,7 +19,8 @@ fn seeds() -> std::ops::Range<u64> {
         return 0..SEEDS;
     };
     let (first, end) = asked.split_once("..").expect("seeds are FIRST..END");
-    first.parse().unwrap()..end.parse().unwrap()
+    let number = |text: &str| text.parse().expect("a seed is a number");
+    number(first)..number(end)
 }
 
 fn swarm(seed: u64) -> Options {
@@ -80,7 +81,11 @@ fn g_r_1_g_r_2_groups_are_safe_and_move_again() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in [3, 14, 15] {
-        let run = || World::new(seed, swarm(seed)).run().unwrap();
+        let run = || {
+            World::new(seed, swarm(seed))
+                .run()
+                .expect("these seeds are sound")
+        };
         assert_eq!(run(), run());
     }
 }

@@ -23,7 +23,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_lite::future::or;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::SnapshotResponse;
-use keelson_storage::io::{DirectFile, DiskError, ReadAhead};
+use keelson_storage::io::{DirectFile, DiskError, ReadAhead, give_way};
 use keelson_storage::snapshot::{Audit, Flaw, PinnedFile};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
@@ -50,6 +50,7 @@ enum Piece {
 }
 
 /// Why the thread ends early.
+#[derive(Clone)]
 enum Stop {
     Gone,
     Failed(Status),
@@ -185,22 +186,31 @@ fn give_up(reply: Replies, closed: Closed) {
 /// The helper thread.
 fn read_file(file: PinnedFile, feed: &mut Feed<Piece>) {
     runtime::step_back();
-    let end = match send_file(file, feed) {
-        Ok(()) => Piece::Complete,
-        Err(Stop::Failed(status)) => Piece::Failed(status),
-        Err(Stop::Gone) => return,
+    let source = DirectFile::open(Path::new(&file.path)).map_err(Stop::from);
+    let sent = source
+        .as_ref()
+        .map_err(Stop::clone)
+        .and_then(|source| send_file(source, file, feed));
+    let end = match sent {
+        Ok(()) => Some(Piece::Complete),
+        Err(Stop::Failed(status)) => Some(Piece::Failed(status)),
+        Err(Stop::Gone) => None,
     };
-    // A receiver that is gone needs no end.
-    let _ = feed.send(end);
+    if let Some(end) = end {
+        // A receiver that is gone needs no end.
+        let _ = feed.send(end);
+    }
+    if let Ok(source) = source {
+        source.release();
+    }
 }
 
-fn send_file(file: PinnedFile, feed: &mut Feed<Piece>) -> Result<(), Stop> {
-    let source = DirectFile::open(Path::new(&file.path))?;
+fn send_file(source: &DirectFile, file: PinnedFile, feed: &mut Feed<Piece>) -> Result<(), Stop> {
     let total = file.snapshot.file_bytes();
     let audit = Audit::new(&file.snapshot);
     drop(file);
     thread::scope(|scope| {
-        let pieces = ReadAhead::start(scope, &source, total, BACKUP_READ_BYTES);
+        let pieces = ReadAhead::start(scope, source, total, BACKUP_READ_BYTES);
         send_pieces(pieces, (audit, source.path()), total, feed)
     })
 }
@@ -218,7 +228,9 @@ fn send_pieces(
         let piece = piece?;
         let bytes = piece.as_slice();
         audit.take(bytes).map_err(|flaw| damaged(path, &flaw))?;
+        give_way();
         hash.update(bytes);
+        give_way();
         for blob in bytes.chunks(BACKUP_BLOB_BYTES) {
             sent += blob.len() as u64;
             feed.send(message(total - sent, blob))?;

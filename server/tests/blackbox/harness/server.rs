@@ -114,6 +114,7 @@ impl ServerOptions {
             ServerKind::Keelson => self
                 .flag("--snapshot-count=50")
                 .flag("--checkpoint-log-bytes-min=32768")
+                .flag("--wal-unit-bytes=512")
                 .flag("--storage-memory-budget-bytes=1048576"),
         }
     }
@@ -309,10 +310,15 @@ impl Server {
         self.options.flags.push(flag.to_owned());
     }
 
-    /// Starts a stopped or killed server again: same data directory, same ports.
-    pub async fn restart(&mut self) {
+    /// Starts a stopped or killed server again, and does not wait until it serves.
+    pub fn relaunch(&mut self) {
         assert!(self.child.is_none(), "restart needs a stopped server");
         self.spawn();
+    }
+
+    /// Starts a stopped or killed server again: same data directory, same ports.
+    pub async fn restart(&mut self) {
+        self.relaunch();
         if let Err(reason) = self.ready().await {
             panic!("no restart: {reason}\n{}", self.log_tail());
         }

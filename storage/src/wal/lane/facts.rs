@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use super::Wal;
 use crate::ids::Lsn;
 use crate::io::{Disk, DiskError};
-use crate::wal::WalCounters;
+use crate::wal::{WalCounters, format};
 
 impl<D: Disk> Wal<D> {
     /// When `pump` wants to be called even if nothing completes and nothing is appended.
@@ -41,6 +41,15 @@ impl<D: Disk> Wal<D> {
         self.in_flight.is_empty() && self.closed.is_empty() && self.open.record_count == 0
     }
 
+    /// Whether everything stands still because the disk has no room for the next segment, and the present one is full. It
+    /// is tried again once a second; nothing that was appended is lost, and nothing of it is durable meanwhile.
+    #[must_use]
+    pub fn is_out_of_room(&self) -> bool {
+        let waits = self.waiting_for_segment && !self.closed.is_empty();
+        let is_full = matches!(self.preparer.failure(), Some(DiskError::NoSpace { .. }));
+        waits && self.prepared.is_empty() && self.in_flight.is_empty() && is_full
+    }
+
     /// Bytes appended and not yet durable.
     #[must_use]
     pub fn pending_bytes(&self) -> u64 {
@@ -69,6 +78,18 @@ impl<D: Disk> Wal<D> {
     #[must_use]
     pub fn payload_bytes_max(&self) -> u64 {
         self.config.payload_bytes_max()
+    }
+
+    /// What groups of the segment being written are filled up to.
+    #[must_use]
+    pub fn unit_bytes(&self) -> u64 {
+        self.active.segment.header.unit_bytes
+    }
+
+    /// Bytes of the group that gathers now, with a further record of that payload and without what fills it up.
+    #[must_use]
+    pub fn group_bytes_with(&self, payload_bytes: u64) -> u64 {
+        self.open.buf.len() as u64 + format::record_bytes(payload_bytes)
     }
 
     /// An eventfd that counts up whenever something completes; `None` for a simulated disk.
