@@ -5,8 +5,8 @@
 //!
 //! A disk that lies says that it has written what it has lost, put elsewhere or damaged, and what it holds rots. The
 //! last thing that was written is spared when the power fails: that a disk lied about it nobody could tell from a write
-//! that the power failure has torn. Whoever writes something behind it says that it was durable, and from then on it must
-//! be missed.
+//! that the power failure has torn. Whoever writes something behind it says that it was durable, and from then on it
+//! must be missed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
