@@ -459,20 +459,7 @@ impl Running {
             let items = items.into_iter().map(|(to, item)| (place, to, item));
             result.items.extend(items);
         }
-        for place in 1..self.shards.count() {
-            let engine = self.shards.engine(place);
-            while let Some(outbound) = engine.take_reply(0) {
-                if let Outbound::Reply {
-                    token,
-                    result: answer,
-                } = outbound
-                {
-                    result.company_replies.push((place, token, answer));
-                }
-            }
-            engine.pump_snapshots()?;
-            drop(engine.take_discarded());
-        }
+        self.turn_company(&mut result)?;
         let mut is_busy = activity.busy;
         for port in 0..self.cores.len() {
             while let Some(reply) = self.shards.engine(0).take_reply(port) {
@@ -510,6 +497,25 @@ impl Running {
             Some(at_us) => now_us + at_us.saturating_sub(local_us).max(1),
         };
         Ok(result)
+    }
+
+    /// The other shards' answers, and their snapshots.
+    fn turn_company(&mut self, result: &mut TurnResult) -> Result<(), EngineError> {
+        for place in 1..self.shards.count() {
+            let engine = self.shards.engine(place);
+            while let Some(outbound) = engine.take_reply(0) {
+                if let Outbound::Reply {
+                    token,
+                    result: answer,
+                } = outbound
+                {
+                    result.company_replies.push((place, token, answer));
+                }
+            }
+            engine.pump_snapshots()?;
+            drop(engine.take_discarded());
+        }
+        Ok(())
     }
 
     /// Gives a core up to `count` of the messages that wait for it, and the engine its questions. Whether there is

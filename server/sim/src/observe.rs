@@ -69,14 +69,27 @@ impl World {
         self.trace.number(seen.index << 16 | id);
         self.trace.number(digest.unwrap_or(revision as u64));
         self.group.on_applied(seen)?;
+        self.observe_leases(index);
+        self.note_office(index);
+        Ok(())
+    }
+
+    /// Which leases a member has come to know, and which are gone there.
+    fn observe_leases(&mut self, index: usize) {
+        let now_us = self.now_us;
+        let Some(running) = &mut self.members[index].running else {
+            return;
+        };
+        let engine = first(&running.shards);
         let leases = lease_ids(engine);
         let term = engine.node().term().0;
+        let applied_term = engine.state().applied().term.0;
         for id in leases.difference(&running.leases) {
             self.lease_terms.entry(*id).or_insert(term);
         }
         for id in running.leases.difference(&leases) {
             let granted = self.lease_terms.remove(id);
-            if granted.is_some_and(|granted| granted < applied.term.0) {
+            if granted.is_some_and(|granted| granted < applied_term) {
                 self.trace.count("lease expired under a new leader");
             }
             self.trace.event(now_us, format_args!("lease {id} is gone"));
@@ -86,8 +99,6 @@ impl World {
             });
         }
         running.leases = leases;
-        self.note_office(index);
-        Ok(())
     }
 
     /// A start may apply what nobody had applied before. Nothing was freed yet.
