@@ -108,6 +108,8 @@ pub struct Running {
     pub began_us: u64,
     /// When another member's snapshot last took the place of its state.
     pub swapped_us: Option<u64>,
+    /// Whether its last turn put another member's snapshot in the place of a damaged one.
+    pub is_mended: bool,
     /// The newest revision of which all changes were recorded.
     pub revision_seen: i64,
     /// The last entry that was recorded.
@@ -282,6 +284,7 @@ impl Member {
             wake_us: now_us,
             began_us: now_us,
             swapped_us: None,
+            is_mended: false,
             asks: vec![(
                 RECORDER,
                 Inbound {
@@ -448,11 +451,18 @@ impl Running {
         for (place, from, item) in std::mem::take(&mut self.heard) {
             self.shards.engine(place).on_peer(from, item)?;
         }
-        let received = self.engine().facts().snapshots_received;
+        let before = self.engine().facts();
+        let (received, mended) = (before.snapshots_received, before.snapshots_mended);
         let activity = self.shards.turn(&self.clock)?;
-        if self.engine().facts().snapshots_received > received {
+        let after = self.engine().facts();
+        let (is_swapped, is_mended) = (
+            after.snapshots_received > received,
+            after.snapshots_mended > mended,
+        );
+        if is_swapped {
             self.swapped_us = Some(now_us);
         }
+        self.is_mended = is_mended;
         let mut result = TurnResult::default();
         for place in 0..self.shards.count() {
             let items = self.shards.engine(place).take_peer_items();

@@ -229,7 +229,6 @@ impl World {
         let Some(running) = &mut member.running else {
             return Ok(());
         };
-        let is_damaged = running.engine().node().is_waiting_for_snapshot();
         let turn = running.turn(now_us, &mut self.dice);
         if running.take_rejoined() {
             // Now and then it ends before that is noted.
@@ -240,7 +239,7 @@ impl World {
         }
         if running.swapped_us == Some(now_us) {
             self.trace.count("snapshot received");
-            if is_damaged {
+            if running.is_mended {
                 self.trace.count("damage repaired: snapshot replaced");
             }
             self.trace

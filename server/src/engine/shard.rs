@@ -294,6 +294,8 @@ pub struct EngineFacts {
     pub snapshots_unsent: u64,
     /// Snapshots of other members whose state this one took over.
     pub snapshots_received: u64,
+    /// Those of them that took the place of a damaged one.
+    pub snapshots_mended: u64,
 }
 
 /// How long applying took, since it was last drained.

@@ -36,7 +36,8 @@ impl<D: Disk> Engine<D> {
         self.auto_compact
             .on_compacted(self.state.compact_revision());
         self.nospace_proposed = false;
-        self.mend_at_us = None;
+        let was_damaged = self.mend_at_us.take().is_some();
+        self.facts.snapshots_mended += u64::from(was_damaged);
         self.review_alarms();
         self.answer_unknown_fate();
         self.begin_reads_again();

@@ -275,6 +275,23 @@ fn g_w_a_watch_gets_everything_once_and_in_order() {
 }
 
 #[test]
+fn g_w_10_compaction_ends_only_a_watch_that_may_have_fallen_out_of_history() {
+    let history = sound();
+    let ended_at = |compact_revision, seen: &[i64]| {
+        let mut watch = watch(&history, seen);
+        watch.wanted.start_revision = 0;
+        watch.seen[0].1 = Seen::Created { revision: 2 };
+        watch.seen.push((201, Seen::Canceled { compact_revision }));
+        rule_of(watch)
+    };
+    // Told up to 2, it may have missed what was compacted below 4, and cannot have missed anything below 3.
+    assert_eq!(ended_at(4, &[]), "none");
+    assert_eq!(ended_at(3, &[]), "G-W-10");
+    assert_eq!(ended_at(4, &[3]), "G-W-10");
+    assert_eq!(ended_at(5, &[3]), "none");
+}
+
+#[test]
 fn g_w_6_progress_comes_behind_events_and_does_not_go_back() {
     let history = sound();
     let progress = |revision, place| {

@@ -25,6 +25,8 @@ struct Course<'a> {
     log: &'a EventLog,
     received: usize,
     progress: i64,
+    /// The revision up to which it was told everything.
+    told: i64,
     is_within_fragments: bool,
     is_over: bool,
 }
@@ -50,6 +52,7 @@ fn check_watch(log: &EventLog, watch: &Watch) -> Result<(), Violation> {
         log,
         received: 0,
         progress: 0,
+        told: *revision,
         is_within_fragments: false,
         is_over: false,
     };
@@ -90,8 +93,10 @@ impl Course<'_> {
             Seen::Progress { revision } => self.see_progress(*revision),
             Seen::Canceled { compact_revision } => {
                 self.is_over = true;
-                let missed = self.wanted.get(self.received);
-                let is_behind = missed.is_none_or(|event| event.revision < *compact_revision);
+                // Behind what it was told it may have fallen out of history: nobody knows any more whether there was
+                // something that it wanted.
+                let is_behind =
+                    self.told + 1 < *compact_revision || self.received == self.wanted.len();
                 if *compact_revision > 0 && !is_behind && self.watch.wanted.start_revision == 0 {
                     return Err(self.broken("G-W-10", format!("cancelled at {compact_revision}")));
                 }
@@ -123,6 +128,7 @@ impl Course<'_> {
         }
         self.is_within_fragments = fragment;
         let last = events.last().map(|event| event.mod_revision);
+        self.told = self.told.max(last.unwrap_or(0));
         let next = self.wanted.get(self.received).map(|event| event.revision);
         if !fragment && last.is_some() && last == next {
             let what = format!("revision {last:?} is split");
@@ -176,6 +182,7 @@ impl Course<'_> {
             return Err(self.broken("G-W-6", what));
         }
         self.progress = revision;
+        self.told = self.told.max(revision);
         Ok(())
     }
 
