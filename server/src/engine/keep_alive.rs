@@ -122,6 +122,10 @@ impl<D: Disk> Engine<D> {
         let now = self.lease_clock.now();
         for renewal in renewals {
             let Some(lease) = self.state.lease(renewal.id) else {
+                // Another member may lead by now, and have granted it.
+                if !self.is_alone() {
+                    return false;
+                }
                 renewal.ttl_seconds = 0;
                 continue;
             };
