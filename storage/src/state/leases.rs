@@ -190,11 +190,12 @@ impl Leases {
         self.deadlines.iter().copied()
     }
 
-    /// At most `max` leases whose deadline is not after `now`.
+    /// At most `max` leases whose deadline is before `now`. That of one whose deadline is now was cut to whole milliseconds, and
+    /// may be later.
     pub(crate) fn due(&self, now: LeaseTime, max: usize) -> Vec<LeaseId> {
         let due = self
             .by_deadline()
-            .take_while(|(deadline, _)| *deadline <= now);
+            .take_while(|(deadline, _)| *deadline < now);
         due.map(|(_, id)| id).take(max).collect()
     }
 }
