@@ -202,7 +202,8 @@ proptest! {
         }
         std::fs::write(&path, &bytes).unwrap();
         let (entries, _) = read_all(&path);
-        prop_assert!(entries <= 20_000);
+        // Every bucket may have come to be the large one.
+        prop_assert!(entries <= 100_000, "{entries} entries");
     }
 
     #[test]
