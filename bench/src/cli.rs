@@ -222,7 +222,7 @@ pub struct DiskOptions {
         default_value = "direct,grouped,read,buffered"
     )]
     pub way: Vec<Way>,
-    /// Bytes of one write, a multiple of 4k.
+    /// Bytes of one write, a multiple of 512.
     #[arg(
         long,
         value_name = "BYTES",
@@ -424,8 +424,8 @@ fn folder_on_disk(asked: Option<&Path>) -> Result<PathBuf> {
 /// Bytes of one write, in fio's spelling.
 fn block(text: &str) -> Result<u64, String> {
     bytes(text)
-        .filter(|bytes| (4 << 10..=16 << 20).contains(bytes) && bytes.is_multiple_of(4 << 10))
-        .ok_or_else(|| "expected a multiple of 4k from 4k to 16m".to_owned())
+        .filter(|bytes| (512..=16 << 20).contains(bytes) && bytes.is_multiple_of(512))
+        .ok_or_else(|| "expected a multiple of 512 from 512 to 16m".to_owned())
 }
 
 /// Bytes of a file to write over.
@@ -495,7 +495,7 @@ mod tests {
             (1 << 30, &[1, 16][..])
         );
         for bad in [
-            "--bs 2k",
+            "--bs 100",
             "--bs 5000",
             "--runtime 1ms",
             "--size 4k",

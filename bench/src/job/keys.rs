@@ -430,7 +430,7 @@ pub const KEYS: &[Key] = &[
         default: "both",
         ops: DISK,
         field: &["disk", "path"],
-        help: "1: O_DIRECT and RWF_DSYNC through io_uring, as Keelson's log writes; 0: write and \
+        help: "1: O_DIRECT through io_uring and durable at once, as Keelson's log writes; 0: write and \
                fdatasync, as etcd writes; both: one after the other.",
     },
     Key {

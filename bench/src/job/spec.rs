@@ -145,7 +145,7 @@ pub enum ListMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WritePath {
-    /// O_DIRECT and RWF_DSYNC through io_uring, as the log writes.
+    /// O_DIRECT through io_uring and durable at once, as the log writes.
     Direct,
     /// write and fdatasync, as etcd writes.
     Buffered,

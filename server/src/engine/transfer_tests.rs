@@ -271,17 +271,23 @@ fn g_d_3_a_damaged_value_is_found_by_the_next_checkpoint_and_mended_by_another_m
     }
 }
 
-/// The simulator's seed 939: a slice of history that waited for the damaged value was kept over the snapshot that mended
-/// it, and had another snapshot fetched at once, for ever; and its watcher got nothing more.
-#[test]
-fn g_d_3_a_watcher_that_waits_for_a_damaged_value_gets_it_from_one_snapshot() {
-    let mut world = World::new(55, Shape::SNAPSHOTS);
+/// A cluster of which a follower's values are damaged on its disk.
+fn damaged(seed: u64) -> (World, usize) {
+    let mut world = World::new(seed, Shape::SNAPSHOTS);
     world.settle();
     write(&mut world, 30);
     world.settle();
     let victim = follower(&world);
     damage_first_values(&mut world, victim);
     world.settle();
+    (world, victim)
+}
+
+/// The simulator's seed 939: a slice of history that waited for the damaged value was kept over the snapshot that mended
+/// it, and had another snapshot fetched at once, for ever; and its watcher got nothing more.
+#[test]
+fn g_d_3_a_watcher_that_waits_for_a_damaged_value_gets_it_from_one_snapshot() {
+    let (mut world, victim) = damaged(55);
     let received = world.received;
     world.told = Some((victim, VecDeque::new()));
     let mut client = Client::from_revision(1);
@@ -308,13 +314,7 @@ fn g_d_3_a_watcher_that_waits_for_a_damaged_value_gets_it_from_one_snapshot() {
 /// had not.
 #[test]
 fn g_d_3_a_write_whose_old_value_is_damaged_is_not_said_to_have_failed() {
-    let mut world = World::new(56, Shape::SNAPSHOTS);
-    world.settle();
-    write(&mut world, 30);
-    world.settle();
-    let victim = follower(&world);
-    damage_first_values(&mut world, victim);
-    world.settle();
+    let (mut world, victim) = damaged(56);
     world.told = Some((victim, VecDeque::new()));
     let request = Request::DeleteRange(DeleteRangeRequest {
         key: Bytes::from_static(b"k"),

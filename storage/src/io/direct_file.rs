@@ -43,19 +43,18 @@ impl DirectFile {
         &self.path
     }
 
-    /// Lets go of it. If it was removed meanwhile and nobody else has it open, its blocks are freed, which takes its time.
-    pub fn release(self) {
+    /// Lets go of it. If it was removed meanwhile and nobody else has it open, its blocks are freed, which takes its time; how
+    /// many bytes.
+    pub fn release(self) -> u64 {
         let is_removed = self.file.metadata().is_ok_and(|known| known.nlink() == 0);
         if !is_removed {
-            return;
+            return 0;
         }
         // Blocks are freed by who may write.
         let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let again = OpenOptions::new().write(true).open(again);
         drop(self.file);
-        if let Ok(again) = again {
-            freeing::free(&again);
-        }
+        again.map_or(0, |again| freeing::free(&again))
     }
 
     /// Reads up to `bytes` (a multiple of the block) at `offset` (likewise) into `buf`, replacing its content; fewer at

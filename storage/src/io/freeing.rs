@@ -38,9 +38,9 @@ fn is_only_user(file: &File) -> bool {
     lease(libc::F_WRLCK) && lease(libc::F_UNLCK)
 }
 
-/// Frees what a removed file has if nobody else has it open, and takes its time. What cannot be freed so is freed when the
-/// file is closed.
-pub(super) fn free(file: &File) {
+/// Frees what a removed file has if nobody else has it open, and takes its time; how many bytes. What cannot be freed so
+/// is freed when the file is closed.
+pub(super) fn free(file: &File) -> u64 {
     let bytes = bytes_to_free(file).unwrap_or(0);
     let slice = slice_bytes(bytes);
     for offset in (0..bytes).step_by(slice as usize) {
@@ -48,10 +48,11 @@ pub(super) fn free(file: &File) {
         let freed =
             unsafe { libc::fallocate(file.as_raw_fd(), PUNCH, offset as i64, slice as i64) };
         if freed != 0 || file.sync_all().is_err() {
-            return;
+            return offset;
         }
         std::thread::sleep(PAUSE);
     }
+    bytes
 }
 
 #[cfg(test)]
@@ -59,6 +60,7 @@ mod tests {
     use std::fs::OpenOptions;
 
     use super::*;
+    use crate::io::DirectFile;
 
     #[test]
     fn only_a_removed_file_that_nobody_else_reads_is_freed() {
@@ -67,15 +69,28 @@ mod tests {
         std::fs::write(&path, vec![7; 2 * SLICE_BYTES_MIN as usize + 5]).expect("a file");
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).open(&path).expect("a file");
-        free(&file);
+        assert_eq!(free(&file), 0);
         let blocks = |file: &File| file.metadata().expect("it is open").blocks();
         assert!(blocks(&file) > 0, "it has a name");
         let other = File::open(&path).expect("a file");
         std::fs::remove_file(&path).expect("a name");
-        free(&file);
+        assert_eq!(free(&file), 0);
         assert!(blocks(&file) > 0, "somebody reads it");
         drop(other);
-        free(&file);
+        assert_eq!(free(&file), 2 * SLICE_BYTES_MIN + 5);
         assert_eq!(blocks(&file), 0);
+    }
+
+    #[test]
+    fn who_reads_a_removed_file_last_frees_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        std::fs::write(&path, [7; 10_000]).expect("a file");
+        let open = || DirectFile::open(&path).expect("a file");
+        let (first, last, named) = (open(), open(), open());
+        assert_eq!(named.release(), 0, "it has a name");
+        std::fs::remove_file(&path).expect("a name");
+        assert_eq!(first.release(), 0, "somebody reads it");
+        assert_eq!(last.release(), 10_000);
     }
 }

@@ -239,7 +239,7 @@ impl UringDisk {
         let descriptor = &mut self.files[file.0 as usize].descriptor;
         let bytes = descriptor.as_ref().and_then(freeing::bytes_to_free);
         match bytes {
-            Some(bytes) if bytes > 0 && self.mode == IoMode::Direct => {
+            Some(bytes) if bytes > 0 => {
                 self.start(Operation {
                     file,
                     token: 0,
@@ -456,6 +456,10 @@ impl Disk for UringDisk {
     fn submit_remove(&mut self, file: FileId, token: u64) {
         let name = CString::new(self.file(file).name.as_str())
             .expect("file names are our own and hold no NUL");
+        // What is not freed in slices is freed by whoever lets go last: the kernel's thread that unlinks it, not this one.
+        if self.mode != IoMode::Direct {
+            self.files[file.0 as usize].descriptor = None;
+        }
         self.start(Operation {
             file,
             token,
