@@ -82,6 +82,14 @@ impl Cell {
         iodepth: 1,
     };
 
+    /// The size of an operation, as `--bs` takes it.
+    pub fn block(&self) -> String {
+        match self.bs_bytes % 1024 {
+            0 => format!("{}k", self.bs_bytes / 1024),
+            _ => self.bs_bytes.to_string(),
+        }
+    }
+
     /// Every combination, by way, size and depth. A way that has no depth is run once a size, reads
     /// once. What goes through the page cache comes last: the pages it leaves behind would cost every
     /// later O_DIRECT write.
@@ -112,6 +120,21 @@ impl Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_shown_as_they_are_given() {
+        let block = |bs_bytes| {
+            let cell = Cell {
+                bs_bytes,
+                ..Cell::SMALLEST
+            };
+            cell.block()
+        };
+        assert_eq!(
+            [block(512), block(4096), block(1536)],
+            ["512", "4k", "1536"]
+        );
+    }
 
     #[test]
     fn a_matrix_has_every_combination_once_and_the_page_cache_last() {

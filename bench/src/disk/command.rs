@@ -76,8 +76,8 @@ pub async fn measure(plan: &Plan, interrupt: &Interrupt) -> Result<Option<DiskRe
         tokio::select! {
             news = session.next() => match news? {
                 Some(News::Begins(cell)) => {
-                    let (way, kib, depth) = (cell.way.name(), cell.bs_bytes >> 10, cell.iodepth);
-                    bar.set_message(format!("{}: {way} {kib}k x {depth}", plan.name));
+                    let (way, block, depth) = (cell.way.name(), cell.block(), cell.iodepth);
+                    bar.set_message(format!("{}: {way} {block} x {depth}", plan.name));
                     (begun, since) = (begun + 1, Instant::now());
                 }
                 Some(News::Ended(figures)) => runs.push(figures),

@@ -87,7 +87,7 @@ fn table(runs: &[&Figures]) -> String {
             run.machine_cpu_us_per_operation,
         ];
         let first = [
-            format!("    {}k", run.cell.bs_bytes >> 10),
+            format!("    {}", run.cell.block()),
             run.cell.iodepth.to_string(),
         ];
         table.row(first.into_iter().chain(rest.map(number)));

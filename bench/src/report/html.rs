@@ -222,7 +222,7 @@ fn disk_row(run: &Figures) -> Markup {
     ];
     html! {
         tr {
-            th { (run.cell.bs_bytes >> 10) "k" }
+            th { (run.cell.block()) }
             td { (run.cell.iodepth) }
             @for figure in figures { td { (number(figure)) } }
         }

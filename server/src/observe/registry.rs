@@ -128,11 +128,7 @@ impl Registry {
     ) -> HistogramSums {
         let mut cores = self.cores.iter().map(|core| cell(core));
         let first = cores.next().expect("a member runs on at least one core");
-        let mut sums = HistogramSums {
-            shape: *first.shape(),
-            buckets: first.bucket_counts().collect(),
-            sum_raw: first.sum_raw(),
-        };
+        let mut sums = HistogramSums::of(first);
         for histogram in cores {
             for (total, count) in sums.buckets.iter_mut().zip(histogram.bucket_counts()) {
                 *total += count;

@@ -371,3 +371,20 @@ fn applied_commands_appear_with_their_first_count() {
         format!("etcd_server_apply_duration_seconds_bucket{{{labels},le=\"0.0002\"}} 1")
     );
 }
+
+/// Only the core that has the shard's engine counts transfers: what it counted is not multiplied by the number of cores.
+#[test]
+fn a_transfer_is_shown_once_whatever_the_number_of_cores() {
+    let registry = registry();
+    let member = keelson_storage::ids::MemberId(0xabc);
+    let cells = registry.core(0).transfers.sent_to(member).unwrap();
+    cells.ended(true, Duration::from_secs(2));
+    let page = page(&registry);
+    let duration = lines(&page, "etcd_network_snapshot_send_total_duration_seconds");
+    let count = "etcd_network_snapshot_send_total_duration_seconds_count{To=\"abc\"} 1";
+    assert!(duration.iter().any(|line| line == count), "{duration:#?}");
+    let sum = "etcd_network_snapshot_send_total_duration_seconds_sum{To=\"abc\"} 2";
+    assert!(duration.iter().any(|line| line == sum), "{duration:#?}");
+    let success = lines(&page, "etcd_network_snapshot_send_success");
+    assert!(success.contains(&"etcd_network_snapshot_send_success{To=\"abc\"} 1".to_owned()));
+}

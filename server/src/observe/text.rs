@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::cells::Shape;
+use super::cells::{Histogram, Shape};
 
 /// The power of ten from which Go writes an exponent.
 const EXPONENT_FROM: i32 = 6;
@@ -126,6 +126,17 @@ pub(super) struct HistogramSums {
     pub(super) buckets: Vec<u64>,
     /// Sum of the observations in raw units.
     pub(super) sum_raw: u64,
+}
+
+impl HistogramSums {
+    /// Of one histogram alone.
+    pub(super) fn of(histogram: &Histogram) -> Self {
+        Self {
+            shape: *histogram.shape(),
+            buckets: histogram.bucket_counts().collect(),
+            sum_raw: histogram.sum_raw(),
+        }
+    }
 }
 
 /// Escapes a label value.

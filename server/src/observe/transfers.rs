@@ -11,7 +11,7 @@ use keelson_storage::limits::CLUSTER_MEMBERS_MAX;
 
 use super::cells::{Counter, Gauge, Histogram, Shape};
 use super::registry::Registry;
-use super::text::Text;
+use super::text::{HistogramSums, Text};
 
 /// etcd's buckets for all of a transfer: 100 ms to about a minute.
 const TRANSFER_SHAPE: Shape = Shape::seconds(Duration::from_millis(100), 10);
@@ -151,7 +151,7 @@ fn numbers(
 
 fn durations((name, registry, text): (&str, &Registry, &mut Text), way: Way) {
     each(registry, way, |member, cells| {
-        let sums = registry.sum_histogram(|_| &cells.duration);
+        let sums = HistogramSums::of(&cells.duration);
         text.histogram(name, &[(way.label(), member)], &sums);
     });
 }
