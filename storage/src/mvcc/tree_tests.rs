@@ -203,6 +203,10 @@ fn ascending_keys_fill_their_leaves() {
         }
     }
     assert_eq!(leaves, 10_000usize.div_ceil(LEAF_KEYS_MAX));
+    // Between any two of them others have their turn when the tree is dropped.
+    let mut turns = 0;
+    pair.tree.take_apart(&mut || turns += 1);
+    assert!(turns >= leaves, "{turns}");
 }
 
 impl Tree {
