@@ -29,6 +29,7 @@ mod direct_file;
 mod durable;
 mod freeing;
 mod part_file;
+mod pieces;
 mod probe;
 mod read_ahead;
 mod sim;
@@ -39,6 +40,7 @@ mod uring;
 mod uring_step;
 #[cfg(test)]
 mod uring_tests;
+mod write_behind;
 
 use std::os::fd::RawFd;
 
@@ -47,17 +49,22 @@ use crate::limits::{WAL_BLOCK_BYTES, WAL_UNIT_BYTES_MIN};
 pub use aligned::AlignedBuf;
 pub use direct_file::{DirectFile, DirectWriter, ReadOnlyDisk};
 pub use part_file::{PartError, PartFile};
+pub use pieces::{Piece, Pool};
 pub(crate) use probe::PROBE_NAME;
 pub use probe::{RingError, probe_directory, probe_rings};
 pub use read_ahead::ReadAhead;
 pub use sim::{SimDisk, SimFault};
 pub use uring::{IoMode, UringDisk};
+pub use write_behind::WriteBehind;
 
 /// Lets whoever waits for this CPU go first. A thread that computes for long does so every tenth of a millisecond or so: the
 /// kernel's own threads, which end what the disk has done, would else wait for its tick.
 pub fn give_way() {
     std::thread::yield_now();
 }
+
+/// What a thread computes on before it gives way: a tenth of a millisecond's work with a hash.
+pub const SLICE_BYTES: usize = 128 << 10;
 
 /// An open file of one [`Disk`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
