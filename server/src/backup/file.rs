@@ -18,8 +18,8 @@ use sha2::{Digest, Sha256};
 /// A SHA-256, as it stands at the end of a backup.
 pub(super) type Hash = [u8; 32];
 
-/// What is read at once.
-const READ_BYTES: usize = 1 << 20;
+/// What is read at once, and then written; a member's log on the same disk waits behind a few of these.
+const READ_BYTES: usize = 512 << 10;
 
 /// A backup whose index is sound.
 #[derive(Debug)]

@@ -63,6 +63,16 @@ pub fn give_way() {
     std::thread::yield_now();
 }
 
+/// Lets everybody else's reads and writes go before those of the calling thread, and of threads that it starts. A request
+/// that has waited for long gets its turn all the same. Where the disk's scheduler knows no such thing nothing changes.
+pub fn give_way_at_disk() {
+    const WHO_PROCESS: libc::c_int = 1;
+    const CLASS_IDLE: libc::c_int = 3 << 13;
+    // SAFETY: the call takes numbers, and 0 is the calling thread.
+    let _unknown_is_no_harm =
+        unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE) };
+}
+
 /// What a thread computes on before it gives way: a tenth of a millisecond's work with a hash.
 pub const SLICE_BYTES: usize = 128 << 10;
 

@@ -23,7 +23,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_lite::future::or;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::SnapshotResponse;
-use keelson_storage::io::{DirectFile, DiskError, ReadAhead, SLICE_BYTES, give_way};
+use keelson_storage::io::{
+    DirectFile, DiskError, ReadAhead, SLICE_BYTES, give_way, give_way_at_disk,
+};
 use keelson_storage::snapshot::{Audit, Flaw, PinnedFile};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
@@ -186,6 +188,7 @@ fn give_up(reply: Replies, closed: Closed) {
 /// The helper thread.
 fn read_file(file: PinnedFile, feed: &mut Feed<Piece>) {
     runtime::step_back();
+    give_way_at_disk();
     let source = DirectFile::open(Path::new(&file.path)).map_err(Stop::from);
     let sent = source
         .as_ref()
