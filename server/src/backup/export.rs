@@ -16,7 +16,7 @@ use keelson_storage::dir::StoppedDir;
 use keelson_storage::migrate::{self, ExportOptions, ExportSummary};
 use keelson_storage::state::State;
 
-use super::file::{BackupFile, give_back, hex};
+use super::file::{BackupFile, hex};
 use super::interrupt::watch_for_interrupts;
 use super::migration_bar::MigrationBar;
 use super::progress::bytes_bar;
@@ -57,7 +57,7 @@ fn state_of_backup(path: &Path, skip_hash_check: bool) -> anyhow::Result<State> 
             );
         }
         let bar = bytes_bar("verifying", backup.content_bytes());
-        let content = backup.read(&bar, give_back)?;
+        let content = backup.read(&bar, |_| Ok(()))?;
         bar.finish_and_clear();
         backup.check_hash(&content)?;
     }

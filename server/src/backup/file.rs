@@ -4,13 +4,12 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Sender;
 use std::thread;
 
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use keelson_storage::io::{
-    AlignedBuf, DirectFile, Disk, FileEntry, ReadAhead, ReadOnlyDisk, give_way,
+    DirectFile, Disk, FileEntry, Piece, ReadAhead, ReadOnlyDisk, SLICE_BYTES, give_way,
 };
 use keelson_storage::limits::SNAPSHOT_BLOCK_BYTES;
 use keelson_storage::snapshot::{Audit, FileKind, Snapshot, SnapshotError};
@@ -19,8 +18,8 @@ use sha2::{Digest, Sha256};
 /// A SHA-256, as it stands at the end of a backup.
 pub(super) type Hash = [u8; 32];
 
-/// What is read at once.
-const READ_BYTES: usize = 256 << 10;
+/// What is read at once, and then written; a member's log on the same disk waits behind a few of these.
+const READ_BYTES: usize = 512 << 10;
 
 /// A backup whose index is sound.
 #[derive(Debug)]
@@ -36,8 +35,6 @@ pub(super) struct BackupFile {
 pub(super) struct Content {
     /// SHA-256 of everything but the hash at the end.
     pub(super) hash: Hash,
-    /// crc32c of the same.
-    pub(super) checksum: u32,
 }
 
 impl BackupFile {
@@ -93,11 +90,11 @@ impl BackupFile {
     }
 
     /// Reads the file from its start to its end, without the hash. Everything is compared with its checksum before
-    /// `take` gets it, in whole blocks. Buffers it is done with go back to where it is told.
+    /// `take` gets it, in whole blocks.
     pub(super) fn read(
         &self,
         bar: &ProgressBar,
-        mut take: impl FnMut(AlignedBuf, &Sender<AlignedBuf>) -> anyhow::Result<()>,
+        mut take: impl FnMut(Piece) -> anyhow::Result<()>,
     ) -> anyhow::Result<Content> {
         let source = DirectFile::open(&self.path)?;
         thread::scope(|scope| {
@@ -110,33 +107,29 @@ impl BackupFile {
         &self,
         pieces: ReadAhead,
         bar: &ProgressBar,
-        take: &mut impl FnMut(AlignedBuf, &Sender<AlignedBuf>) -> anyhow::Result<()>,
+        take: &mut impl FnMut(Piece) -> anyhow::Result<()>,
     ) -> anyhow::Result<Content> {
-        let free = pieces.free();
         let mut audit = Audit::new(&self.snapshot);
         let mut hash = Sha256::new();
-        let mut checksum = 0;
         let mut offset = 0;
         for piece in pieces {
-            let buf = piece?;
-            let bytes = buf.as_slice();
-            audit
-                .take(bytes)
-                .map_err(|flaw| explain(self.snapshot.damaged_by(&flaw)))?;
-            give_way();
-            hash.update(bytes);
-            give_way();
-            checksum = crc32c::crc32c_append(checksum, bytes);
-            offset += bytes.len() as u64;
+            let piece = piece?;
+            for slice in piece.as_slice().chunks(SLICE_BYTES) {
+                audit
+                    .take(slice)
+                    .map_err(|flaw| explain(self.snapshot.damaged_by(&flaw)))?;
+                hash.update(slice);
+                give_way();
+            }
+            offset += piece.len() as u64;
             bar.set_position(offset);
-            take(buf, &free)?;
+            take(piece)?;
         }
         audit
             .finish()
             .map_err(|flaw| explain(self.snapshot.damaged_by(&flaw)))?;
         Ok(Content {
             hash: hash.finalize().into(),
-            checksum,
         })
     }
 
@@ -153,13 +146,6 @@ impl BackupFile {
             _ => Ok(()),
         }
     }
-}
-
-/// For [`BackupFile::read`], where only the checksums count.
-pub(super) fn give_back(piece: AlignedBuf, free: &Sender<AlignedBuf>) -> anyhow::Result<()> {
-    // After the last piece nobody wants it.
-    let _ = free.send(piece);
-    Ok(())
 }
 
 /// Loads the index of a file, of which the first bytes count.

@@ -30,6 +30,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use keelson_storage::io::give_way_at_disk;
+
 use crate::config::HttpUrl;
 
 pub use founding::Founding;
@@ -147,6 +149,7 @@ pub enum ExportSource {
 pub fn run(command: &SnapshotCommand) -> anyhow::Result<ExitCode> {
     // A member on this machine goes before.
     crate::runtime::step_back();
+    give_way_at_disk();
     match command {
         SnapshotCommand::Save(save) => save::save(save)?,
         SnapshotCommand::Status(status) => print!("{}", status::status(status)?),

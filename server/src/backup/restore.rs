@@ -14,14 +14,13 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, sync_channel};
 use std::thread;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use keelson_storage::dir::{MAIN_SHARD, shard_id};
 use keelson_storage::ids::SnapshotSeq;
-use keelson_storage::io::{AlignedBuf, DirectWriter, DiskError};
+use keelson_storage::io::{DirectWriter, WriteBehind};
 use keelson_storage::limits::SNAPSHOT_BLOCK_BYTES;
 use keelson_storage::snapshot::{Meta, Transplant};
 
@@ -30,9 +29,6 @@ use super::draft::{Draft, check_vacant};
 use super::file::{BackupFile, load};
 use super::interrupt::watch_for_interrupts;
 use super::progress::bytes_bar;
-
-/// Pieces that were read and are not written.
-const PIECES_AHEAD: usize = 4;
 
 /// Makes the directory; the text to print.
 pub(super) fn restore(asked: &Restore) -> anyhow::Result<String> {
@@ -147,21 +143,30 @@ fn copy(
     interrupted: &AtomicBool,
 ) -> anyhow::Result<()> {
     let writer = DirectWriter::create(target)?;
+    writer.reserve(transplant.kept_bytes + transplant.tail.len() as u64)?;
     let content = thread::scope(|scope| {
-        let (pieces, waiting) = sync_channel(PIECES_AHEAD);
-        let writing = scope.spawn(|| write_pieces(&writer, transplant.kept_bytes, waiting));
-        let read = backup.read(bar, |piece, free| {
+        let mut behind = WriteBehind::start(scope, &writer);
+        let mut offset = 0;
+        let content = backup.read(bar, |mut piece| {
             if interrupted.load(Ordering::Relaxed) {
                 bail!("interrupted");
             }
-            // The thread has ended because it cannot write; what it says of that counts.
-            let sent = pieces.send((piece, free.clone()));
-            sent.map_err(|_| anyhow!("nobody writes"))
-        });
-        drop(pieces);
-        let written = writing.join();
-        written.map_err(|_| anyhow!("the writing thread panicked"))??;
-        read
+            let start = offset;
+            offset += piece.len() as u64;
+            if start == 0 {
+                // The first block comes last.
+                piece.as_mut_slice()[..SNAPSHOT_BLOCK_BYTES].fill(0);
+            }
+            // From there on the copy is another file.
+            let kept = transplant.kept_bytes.min(offset).saturating_sub(start);
+            piece.resize(usize::try_from(kept).expect("it is a part of a piece"));
+            if !piece.is_empty() {
+                behind.write(start, piece)?;
+            }
+            Ok(())
+        })?;
+        behind.finish()?;
+        anyhow::Ok(content)
     })?;
     if !skip_hash_check {
         backup.check_hash(&content)?;
@@ -170,31 +175,6 @@ fn copy(
     writer.sync()?;
     writer.write(0, &transplant.superblock)?;
     writer.sync()?;
-    Ok(())
-}
-
-/// Writes what comes, from the second block on up to where the copy is another file.
-fn write_pieces(
-    writer: &DirectWriter,
-    kept_bytes: u64,
-    pieces: Receiver<(AlignedBuf, Sender<AlignedBuf>)>,
-) -> Result<(), DiskError> {
-    let mut offset = 0;
-    for (mut piece, free) in pieces {
-        let end = offset + piece.len() as u64;
-        if offset == 0 {
-            // The first block comes last.
-            piece.as_mut_slice()[..SNAPSHOT_BLOCK_BYTES].fill(0);
-        }
-        let kept = kept_bytes.min(end).saturating_sub(offset);
-        piece.resize(usize::try_from(kept).expect("it is a part of a piece"));
-        if !piece.is_empty() {
-            writer.write(offset, &piece)?;
-        }
-        offset = end;
-        // After the last piece nobody wants it.
-        let _ = free.send(piece);
-    }
     Ok(())
 }
 

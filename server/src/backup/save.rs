@@ -1,7 +1,7 @@
 //! `keelson snapshot save`: a client of `Maintenance.Snapshot`.
 //!
 //! ```text
-//!   member --messages--> receiving thread --blobs, a few ahead--> writing thread: hash, FILE.part, fsync
+//!   member --messages--> receiving thread --blobs, a few ahead--> hashing thread --pieces--> writing threads: FILE.part
 //! ```
 //!
 //! The hash of everything that came is compared with what came last, and only then the file gets its name.
@@ -17,7 +17,9 @@ use bytes::Bytes;
 use indicatif::ProgressBar;
 use keelson_proto::etcdserverpb::SnapshotRequest;
 use keelson_proto::etcdserverpb::maintenance_client::MaintenanceClient;
-use keelson_storage::io::{AlignedBuf, DirectWriter, DiskError, PartFile, give_way};
+use keelson_storage::io::{
+    DirectWriter, DiskError, PartFile, Piece, Pool, SLICE_BYTES, WriteBehind, give_way,
+};
 use keelson_storage::limits::SNAPSHOT_BLOCK_BYTES;
 use sha2::{Digest, Sha256};
 use tonic::transport::Endpoint;
@@ -37,8 +39,9 @@ const SECTOR_BYTES: u64 = 512;
 const WINDOW_BYTES: u32 = 8 << 20;
 /// How often it is looked whether somebody interrupts.
 const INTERRUPT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// What is written at once; a member's log on the same disk waits behind no more.
-const WRITE_BYTES: usize = 256 << 10;
+/// What is written at once, and how many buffers there are for it. A member's log on the same disk waits behind two.
+const WRITE_BYTES: usize = 512 << 10;
+const WRITE_BUFFERS: usize = 6;
 
 /// Takes a backup, and says so.
 pub(super) fn save(asked: &Save) -> anyhow::Result<()> {
@@ -46,7 +49,7 @@ pub(super) fn save(asked: &Save) -> anyhow::Result<()> {
     let part = PartFile::claim(&asked.file)
         .with_context(|| format!("cannot write {}", asked.file.display()))?;
     let file = DirectWriter::open(part.path())?;
-    let (blobs, waiting) = sync_channel(BLOBS_AHEAD);
+    let (blobs, waiting) = sync_channel::<Blob>(BLOBS_AHEAD);
     let (received, written) = thread::scope(|scope| {
         let writing = scope.spawn(|| write(&file, waiting));
         (receive(asked, blobs, &interrupted), writing.join())
@@ -73,7 +76,7 @@ pub(super) fn save(asked: &Save) -> anyhow::Result<()> {
 /// Receives everything; the bar, and the version of the server.
 fn receive(
     asked: &Save,
-    blobs: SyncSender<Bytes>,
+    blobs: SyncSender<Blob>,
     interrupted: &AtomicBool,
 ) -> anyhow::Result<(ProgressBar, String)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -107,7 +110,11 @@ fn receive(
             bar.inc(bytes);
             give_way();
             // The thread has ended because it cannot write; what it says of that counts.
-            if blobs.send(message.blob).is_err() {
+            let blob = Blob {
+                bytes: message.blob,
+                remaining_bytes: message.remaining_bytes,
+            };
+            if blobs.send(blob).is_err() {
                 break;
             }
         }
@@ -129,7 +136,13 @@ async fn unless<T>(
     futures_lite::future::or(interrupt, work).await
 }
 
-/// What the writing thread has seen.
+/// A part of the backup, and what the member says is to come after it.
+struct Blob {
+    bytes: Bytes,
+    remaining_bytes: u64,
+}
+
+/// What the hashing thread has seen.
 struct Written {
     bytes: u64,
     /// Of everything but the last bytes.
@@ -138,70 +151,88 @@ struct Written {
     last: Vec<u8>,
 }
 
-/// Writes everything that comes and brings it to the disk.
-fn write(file: &DirectWriter, blobs: Receiver<Bytes>) -> Result<Written, DiskError> {
+/// Hashes everything that comes, has it written, and brings it to the disk.
+fn write(file: &DirectWriter, blobs: Receiver<Blob>) -> Result<Written, DiskError> {
     let mut hash = Sha256::new();
     let mut last = Vec::with_capacity(2 * HASH_BYTES);
-    let mut out = Blocks::new(file);
-    for blob in blobs {
-        out.append(&blob)?;
-        // What may be the hash is held back.
-        let (middle, end) = blob.split_at(blob.len() - blob.len().min(HASH_BYTES));
-        last.extend_from_slice(end);
-        let before = last.len().saturating_sub(HASH_BYTES);
-        hash.update(&last[..before]);
-        last.drain(..before);
-        hash.update(middle);
-        give_way();
-    }
+    let bytes = thread::scope(|scope| {
+        let mut out = Blocks::new(WriteBehind::start(scope, file));
+        for blob in blobs {
+            if out.is_empty() {
+                // A disk without room for it says so before anything has come.
+                let bytes = blob.bytes.len() as u64;
+                file.reserve(bytes.saturating_add(blob.remaining_bytes))?;
+            }
+            for slice in blob.bytes.chunks(SLICE_BYTES) {
+                out.append(slice)?;
+                // What may be the hash is held back.
+                let (middle, end) = slice.split_at(slice.len() - slice.len().min(HASH_BYTES));
+                last.extend_from_slice(end);
+                let before = last.len().saturating_sub(HASH_BYTES);
+                hash.update(&last[..before]);
+                last.drain(..before);
+                hash.update(middle);
+                give_way();
+            }
+        }
+        out.finish()
+    })?;
+    file.truncate(bytes)?;
+    file.sync()?;
     Ok(Written {
-        bytes: out.finish()?,
+        bytes,
         hash: hash.finalize().into(),
         last,
     })
 }
 
 /// Bytes of any number on their way into writes of whole blocks.
-struct Blocks<'a> {
-    file: &'a DirectWriter,
-    buf: AlignedBuf,
-    /// Where the bytes in `buf` belong.
+struct Blocks<'scope> {
+    behind: WriteBehind<'scope>,
+    pool: Pool,
+    piece: Piece,
+    /// Where the bytes in `piece` belong.
     offset: u64,
 }
 
-impl<'a> Blocks<'a> {
-    fn new(file: &'a DirectWriter) -> Self {
+impl<'scope> Blocks<'scope> {
+    fn new(behind: WriteBehind<'scope>) -> Self {
+        let pool = Pool::new(WRITE_BUFFERS, WRITE_BYTES);
         Self {
-            file,
-            buf: AlignedBuf::with_capacity(WRITE_BYTES),
+            behind,
+            piece: pool.take(),
+            pool,
             offset: 0,
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.offset == 0 && self.piece.is_empty()
+    }
+
     fn append(&mut self, mut bytes: &[u8]) -> Result<(), DiskError> {
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(WRITE_BYTES - self.buf.len()));
-            self.buf.extend_from_slice(now);
+            let (now, later) = bytes.split_at(bytes.len().min(WRITE_BYTES - self.piece.len()));
+            self.piece.extend_from_slice(now);
             bytes = later;
-            if self.buf.len() == WRITE_BYTES {
-                self.file.write(self.offset, &self.buf)?;
-                self.offset += self.buf.len() as u64;
-                self.buf.clear();
+            if self.piece.len() == WRITE_BYTES {
+                let full = std::mem::replace(&mut self.piece, self.pool.take());
+                self.behind.write(self.offset, full)?;
+                self.offset += WRITE_BYTES as u64;
             }
         }
         Ok(())
     }
 
-    /// Writes the rest, durably; how many bytes there were.
+    /// Writes the rest, filled up to a block; how many bytes there were.
     fn finish(mut self) -> Result<u64, DiskError> {
-        let bytes = self.offset + self.buf.len() as u64;
-        let filled = self.buf.len().next_multiple_of(SNAPSHOT_BLOCK_BYTES);
-        self.buf.resize(filled);
+        let bytes = self.offset + self.piece.len() as u64;
+        let filled = self.piece.len().next_multiple_of(SNAPSHOT_BLOCK_BYTES);
+        self.piece.resize(filled);
         if filled > 0 {
-            self.file.write(self.offset, &self.buf)?;
+            self.behind.write(self.offset, self.piece)?;
         }
-        self.file.truncate(bytes)?;
-        self.file.sync()?;
+        self.behind.finish()?;
         Ok(bytes)
     }
 }
@@ -235,7 +266,13 @@ mod tests {
         let path = folder.path().join("part");
         let (sender, receiver) = sync_channel(blobs.len());
         for blob in blobs {
-            sender.send(Bytes::copy_from_slice(blob)).unwrap();
+            let bytes = Bytes::copy_from_slice(blob);
+            let remaining_bytes = 0;
+            let blob = Blob {
+                bytes,
+                remaining_bytes,
+            };
+            sender.send(blob).unwrap();
         }
         drop(sender);
         let written = write(&DirectWriter::create(&path).unwrap(), receiver).unwrap();

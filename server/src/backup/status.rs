@@ -6,7 +6,7 @@
 
 use serde_json::json;
 
-use super::file::{BackupFile, give_back};
+use super::file::BackupFile;
 use super::progress::bytes_bar;
 use super::{Status, StatusOutput};
 use crate::config::version;
@@ -26,11 +26,15 @@ struct Facts {
 pub(super) fn status(asked: &Status) -> anyhow::Result<String> {
     let backup = BackupFile::open(&asked.file)?;
     let bar = bytes_bar("verifying", backup.content_bytes());
-    let content = backup.read(&bar, give_back)?;
+    let mut checksum = 0;
+    let content = backup.read(&bar, |piece| {
+        checksum = crc32c::crc32c_append(checksum, piece.as_slice());
+        Ok(())
+    })?;
     bar.finish_and_clear();
     backup.check_hash(&content)?;
     let facts = Facts {
-        hash: content.checksum,
+        hash: checksum,
         revision: backup.snapshot.meta().revision.0,
         total_keys: backup.snapshot.version_count(),
         total_bytes: backup.content_bytes(),

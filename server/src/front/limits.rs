@@ -83,8 +83,8 @@ pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Backups that one core streams at a time. Each has a thread of its own and holds its file.
 pub const BACKUPS_PER_CORE_MAX: usize = 8;
 
-/// What a backup reads at once; a write of the log waits behind no more.
-pub const BACKUP_READ_BYTES: usize = 256 << 10;
+/// What a backup reads at once, twice: a write of the log waits behind no more.
+pub const BACKUP_READ_BYTES: usize = 512 << 10;
 
 /// Bytes of the file in one message of a backup. etcd sends 32 KiB, and its clients take any size; those of other
 /// languages refuse messages of more than 4 MiB unless they are told otherwise.

@@ -140,6 +140,23 @@ impl DirectWriter {
         written.map_err(|error| DiskError::from_io("write", self.path.clone(), &error))
     }
 
+    /// Makes the file so long, as zeros, with its place on the disk: writes into it then only write. A filesystem that
+    /// cannot do that lets it grow.
+    pub fn reserve(&self, bytes: u64) -> Result<(), DiskError> {
+        let Some(bytes) = i64::try_from(bytes).ok().filter(|&bytes| bytes > 0) else {
+            return Ok(());
+        };
+        // SAFETY: the call takes numbers, and the descriptor is open for its whole length.
+        if unsafe { libc::fallocate(self.file.as_raw_fd(), 0, 0, bytes) } == 0 {
+            return Ok(());
+        }
+        let error = std::io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EINTR) => Ok(()),
+            _ => Err(DiskError::from_io("reserve", self.path.clone(), &error)),
+        }
+    }
+
     /// Cuts the file to a length: what was written behind it filled up a block.
     pub fn truncate(&self, bytes: u64) -> Result<(), DiskError> {
         let cut = self.file.set_len(bytes);

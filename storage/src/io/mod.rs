@@ -29,6 +29,7 @@ mod direct_file;
 mod durable;
 mod freeing;
 mod part_file;
+mod pieces;
 mod probe;
 mod read_ahead;
 mod sim;
@@ -39,6 +40,7 @@ mod uring;
 mod uring_step;
 #[cfg(test)]
 mod uring_tests;
+mod write_behind;
 
 use std::os::fd::RawFd;
 
@@ -47,17 +49,32 @@ use crate::limits::{WAL_BLOCK_BYTES, WAL_UNIT_BYTES_MIN};
 pub use aligned::AlignedBuf;
 pub use direct_file::{DirectFile, DirectWriter, ReadOnlyDisk};
 pub use part_file::{PartError, PartFile};
+pub use pieces::{Piece, Pool};
 pub(crate) use probe::PROBE_NAME;
 pub use probe::{RingError, probe_directory, probe_rings};
 pub use read_ahead::ReadAhead;
 pub use sim::{SimDisk, SimFault};
 pub use uring::{IoMode, UringDisk};
+pub use write_behind::WriteBehind;
 
 /// Lets whoever waits for this CPU go first. A thread that computes for long does so every tenth of a millisecond or so: the
 /// kernel's own threads, which end what the disk has done, would else wait for its tick.
 pub fn give_way() {
     std::thread::yield_now();
 }
+
+/// Lets everybody else's reads and writes go before those of the calling thread, and of threads that it starts. A request
+/// that has waited for long gets its turn all the same. Where the disk's scheduler knows no such thing nothing changes.
+pub fn give_way_at_disk() {
+    const WHO_PROCESS: libc::c_int = 1;
+    const CLASS_IDLE: libc::c_int = 3 << 13;
+    // SAFETY: the call takes numbers, and 0 is the calling thread.
+    let _unknown_is_no_harm =
+        unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE) };
+}
+
+/// What a thread computes on before it gives way: a tenth of a millisecond's work with a hash.
+pub const SLICE_BYTES: usize = 128 << 10;
 
 /// An open file of one [`Disk`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,72 +1,97 @@
 //! Reading a file once, from its start to its end, while what was read is worked on.
 //!
 //! ```text
-//!   reading thread --pieces, in order--> who takes them
-//!        ^------------buffers------------ whoever is done with them
+//!   reading threads --pieces, in turn--> who takes them
+//!        ^-------------buffers------------ whoever is done with them
 //! ```
 //!
-//! The buffers go round: memory that was never used costs the kernel more than a read into it.
+//! A disk that is asked for one piece at a time idles between two of them, so there are several threads. The buffers
+//! go round.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
 
-use super::{AlignedBuf, DirectFile, DiskError};
+use super::{AlignedBuf, DirectFile, DiskError, Piece};
 
-/// Buffers that go round: one is read into, one is worked on, and two are on their way.
-const BUFFERS: usize = 4;
+/// Reads in flight.
+const READS: usize = 2;
+/// Buffers of each thread: one is read into, one is on its way, and one is worked on.
+const BUFFERS: usize = 3;
 
 /// The pieces of a file, in order.
 #[derive(Debug)]
 pub struct ReadAhead {
+    lanes: Vec<Lane>,
+    next: usize,
+    is_over: bool,
+    piece_bytes: usize,
+}
+
+/// One thread's pieces, and where its buffers go back to.
+#[derive(Debug)]
+struct Lane {
     pieces: Receiver<Result<AlignedBuf, DiskError>>,
-    free: Sender<AlignedBuf>,
+    home: Sender<AlignedBuf>,
 }
 
 impl ReadAhead {
-    /// Begins to read the first `bytes` (whole blocks) of a file in pieces of `piece_bytes`, on a thread of `scope`. It ends with the
-    /// file, after the first failure, or when the pieces are dropped and nobody has a buffer to give back.
+    /// Begins to read the first `bytes` (whole blocks) of a file in pieces of `piece_bytes`, on threads of `scope`. It ends
+    /// with the file, after the first failure, or when it and all pieces are dropped.
     pub fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         source: &'scope DirectFile,
         bytes: u64,
         piece_bytes: usize,
     ) -> Self {
-        let (free, buffers) = channel();
-        let (filled, pieces) = channel();
-        for _ in 0..BUFFERS {
-            free.send(AlignedBuf::with_capacity(piece_bytes))
-                .expect("the receiving end is right here");
-        }
-        scope.spawn(move || {
-            let mut offset = 0;
-            for mut buf in buffers {
-                let left = usize::try_from(bytes - offset).unwrap_or(usize::MAX);
-                let read = source.read(offset, left.min(piece_bytes), &mut buf);
-                let is_end = read.is_err() || buf.len() < piece_bytes;
-                offset += buf.len() as u64;
-                let piece = read.map(|()| buf);
-                // Nobody may want them any more.
-                if filled.send(piece).is_err() || is_end || offset == bytes {
-                    return;
-                }
+        let lane = |number: usize| {
+            let (home, buffers) = channel();
+            let (filled, pieces) = channel();
+            for _ in 0..BUFFERS {
+                home.send(AlignedBuf::with_capacity(piece_bytes))
+                    .expect("the receiving end is right here");
             }
-        });
-        Self { pieces, free }
-    }
-
-    /// Where buffers are given back.
-    #[must_use]
-    pub fn free(&self) -> Sender<AlignedBuf> {
-        self.free.clone()
+            let mut offset = (number * piece_bytes) as u64;
+            scope.spawn(move || {
+                for mut buf in buffers {
+                    if offset >= bytes {
+                        return;
+                    }
+                    let left = usize::try_from(bytes - offset).unwrap_or(usize::MAX);
+                    let read = source.read(offset, left.min(piece_bytes), &mut buf);
+                    let is_end = read.is_err() || buf.len() < piece_bytes;
+                    // Nobody may want them any more.
+                    if filled.send(read.map(|()| buf)).is_err() || is_end {
+                        return;
+                    }
+                    offset += (READS * piece_bytes) as u64;
+                }
+            });
+            Lane { pieces, home }
+        };
+        Self {
+            lanes: (0..READS).map(lane).collect(),
+            next: 0,
+            is_over: false,
+            piece_bytes,
+        }
     }
 }
 
 impl Iterator for ReadAhead {
-    type Item = Result<AlignedBuf, DiskError>;
+    type Item = Result<Piece, DiskError>;
 
-    /// The next piece, shorter than the others only at the end of the file; one without bytes is its end.
+    /// The next piece, shorter than the others only at the end of the file.
     fn next(&mut self) -> Option<Self::Item> {
-        self.pieces.recv().ok()
+        if self.is_over {
+            return None;
+        }
+        let lane = &self.lanes[self.next];
+        self.next = (self.next + 1) % self.lanes.len();
+        let read = lane.pieces.recv().ok()?;
+        self.is_over = read
+            .as_ref()
+            .map_or(true, |buf| buf.len() < self.piece_bytes);
+        Some(read.map(|buf| Piece::new(buf, lane.home.clone())))
     }
 }
 
@@ -85,13 +110,10 @@ mod tests {
         let source = DirectFile::open(&path).expect("a file");
         thread::scope(|scope| {
             let pieces = ReadAhead::start(scope, &source, wanted, PIECE_BYTES);
-            let free = pieces.free();
             let mut all = Vec::new();
             for piece in pieces {
                 let piece = piece.expect("a sound disk");
                 all.extend_from_slice(piece.as_slice());
-                // After the last piece nobody wants it.
-                let _ = free.send(piece);
             }
             all
         })

@@ -23,7 +23,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_lite::future::or;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::SnapshotResponse;
-use keelson_storage::io::{DirectFile, DiskError, ReadAhead, give_way};
+use keelson_storage::io::{
+    DirectFile, DiskError, ReadAhead, SLICE_BYTES, give_way, give_way_at_disk,
+};
 use keelson_storage::snapshot::{Audit, Flaw, PinnedFile};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
@@ -186,6 +188,7 @@ fn give_up(reply: Replies, closed: Closed) {
 /// The helper thread.
 fn read_file(file: PinnedFile, feed: &mut Feed<Piece>) {
     runtime::step_back();
+    give_way_at_disk();
     let source = DirectFile::open(Path::new(&file.path)).map_err(Stop::from);
     let sent = source
         .as_ref()
@@ -221,22 +224,19 @@ fn send_pieces(
     total: u64,
     feed: &mut Feed<Piece>,
 ) -> Result<(), Stop> {
-    let free = pieces.free();
     let mut hash = Sha256::new();
     let mut sent = 0;
     for piece in pieces {
         let piece = piece?;
-        let bytes = piece.as_slice();
-        audit.take(bytes).map_err(|flaw| damaged(path, &flaw))?;
-        give_way();
-        hash.update(bytes);
-        give_way();
-        for blob in bytes.chunks(BACKUP_BLOB_BYTES) {
+        for blob in piece.as_slice().chunks(BACKUP_BLOB_BYTES) {
+            for slice in blob.chunks(SLICE_BYTES) {
+                audit.take(slice).map_err(|flaw| damaged(path, &flaw))?;
+                hash.update(slice);
+                give_way();
+            }
             sent += blob.len() as u64;
             feed.send(message(total - sent, blob))?;
         }
-        // After the last piece nobody wants it.
-        let _ = free.send(piece);
     }
     audit.finish().map_err(|flaw| damaged(path, &flaw))?;
     feed.send(message(0, &hash.finalize()))?;
