@@ -27,6 +27,7 @@ use super::compare::Comparing;
 use super::forward::Forwarding;
 use super::group::Group;
 use super::lane::{Lane, Need};
+use super::late::Leaders;
 use super::lease_clock::LeaseClock;
 use super::limits::INITIAL_TICKS_LEFT;
 use super::lost::LostState;
@@ -220,6 +221,7 @@ impl<D: Disk> Engine<D> {
             keep_alives: Default::default(),
             group: Group::new(member, config.group.tick_us, now_us),
             forwarding: Forwarding::new(config.seed),
+            leaders: Leaders::default(),
             spread: Default::default(),
             leader_moves: Vec::new(),
             quorum_reads: Default::default(),

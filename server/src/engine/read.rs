@@ -231,11 +231,7 @@ impl<D: Disk> Engine<D> {
             raft_applied_index: self.state.applied().index.0,
             errors: status_errors(&self.state, self.node.leader().is_some()),
             db_size_in_use: self.db_in_use_bytes() as i64,
-            is_learner: self
-                .node
-                .membership()
-                .learners
-                .contains(&self.config.member),
+            is_learner: self.is_learner(),
             storage_version: self.config.storage_version.clone(),
             db_size_quota: self.config.quota_bytes.map_or(0, |quota| quota as i64),
             ..StatusResponse::default()
