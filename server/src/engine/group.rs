@@ -403,11 +403,12 @@ impl<D: Disk> Engine<D> {
         self.give_office_away();
     }
 
-    /// Has the member that is furthest lead.
+    /// Has the member that is furthest lead. One without room is of no use.
     pub(super) fn give_office_away(&mut self) {
         let peers = self.node.progress().into_iter();
         let voters = peers.filter(|peer| peer.is_active && !peer.is_learner);
-        if let Some(best) = voters.max_by_key(|peer| peer.matched)
+        let fit = voters.filter(|peer| !self.lacks_room(peer.member));
+        if let Some(best) = fit.max_by_key(|peer| peer.matched)
             && let Err(error) = self.node.transfer_leader(best.member)
         {
             tracing::debug!(%error, "the leadership stays");

@@ -24,7 +24,7 @@ use keelson_storage::ids::{MemberId, Term};
 use keelson_storage::io::Disk;
 
 use super::limits::LEADER_FAIL_ELECTIONS;
-use super::shard::Engine;
+use super::shard::{Engine, Origin};
 
 /// What this member has seen of leaders.
 #[derive(Debug, Default)]
@@ -70,6 +70,10 @@ impl<D: Disk> Engine<D> {
         self.leaders.lost = None;
         for origin in self.take_forwarded_before(term) {
             self.facts.proposals_failed += 1;
+            if let Origin::Engine = origin {
+                // If it was the alarm, it is still due.
+                self.nospace_proposed = false;
+            }
             self.reply(origin, Err(ApiError::TimeoutDueToLeaderFail));
         }
     }
@@ -165,12 +169,19 @@ mod tests {
         }
         let now_us = world.clock.now_us();
         let engine = world.engines[near].as_mut().expect("it runs");
-        let elected_us = engine.leaders.elected_us.expect("there is a leader");
+        assert!(
+            engine
+                .leaders
+                .elected_us
+                .is_some_and(|at_us| at_us < now_us)
+        );
+        let elected_us = now_us - 100;
+        engine.leaders.elected_us = Some(elected_us);
         // Two election timeouts of 200 ms.
         for (since_us, why) in [
             (elected_us + 1, ApiError::Timeout),
             (elected_us - 1, ApiError::TimeoutDueToLeaderFail),
-            (elected_us.saturating_sub(400_000), ApiError::Timeout),
+            (elected_us - 400_000, ApiError::Timeout),
         ] {
             assert_eq!(engine.why_late(since_us), why, "{since_us}");
         }

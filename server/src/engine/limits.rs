@@ -61,6 +61,12 @@ pub const LEADER_AWAITED_ELECTIONS: u64 = 3;
 /// etcd's.
 pub const LEADER_FAIL_ELECTIONS: u64 = 2;
 
+/// How often a member says that its disk is full, and for how long that is believed (microseconds).
+pub const ROOM_TOLD_AGAIN_US: u64 = 1_000_000;
+/// See above.
+pub const ROOM_BELIEVED_US: u64 = 4_000_000;
+const _: () = assert!(ROOM_BELIEVED_US > 2 * ROOM_TOLD_AGAIN_US, "one may be lost");
+
 /// How long a leader that cannot go on waits before it offers the leadership once more (microseconds).
 pub const OFFICE_OFFERED_AGAIN_US: u64 = 1_000_000;
 

@@ -182,6 +182,14 @@ impl<D: Disk> Engine<D> {
         for read in overdue {
             self.reply(read.origin, Err(ApiError::Timeout));
         }
+        // Where the log is stuck the entry does not come; elsewhere it does.
+        if self.wal.is_out_of_room() {
+            let asked = self.quorum_reads.asked.iter_mut();
+            let reads = asked.flat_map(|asked| asked.reads.extract_if(.., is_overdue));
+            for read in reads.collect::<Vec<_>>() {
+                self.reply(read.origin, Err(ApiError::TimeoutWaitAppliedIndex));
+            }
+        }
     }
 
     fn ask_again(&mut self) {

@@ -226,6 +226,8 @@ fn report_gauges<D: Disk>(engine: &Engine<D>, metrics: &CoreMetrics) {
         u64::from(alarms.iter().any(|alarm| alarm.alarm == kind as i32))
     };
     server.alarm_nospace.set(raised(AlarmType::Nospace));
+    let me = engine.identity().0;
+    server.disk_full.set(u64::from(engine.lacks_room(me)));
     server.alarm_corrupt.set(raised(AlarmType::Corrupt));
     let mvcc = &metrics.mvcc;
     mvcc.open_reads.set(engine.open_reads_count() as u64);

@@ -92,10 +92,11 @@ async fn g_r_3_without_a_quorum_requests_time_out() {
     let (answer, took) = timed(kv.range(shapes::get("before"))).await;
     let refused = answer.expect_err("nobody can say what is newest");
     assert_eq!(failure(&refused), unavailable("request timed out"));
-    assert!(
-        took >= REQUEST_TIMEOUT && took < REQUEST_TIMEOUT * 2,
-        "{took:?}"
-    );
+    assert!(took >= REQUEST_TIMEOUT, "{took:?}");
+    if servers[last].kind() == ServerKind::Keelson {
+        // etcd's waits behind the ones before it.
+        assert!(took < REQUEST_TIMEOUT + Duration::from_secs(2), "{took:?}");
+    }
     let write = kv.put(shapes::put("lost", "x")).await;
     let refused = write.expect_err("nobody takes it");
     // etcd's clients hear here that a context's deadline is exceeded; it means that no leader was found.
