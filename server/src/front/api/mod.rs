@@ -43,7 +43,7 @@ use crate::observe::{ClientApiVersion, CoreMetrics, METHODS, Method, Registry};
 use crate::runtime::{Core, LocalEvent};
 
 pub use http_service::HttpApi;
-pub use membership::follow_main;
+pub use membership::{changes as changes_of_main, follow_main};
 pub use pump::{progress_notifier, pump, sweeper};
 
 /// Metadata in which a client names the API level it speaks.
