@@ -56,7 +56,7 @@ section! {
             "Bytes of log after which a checkpoint is made at the latest: what a start has to replay.";
         interval_seconds = 3_600, from 0, to 31_536_000,
             "Seconds between checkpoints while anything changes, however little. 0 sets no such time.";
-        bytes_per_second = 128 * MIB, from MIB, to 1024 * 1024 * MIB,
+        bytes_per_second = 64 * MIB, from MIB, to 1024 * 1024 * MIB,
             "Bytes a second that a checkpoint writes while requests are served; without requests it \
              writes as fast as it can.";
         page_bytes = 16 * KIB, from 4 * KIB, to 256 * KIB,

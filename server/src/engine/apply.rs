@@ -14,6 +14,7 @@ use keelson_storage::mvcc::Record;
 use keelson_storage::snapshot::SnapshotError;
 use keelson_storage::state::{Position, Request, Response, State, decode_entry};
 
+use super::limits::SCRUB_PAUSE_US;
 use super::message::Answer;
 use super::persist::to_group;
 use super::shard::{Engine, EngineError, EngineFacts, Origin};
@@ -223,20 +224,31 @@ impl<D: Disk> Engine<D> {
         }
     }
 
+    /// Whether physical compaction has something to do, and its pause is over.
+    pub(super) fn is_scrub_due(&self) -> bool {
+        self.scrub_pending && self.now_us >= self.scrub_at_us
+    }
+
+    /// When it goes on.
+    pub(super) fn scrub_deadline_us(&self) -> Option<u64> {
+        self.scrub_pending.then_some(self.scrub_at_us)
+    }
+
     /// Physical compaction, a slice a turn; answers those who wait for it.
     pub(super) fn advance_scrub(&mut self, clock: &impl Clock) {
-        if !self.scrub_pending {
+        if !self.is_scrub_due() {
             return;
         }
         let unpublished = self.unpublished();
-        let budget = if self.is_serving() {
-            self.config.slices.scrub
+        let (budget, pause_us) = if self.is_serving() {
+            (self.config.slices.scrub, SCRUB_PAUSE_US)
         } else {
-            self.config.slices.scrub_idle
+            (self.config.slices.scrub_idle, 0)
         };
         let began_us = clock.now_us();
         let more_now = self.state.scrub(budget, unpublished);
         let ended_us = clock.now_us();
+        self.scrub_at_us = ended_us + pause_us;
         self.durations.scrub_slices.push(ended_us - began_us);
         let through = self.state.scrubbed_revision();
         self.scrub_pending = more_now || through < self.state.compact_revision();

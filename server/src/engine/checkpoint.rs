@@ -18,7 +18,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use keelson_proto::ApiError;
 use keelson_storage::ids::{Lsn, RaftIndex, SnapshotSeq};
-use keelson_storage::io::Disk;
+use keelson_storage::io::{Disk, give_way};
 use keelson_storage::mvcc::{Checkpoint, Layer};
 use keelson_storage::snapshot::{BuilderConfig, HardState, Meta, Snapshot, SnapshotError};
 use keelson_storage::state::State;
@@ -92,6 +92,21 @@ pub enum Discarded {
     Layer(Arc<Layer>),
     /// A state in whose place another one is.
     State(Box<State>),
+}
+
+impl Discarded {
+    /// Drops it, giving way to others meanwhile.
+    pub(super) fn let_go(self) {
+        match self {
+            Self::Layer(layer) => {
+                // Somebody else may still read it, and drops it then.
+                if let Some(layer) = Arc::into_inner(layer) {
+                    layer.take_apart(give_way);
+                }
+            }
+            Self::State(state) => drop(state),
+        }
+    }
 }
 
 /// What a snapshot is to be made of.
@@ -459,6 +474,7 @@ impl<D: Disk> Engine<D> {
     fn advance_build(&mut self, running: &mut Running) -> Result<bool, SnapshotError> {
         let is_unhurried = self.is_serving() && !self.are_commands_ahead(CHECKPOINT_HURRIES_FROM);
         self.top_up(is_unhurried);
+        self.snapshots.set_considerate(is_unhurried);
         let mut left = self.config.slices.checkpoint_versions;
         loop {
             self.feed(running)?;

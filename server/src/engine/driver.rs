@@ -215,7 +215,8 @@ fn discard(discarded: Vec<Discarded>) {
     if discarded.is_empty() {
         return;
     }
-    if let Err(error) = runtime::spawn_helper(move || drop(discarded)) {
+    let let_go = move || discarded.into_iter().for_each(Discarded::let_go);
+    if let Err(error) = runtime::spawn_helper(let_go) {
         tracing::warn!(%error, "no thread to free memory: done here");
     }
 }

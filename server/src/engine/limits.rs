@@ -120,6 +120,8 @@ pub const PUBLISH_CHANGES_MAX: usize = if cfg!(test) { 4 } else { 4096 };
 
 /// Versions looked at in a turn by physical compaction while commands come,
 pub const SCRUB_PER_TURN: usize = if cfg!(test) { 3 } else { 64 };
+/// after which it pauses (microseconds), so that it takes a fraction of the core's time and not all that is left,
+pub const SCRUB_PAUSE_US: u64 = 150;
 /// and while none comes.
 pub const SCRUB_PER_TURN_IDLE: usize = if cfg!(test) { 5 } else { 4096 };
 
@@ -149,9 +151,9 @@ pub const CHECKPOINT_SLICE_VERSIONS: usize = 256;
 /// Runs of values handed to a checkpoint ahead of its need.
 pub const CHECKPOINT_RUNS_AHEAD_MAX: usize = 8;
 /// Writes of a checkpoint taken ahead of the disk, and buffers for them.
-pub const CHECKPOINT_WRITES_AHEAD_MAX: usize = 2;
+pub const CHECKPOINT_WRITES_AHEAD_MAX: usize = 8;
 /// What a checkpoint may write at once after a pause, whatever its rate.
-pub const CHECKPOINT_BURST_BYTES: i64 = 4 << 20;
+pub const CHECKPOINT_BURST_BYTES: i64 = 512 << 10;
 /// The part of the memory left to commands from which on, at its beginning, a checkpoint hurries,
 pub const CHECKPOINT_HURRIES_FROM: f64 = 0.25;
 /// and from which on they wait for it. Both grow to all of it as the checkpoint gets done.

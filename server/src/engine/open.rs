@@ -228,6 +228,7 @@ impl<D: Disk> Engine<D> {
             auto_compact: AutoCompact::new(config.auto_compact, now_us),
             ports: (0..config.cores).map(|_| Port::default()).collect(),
             scrub_pending: state.compact_revision() > state.scrubbed_revision(),
+            scrub_at_us: 0,
             compacting_since_us: None,
             now_us,
             state,

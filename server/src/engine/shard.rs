@@ -102,6 +102,8 @@ pub struct Engine<D: Disk> {
     pub(super) hashes: VecDeque<RunningHash>,
     pub(super) catch_ups: VecDeque<(usize, CatchUp)>,
     pub(super) scrub_pending: bool,
+    /// Not before.
+    pub(super) scrub_at_us: u64,
     /// When the compaction was applied whose physical part is not done.
     pub(super) compacting_since_us: Option<u64>,
     pub(super) nospace_proposed: bool,
@@ -627,7 +629,7 @@ impl<D: Disk> Engine<D> {
             || !self.selects.is_empty()
             || !self.hashes.is_empty()
             || !self.catch_ups.is_empty()
-            || self.scrub_pending
+            || self.is_scrub_due()
             || self.is_gathering();
         let upkeep = self.upkeep_deadline_us();
         let wal = self.wal.next_deadline_us();
@@ -637,6 +639,7 @@ impl<D: Disk> Engine<D> {
                 upkeep,
                 wal,
                 self.checkpoint_deadline_us(),
+                self.scrub_deadline_us(),
                 self.sending_deadline_us(),
                 self.receiving_deadline_us(),
                 self.rejoin_deadline_us(),

@@ -48,6 +48,14 @@ impl ChangeLog {
         }
     }
 
+    /// Drops the log in parts, with `between` between two of them.
+    pub(crate) fn take_apart(self, between: &mut impl FnMut()) {
+        for chunk in self.chunks {
+            drop(chunk);
+            between();
+        }
+    }
+
     /// The newest change.
     pub(crate) fn last(&self) -> Option<&Record> {
         self.chunks.back()?.back()

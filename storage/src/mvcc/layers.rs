@@ -103,6 +103,19 @@ impl Layer {
         }
     }
 
+    /// Drops the layer in parts, with `between` between two of them: there may be millions of versions in it, and
+    /// whoever computes that long has to let others have the CPU.
+    pub fn take_apart(self, mut between: impl FnMut()) {
+        let Self {
+            tree,
+            changes,
+            slab: _,
+            size_bytes: _,
+        } = self;
+        changes.take_apart(&mut between);
+        tree.take_apart(&mut between);
+    }
+
     /// What it takes of memory, roughly: index and log have their part.
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.slab.held_bytes() + self.changes.length() * VERSION_MEMORY_BYTES

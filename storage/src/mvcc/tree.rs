@@ -65,6 +65,11 @@ impl Tree {
         }
     }
 
+    /// Drops the tree in parts, with `between` between two of them.
+    pub(crate) fn take_apart(self, between: &mut impl FnMut()) {
+        self.root.take_apart(between);
+    }
+
     pub(super) fn root(&self) -> &Node {
         &self.root
     }
@@ -267,6 +272,18 @@ struct Written<T> {
 }
 
 impl Node {
+    fn take_apart(self, between: &mut impl FnMut()) {
+        match self {
+            Self::Leaf(leaf) => drop(leaf),
+            Self::Inner(inner) => {
+                for child in inner.children {
+                    child.take_apart(between);
+                    between();
+                }
+            }
+        }
+    }
+
     /// Keys of a leaf, children of an inner node.
     fn len(&self) -> usize {
         match self {

@@ -15,7 +15,10 @@ use bytes::Bytes;
 use super::error::SnapshotError;
 use super::lent::lend;
 use crate::io::AlignedBuf;
-use crate::limits::{SNAPSHOT_RUN_READ_BYTES, SNAPSHOT_RUN_READS_MAX};
+use crate::limits::{
+    SNAPSHOT_RUN_READ_BYTES, SNAPSHOT_RUN_READ_BYTES_CONSIDERATE, SNAPSHOT_RUN_READS_CONSIDERATE,
+    SNAPSHOT_RUN_READS_MAX,
+};
 
 /// A run of one leaf.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +34,26 @@ pub(super) struct Piece {
     pub(super) id: u64,
     pub(super) offset: u64,
     pub(super) bytes: usize,
+}
+
+/// How much of the disk reading runs may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadAhead {
+    piece_bytes: u64,
+    pieces: usize,
+}
+
+impl ReadAhead {
+    /// As fast as the disk can.
+    pub(super) const EAGER: Self = Self {
+        piece_bytes: SNAPSHOT_RUN_READ_BYTES,
+        pieces: SNAPSHOT_RUN_READS_MAX,
+    };
+    /// Beside requests.
+    pub(super) const CONSIDERATE: Self = Self {
+        piece_bytes: SNAPSHOT_RUN_READ_BYTES_CONSIDERATE,
+        pieces: SNAPSHOT_RUN_READS_CONSIDERATE,
+    };
 }
 
 /// The runs between being asked for and being taken.
@@ -73,9 +96,9 @@ impl Runs {
     }
 
     /// The piece to read now, if there is one and not too many are being read.
-    pub(super) fn next_read(&mut self) -> Option<Piece> {
-        while self.in_flight < SNAPSHOT_RUN_READS_MAX {
-            let reading = self.next_piece()?;
+    pub(super) fn next_read(&mut self, ahead: ReadAhead) -> Option<Piece> {
+        while self.in_flight < ahead.pieces {
+            let reading = self.next_piece(ahead.piece_bytes)?;
             let piece = reading.piece;
             self.reading.push_back(reading);
             if piece.bytes > 0 {
@@ -122,12 +145,12 @@ impl Runs {
         };
     }
 
-    fn next_piece(&mut self) -> Option<Reading> {
+    fn next_piece(&mut self, bytes_max: u64) -> Option<Reading> {
         let first = self.asked.pop_front()?;
         let (mut runs, mut bytes) = (vec![first], first.bytes);
         while let Some(next) = self.asked.front() {
             let follows = next.offset == first.offset + bytes;
-            if !follows || bytes + next.bytes > SNAPSHOT_RUN_READ_BYTES {
+            if !follows || bytes + next.bytes > bytes_max {
                 break;
             }
             bytes += next.bytes;
@@ -203,7 +226,7 @@ mod tests {
         let mut runs = Runs::default();
         ask(&mut runs, &[400, 400, 400, 0, 2048, 4]);
         assert_eq!(runs.bytes_ahead(), 3252 * KIB);
-        let pieces: Vec<_> = std::iter::from_fn(|| runs.next_read()).collect();
+        let pieces: Vec<_> = std::iter::from_fn(|| runs.next_read(ReadAhead::EAGER)).collect();
         let lengths: Vec<_> = pieces
             .iter()
             .map(|piece| piece.bytes as u64 / KIB)
@@ -228,15 +251,25 @@ mod tests {
     fn only_some_reads_are_in_flight_and_empty_runs_need_none() {
         let mut runs = Runs::default();
         ask(&mut runs, &[2048; 20]);
-        let pieces: Vec<_> = std::iter::from_fn(|| runs.next_read()).collect();
+        let pieces: Vec<_> = std::iter::from_fn(|| runs.next_read(ReadAhead::EAGER)).collect();
         assert_eq!(pieces.len(), SNAPSHOT_RUN_READS_MAX);
         runs.on_read(pieces[0].id, Ok(read(pieces[0])));
-        assert!(runs.next_read().is_some());
-        assert!(runs.next_read().is_none());
+        assert!(runs.next_read(ReadAhead::EAGER).is_some());
+        assert!(runs.next_read(ReadAhead::EAGER).is_none());
+
+        let mut runs = Runs::default();
+        ask(&mut runs, &[100; 20]);
+        let piece = runs.next_read(ReadAhead::CONSIDERATE).unwrap();
+        assert_eq!(piece.bytes as u64, 200 * KIB);
+        assert!(runs.next_read(ReadAhead::CONSIDERATE).is_none());
+        assert_eq!(
+            runs.next_read(ReadAhead::EAGER).unwrap().bytes as u64,
+            1000 * KIB
+        );
 
         let mut runs = Runs::default();
         ask(&mut runs, &[0, 0]);
-        assert!(runs.next_read().is_none());
+        assert!(runs.next_read(ReadAhead::EAGER).is_none());
         assert_eq!(runs.take().unwrap().unwrap(), (0, Bytes::new()));
         assert_eq!(runs.take().unwrap().unwrap(), (1, Bytes::new()));
     }
@@ -245,16 +278,16 @@ mod tests {
     fn a_failed_read_fails_its_runs_and_forgotten_ones_do_not_come() {
         let mut runs = Runs::default();
         ask(&mut runs, &[4, 4, 2048]);
-        let first = runs.next_read().unwrap();
+        let first = runs.next_read(ReadAhead::EAGER).unwrap();
         let error = DiskError::from_errno("read", "f".to_owned(), libc::EIO);
         runs.on_read(first.id, Err(error.clone().into()));
         for _ in 0..2 {
             assert_eq!(runs.take().unwrap(), Err(error.clone().into()));
         }
-        let second = runs.next_read().unwrap();
+        let second = runs.next_read(ReadAhead::EAGER).unwrap();
         runs.forget();
         ask(&mut runs, &[4]);
-        let third = runs.next_read().unwrap();
+        let third = runs.next_read(ReadAhead::EAGER).unwrap();
         runs.on_read(second.id, Ok(read(second)));
         assert!(runs.take().is_none());
         runs.on_read(third.id, Ok(read(third)));

@@ -35,7 +35,7 @@ use super::draft::{Action, Draft};
 use super::error::{Affected, SnapshotDamage, SnapshotError};
 use super::incoming::{Incoming, IncomingError, Unverified};
 use super::lent::lend;
-use super::runs::{Piece, Run, Runs};
+use super::runs::{Piece, ReadAhead, Run, Runs};
 use super::snapshot::Snapshot;
 use super::startup::{self, Found, file_name};
 use super::stream::PageWrite;
@@ -46,7 +46,7 @@ use crate::ids::SnapshotSeq;
 use crate::io::{AlignedBuf, Completion, Disk, DiskError, FileId};
 use crate::limits::{
     SNAPSHOT_CACHE_BYTES_DEFAULT, SNAPSHOT_READS_DEFAULT, SNAPSHOT_RUNS_AHEAD_BYTES,
-    SNAPSHOT_SHED_PER_TURN, SNAPSHOT_WRITES_DEFAULT,
+    SNAPSHOT_SHED_PER_TURN, SNAPSHOT_WRITES_CONSIDERATE, SNAPSHOT_WRITES_DEFAULT,
 };
 
 /// How much the store does at once, and keeps.
@@ -102,6 +102,8 @@ pub struct SnapshotStore<D: Disk> {
     written: Written,
     writing: Written,
     runs: Runs,
+    /// Building takes little of the disk: requests are served beside it.
+    is_considerate: bool,
     /// Indexes of removed files, which are let go in slices.
     shedding: Vec<Snapshot>,
     operations: BTreeMap<u64, Operation>,
@@ -149,6 +151,7 @@ impl<D: Disk> SnapshotStore<D> {
             written: Written::default(),
             writing: Written::default(),
             runs: Runs::default(),
+            is_considerate: false,
             shedding: Vec::new(),
             operations: BTreeMap::new(),
             next_token: 0,
@@ -305,7 +308,21 @@ impl<D: Disk> SnapshotStore<D> {
     #[must_use]
     pub fn may_write(&self) -> bool {
         let draft = self.draft.as_ref();
-        draft.is_some_and(|draft| draft.pending_writes() < self.config.writes_in_flight_max)
+        draft.is_some_and(|draft| draft.pending_writes() < self.writes_max())
+    }
+
+    /// Whether building leaves most of the disk to others.
+    pub fn set_considerate(&mut self, is_considerate: bool) {
+        self.is_considerate = is_considerate;
+    }
+
+    fn writes_max(&self) -> usize {
+        let most = self.config.writes_in_flight_max;
+        if self.is_considerate {
+            most.min(SNAPSHOT_WRITES_CONSIDERATE)
+        } else {
+            most
+        }
     }
 
     /// Takes a write of the file being built; the caller asked [`may_write`](Self::may_write). It goes nowhere if the
@@ -656,15 +673,18 @@ impl<D: Disk> SnapshotStore<D> {
 
     /// Gives the disk what the files being written need next, and makes them current when they are done.
     fn step_drafts(&mut self) {
-        let writes_max = self.config.writes_in_flight_max;
+        let built_max = self.writes_max();
+        let received_max = self.config.writes_in_flight_max;
         loop {
-            let drafts = self.draft.iter_mut();
-            let incoming = self.incoming.iter_mut();
-            let mut drafts = drafts.chain(incoming.map(|incoming| &mut incoming.draft));
-            let Some((sequence, file, action)) = drafts.find_map(|draft| {
-                let action = draft.next(writes_max)?;
-                Some((draft.sequence, draft.file, action))
-            }) else {
+            let built = self.draft.iter_mut().map(|draft| (draft, built_max));
+            let received = self.incoming.iter_mut();
+            let received = received.map(|incoming| (&mut incoming.draft, received_max));
+            let Some((sequence, file, action)) =
+                built.chain(received).find_map(|(draft, writes_max)| {
+                    let action = draft.next(writes_max)?;
+                    Some((draft.sequence, draft.file, action))
+                })
+            else {
                 break;
             };
             self.submit(sequence, file, action);
@@ -770,7 +790,12 @@ impl<D: Disk> SnapshotStore<D> {
             self.disk
                 .submit_read(file, piece.offset, piece.bytes, buf, token);
         }
-        while let Some(piece) = self.runs.next_read() {
+        let ahead = if self.is_considerate {
+            ReadAhead::CONSIDERATE
+        } else {
+            ReadAhead::EAGER
+        };
+        while let Some(piece) = self.runs.next_read(ahead) {
             let current = self
                 .files
                 .last()

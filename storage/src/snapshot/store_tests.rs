@@ -460,6 +460,16 @@ fn no_more_writes_than_allowed_are_given() {
         store.write(write(given));
     }
     assert_eq!(given, 2 + 3);
+    // Beside requests there is one at a time.
+    store.set_considerate(true);
+    for _ in 0..50 {
+        store.wait().unwrap();
+    }
+    assert!(store.may_write());
+    store.write(write(given + 1));
+    assert!(!store.may_write());
+    store.set_considerate(false);
+    assert!(store.may_write());
 }
 
 #[test]
