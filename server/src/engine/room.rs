@@ -329,31 +329,34 @@ mod tests {
         world.ask(leader, Asked::Other(delete()));
         run(&mut world, 300);
         assert_eq!(world.answers, [Ok(())]);
+        goes_on(&mut world, &[full, other], &lacking);
+    }
 
-        // It goes on by itself, and puts when the operator says so.
-        for index in [full, other] {
-            set_capacity(&mut world, index, u64::MAX);
+    /// With room again it goes on by itself, and puts when the operator says so.
+    fn goes_on(world: &mut World, places: &[usize], raised: &[u64]) {
+        for index in places.iter().copied() {
+            set_capacity(world, index, u64::MAX);
         }
         // For as long as a message of before is believed.
-        run(&mut world, 6_000);
+        run(world, 6_000);
         world.settle();
-        assert_eq!(alarms(&mut world).len(), 2);
+        assert_eq!(alarms(world).len(), 2);
         for index in 0..MEMBERS {
-            let lacking: Vec<_> = engine(&mut world, index).lacking_room().collect();
+            let lacking: Vec<_> = engine(world, index).lacking_room().collect();
             assert_eq!(lacking, [], "as member {index} knows");
         }
-        for member_id in lacking {
+        for member_id in raised.iter().copied() {
             let disarm = Request::Alarm(AlarmRequest {
                 action: AlarmAction::Deactivate as i32,
                 member_id,
                 alarm: AlarmType::Nospace as i32,
             });
-            world.ask(full, Asked::Other(disarm));
+            world.ask(places[0], Asked::Other(disarm));
         }
-        run(&mut world, 300);
+        run(world, 300);
         let acknowledged = world.acknowledged.len();
-        world.write_at(full);
-        run(&mut world, 300);
+        world.write_at(places[0]);
+        run(world, 300);
         assert_eq!(world.acknowledged.len(), acknowledged + 1);
         world.check();
     }

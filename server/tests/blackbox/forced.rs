@@ -136,7 +136,12 @@ async fn g_r_3_so_does_a_member_with_several_shards() {
     cluster.servers[last].drop_flag(FLAG);
     cluster.servers[last].restart().await;
 
-    // A new member, in the place of the first one, gets all shards.
+    grows_again(&mut cluster, last).await;
+    cluster.servers[last].stop().await;
+}
+
+/// A new member, in the place of the first one, gets all shards.
+async fn grows_again(cluster: &mut Cluster, last: usize) {
     let url = cluster.peer_urls[0].clone();
     let peers = format!("--peer-urls={url}");
     let main = Etcdctl::new(cluster.servers[last].address());
@@ -165,5 +170,4 @@ async fn g_r_3_so_does_a_member_with_several_shards() {
         .await;
     has_key(&cluster.events[last], "of-two").await;
     joined.stop().await;
-    cluster.servers[last].stop().await;
 }
