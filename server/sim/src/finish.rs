@@ -30,6 +30,12 @@ impl World {
         self.until(RECOVERY_US_MAX, "a leader that all follow", Self::is_led)?;
         // What faults and changes of the membership have left under way comes to its end.
         self.live(SETTLE_US)?;
+        self.until(
+            RECOVERY_US_MAX,
+            "members of all shards that are those of the first one",
+            Self::have_followed,
+        )?;
+        self.live(SETTLE_US)?;
         self.end_removed();
         self.until(RECOVERY_US_MAX, "a leader that all follow", Self::is_led)?;
         let calm_from_us = self.now_us;

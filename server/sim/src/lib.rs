@@ -33,6 +33,7 @@ mod dice;
 mod disk;
 mod faults;
 mod finish;
+mod follow;
 mod member;
 mod observe;
 mod operator;

@@ -558,6 +558,7 @@ impl Running {
                     revision,
                     raft_term,
                 } => core.fanout.on_leap(revision, raft_term),
+                Outbound::Learner(_) => {}
                 Outbound::Progress { stream, revision } => {
                     core.fanout.on_progress(stream, revision);
                 }

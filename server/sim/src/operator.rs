@@ -30,8 +30,13 @@ impl World {
                 MembersChange::AddLearner(self.next_member - 1)
             }
             (1, Some(learner)) => MembersChange::Promote(learner.id),
-            // A log that was alone is not kept for others.
-            (2, _) if known.len() > REMAIN_MIN => MembersChange::Remove(self.dice.pick(&known).id),
+            // A log that was alone is not kept for others. Who is removed takes a copy away: where one lies, the only other one of
+            // some entry may be among them, so the liar has to go before anybody else does.
+            (2, _) if known.len() > REMAIN_MIN => {
+                let liar = self.liar().map(|id| id.0);
+                let liar = liar.filter(|id| known.iter().any(|member| member.id == *id));
+                MembersChange::Remove(liar.unwrap_or_else(|| self.dice.pick(&known).id))
+            }
             _ => return,
         };
         self.send(index, Call::Members(change));
@@ -78,7 +83,10 @@ impl World {
         let known: BTreeSet<u64> = known.iter().map(|member| member.id).collect();
         for place in 0..self.members.len() {
             let member = &self.members[place];
-            if !known.is_empty() && !known.contains(&member.id.0) && !member.is_removed {
+            // One that a shard still knows is needed there.
+            let is_needed = self.belongs_to_company(member.id);
+            let is_gone = !known.is_empty() && !known.contains(&member.id.0);
+            if is_gone && !is_needed && !member.is_removed {
                 self.trace.count("member removed that never heard of it");
                 self.crash_member(place);
                 self.members[place].is_removed = true;

@@ -108,8 +108,6 @@ impl Options {
             changes_members: dice.chance(350),
             events: Events::default(),
         };
-        // Each shard has its own members; `main`'s alone are changed here.
-        options.changes_members &= options.shards == 1;
         options.draw_events(dice);
         if members > 1 && dice.chance(250) {
             options.draw_liar(dice);
@@ -127,8 +125,6 @@ impl Options {
         };
         self.liar = Some((dice.index(self.members), accidents));
         self.events.rot = maybe(dice, 700, 6);
-        // Who is removed takes a copy away, and the liar's may be the next one to go.
-        self.changes_members = false;
     }
 
     fn draw_events(&mut self, dice: &mut Dice) {

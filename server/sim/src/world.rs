@@ -56,6 +56,8 @@ pub struct World {
     pub(crate) still_since_us: Option<u64>,
     /// The id of the next member that joins.
     pub(crate) next_member: u64,
+    /// When the members of the other shards are next looked at.
+    pub(crate) follow_us: u64,
 }
 
 impl World {
@@ -92,6 +94,7 @@ impl World {
             (0..options.watchers as u32).map(|number| Watcher::new(number, &options, &mut dice));
         let watchers: Vec<Watcher> = watchers.collect();
         Self {
+            follow_us: 0,
             next_member: FIRST_MEMBER + options.members as u64,
             company: (1..options.shards).map(|_| Other::default()).collect(),
             options,
@@ -148,6 +151,7 @@ impl World {
         }
         self.act_clients();
         self.ask_company();
+        self.follow_first_shard();
         for watcher in &mut self.watchers {
             if watcher.next_us <= self.now_us {
                 watcher.act(
@@ -181,7 +185,8 @@ impl World {
             .chain(clients)
             .chain(company)
             .chain(watchers)
-            .chain(self.wire.next_us());
+            .chain(self.wire.next_us())
+            .chain(self.next_follow_us());
         all.chain([self.next_fault_us])
             .min()
             .expect("there is always a next fault, or calm")
@@ -196,11 +201,13 @@ impl World {
         let Some(running) = member.running.as_mut().filter(|_| is_same) else {
             return self.on_unreachable(arrival.shard, arrival.from, arrival.to);
         };
-        // A member takes no link from one that it knows to be none.
-        let engine = running.shards.iter().nth(arrival.shard);
-        let engine = engine.expect("every member has all shards");
-        let members = &engine.state().cluster().members;
-        if !members.is_empty() && !members.contains_key(&arrival.from) {
+        // A member takes no link from one that none of its shards knows.
+        let mut engines = running.shards.iter();
+        let knows_it = engines.any(|engine| {
+            let members = &engine.state().cluster().members;
+            members.is_empty() || members.contains_key(&arrival.from)
+        });
+        if !knows_it {
             return;
         }
         let heard = (arrival.shard, arrival.from, arrival.item);
@@ -287,11 +294,23 @@ impl World {
 
     /// A process that was removed ends, and so does one that was told to stop.
     fn end_if_told(&mut self, index: usize) -> Result<(), Violation> {
+        let has_company = !self.company.is_empty();
+        let is_let_go = has_company && !self.is_known_by_others(self.members[index].id);
         let member = &mut self.members[index];
         let Some(running) = &mut member.running else {
             return Ok(());
         };
-        if running.engine().has_left() {
+        // As `engine/driver.rs` does it.
+        let has_left_first = running.engine().has_left();
+        if has_left_first {
+            for place in 1..running.shards.count() {
+                running.shards.engine(place).step_aside();
+            }
+        }
+        let mut engines = running.shards.iter();
+        let is_left = engines.all(|engine| engine.has_left() || is_let_go);
+        drop(engines);
+        if has_left_first && is_left {
             member.is_removed = true;
             self.trace.count("member removed");
             self.crash_member(index);

@@ -5,7 +5,8 @@ use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::alarm_request::AlarmAction;
 use keelson_proto::etcdserverpb::request_op::Request as Op;
 use keelson_proto::etcdserverpb::{AlarmRequest, AlarmType, RequestOp, TxnRequest};
-use keelson_storage::io::{Disk, DiskError};
+use keelson_storage::ids::MemberId;
+use keelson_storage::io::Disk;
 use keelson_storage::state::Request;
 
 use super::limits::QUEUED_BYTES_MAX;
@@ -20,7 +21,9 @@ const LEASE_BYTES: u64 = 64;
 impl<D: Disk> Engine<D> {
     /// Admits a write or answers why not.
     pub(super) fn admit(&mut self, origin: Origin, request: Request, body: Bytes) {
-        match self.refusal(&request, &body) {
+        // Whoever proposes it, nothing is applied here, so nobody would be answered. Another member may take it.
+        let stuck = self.wal.is_out_of_room().then_some(ApiError::NoSpace);
+        match stuck.or_else(|| self.refusal(&request, &body)) {
             None => self.enqueue(Queued::new(origin, request, body, self.now_us)),
             Some(error) => {
                 self.facts.proposals_failed += 1;
@@ -55,9 +58,6 @@ impl<D: Disk> Engine<D> {
         if self.is_without_leader() {
             return Some(ApiError::NoLeader);
         }
-        if self.is_alone() && self.wal.is_out_of_room() {
-            return Some(ApiError::NoSpace);
-        }
         let waiting_bytes = self.queued_bytes + self.forwarding.held_bytes();
         if waiting_bytes + body.len() > QUEUED_BYTES_MAX {
             return Some(ApiError::TooManyRequests);
@@ -68,40 +68,55 @@ impl<D: Disk> Engine<D> {
             return Some(error);
         }
         let cost = cost_bytes(request);
-        if cost == 0 || !self.is_short_of_space(cost) {
+        if cost == 0 {
             return None;
         }
-        self.raise_nospace();
-        Some(ApiError::NoSpace)
+        // What is left of the logs is kept for deletes and compactions.
+        if self.is_quorum_short_of_room() {
+            let lacking: Vec<_> = self.lacking_room().collect();
+            self.raise_nospace(&lacking);
+            return Some(ApiError::NoSpace);
+        }
+        if self.is_over_quota(cost) {
+            if !self.has_nospace() {
+                self.raise_nospace(&[self.config.member]);
+            }
+            return Some(ApiError::NoSpace);
+        }
+        None
     }
 
-    /// Whether `cost` more bytes pass the quota, or the disk had no room for the lane's next segment: then
-    /// what is left of the present one is kept for deletes and compactions.
-    fn is_short_of_space(&self, cost: u64) -> bool {
-        let over_quota = self
-            .config
-            .quota_bytes
-            .is_some_and(|quota| self.state.size_in_use_bytes() + cost > quota);
-        let disk_full = matches!(self.wal.prepare_failure(), Some(DiskError::NoSpace { .. }));
-        over_quota || disk_full
+    /// Whether `cost` more bytes pass the quota.
+    fn is_over_quota(&self, cost: u64) -> bool {
+        let quota_bytes = self.config.quota_bytes;
+        quota_bytes.is_some_and(|quota| self.state.size_in_use_bytes() + cost > quota)
     }
 
-    /// Proposes the NOSPACE alarm, once until it is applied.
-    fn raise_nospace(&mut self) {
-        let raised = self
-            .state
-            .alarms()
-            .iter()
-            .any(|alarm| alarm.alarm == AlarmType::Nospace as i32);
-        if raised || self.nospace_proposed {
+    fn has_nospace(&self) -> bool {
+        let alarms = self.state.alarms();
+        let nospace = AlarmType::Nospace as i32;
+        alarms.iter().any(|alarm| alarm.alarm == nospace)
+    }
+
+    /// Proposes the NOSPACE alarm for these members, once until it is applied.
+    fn raise_nospace(&mut self, members: &[MemberId]) {
+        if self.nospace_proposed {
             return;
         }
-        self.nospace_proposed = true;
-        self.queue_own(Request::Alarm(AlarmRequest {
-            action: AlarmAction::Activate as i32,
-            member_id: self.config.member.0,
-            alarm: AlarmType::Nospace as i32,
-        }));
+        let alarms = self.state.alarms();
+        let nospace = AlarmType::Nospace as i32;
+        let raised = |id: &MemberId| {
+            let mut raised = alarms.iter().filter(|alarm| alarm.alarm == nospace);
+            raised.any(|alarm| alarm.member_id == id.0)
+        };
+        for member in members.iter().filter(|id| !raised(id)) {
+            self.nospace_proposed = true;
+            self.queue_own(Request::Alarm(AlarmRequest {
+                action: AlarmAction::Activate as i32,
+                member_id: member.0,
+                alarm: nospace,
+            }));
+        }
     }
 }
 

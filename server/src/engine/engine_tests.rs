@@ -247,6 +247,7 @@ impl World {
                 }),
                 Outbound::CatchUp(slice) => core.fanout.on_caught_up(&slice),
                 Outbound::Leap { .. } => unreachable!("no other member sends a snapshot"),
+                Outbound::Learner(_) => {}
                 Outbound::Progress { stream, revision } => {
                     core.fanout.on_progress(stream, revision);
                 }

@@ -14,7 +14,7 @@
 //!
 //! Invariants:
 //! 1. A forwarded command is proposed at most once. Whether it was, its sender learns from the log, from a
-//!    refusal, or never; then the front's time limit answers its client.
+//!    refusal, or never; then its client is told that nobody knows (`late.rs`).
 //! 2. A command of this member's clients that another member proposed is answered where it is applied here.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -55,6 +55,8 @@ struct Forwarded {
     origin: Origin,
     since_us: u64,
     sent_at_us: u64,
+    /// Term of the leader it went to.
+    term: Term,
     kind: CommandKind,
     /// For another attempt; none when it is too late for one.
     body: Option<Bytes>,
@@ -98,7 +100,7 @@ impl Forwarding {
     }
 
     /// Takes a command as sent, and makes what is sent of it.
-    fn send(&mut self, queued: Queued, now_us: u64) -> Command {
+    fn send(&mut self, queued: Queued, now_us: u64, term: Term) -> Command {
         let request_id = self.next_request_id;
         self.next_request_id += 1;
         self.held_bytes += queued.body.len();
@@ -107,6 +109,7 @@ impl Forwarding {
             origin: queued.origin,
             since_us: queued.since_us,
             sent_at_us: now_us,
+            term,
             kind,
             body: Some(queued.body.clone()),
         };
@@ -138,7 +141,9 @@ impl<D: Disk> Engine<D> {
                 since_us.get_or_insert(self.now_us);
             }
         }
+        self.review_leaders();
         if has_ticked {
+            self.give_lost_up();
             self.refuse_overdue();
             self.forget_forwarded();
         }
@@ -161,7 +166,8 @@ impl<D: Disk> Engine<D> {
         {
             self.queued_bytes -= queued.body.len();
             bytes += queued.body.len();
-            commands.push(self.forwarding.send(queued, self.now_us));
+            let term = self.node.term();
+            commands.push(self.forwarding.send(queued, self.now_us, term));
             if bytes >= BATCH_BYTES_MAX || commands.len() >= ENTRY_COMMANDS_MAX {
                 let item = Item::Forward(std::mem::take(&mut commands));
                 self.group_send(leader, item);
@@ -368,6 +374,18 @@ impl<D: Disk> Engine<D> {
             let (_, forwarded) = oldest.remove_entry();
             self.reply(forwarded.origin, Err(ApiError::Timeout));
         }
+    }
+
+    /// Those who wait for commands that went to leaders of earlier terms.
+    pub(super) fn take_forwarded_before(&mut self, term: Term) -> Vec<Origin> {
+        let sent = &self.forwarding.sent;
+        // Terms grow with time, as request ids do.
+        let earlier = sent
+            .iter()
+            .take_while(|(_, forwarded)| forwarded.term < term);
+        let ids: Vec<u64> = earlier.map(|(request_id, _)| *request_id).collect();
+        let origins = ids.into_iter().map(|id| self.forwarding.take_origin(id));
+        origins.flatten().collect()
     }
 
     /// Those who wait for forwarded commands.

@@ -25,6 +25,7 @@ use keelson_storage::state::{ClusterInit, Member, MemberChange, MemberPublish, R
 use super::auto_compact::AutoCompact;
 use super::lease_clock::LeaseClock;
 use super::limits::{PEER_ITEMS_MAX, PUBLISH_RETRY_US, REMOVAL_LINGERS_ELECTIONS};
+use super::message::Outbound;
 use super::reconfigure::{self, CONNECTED_AFTER_US, LeaderView};
 use super::shard::{Engine, EngineError};
 
@@ -39,6 +40,8 @@ pub(super) struct Group {
     is_alone: bool,
     /// Whether nobody else belongs to the group, learners included.
     is_only: bool,
+    /// Whether this member has no vote.
+    is_learner: bool,
     /// The term in which this member is in office.
     office: Option<Term>,
     /// What other members are to be told, in order. Bounded: raft repeats what is lost.
@@ -65,6 +68,7 @@ impl Group {
             next_tick_us: now_us + tick_us,
             is_alone: false,
             is_only: false,
+            is_learner: false,
             office: None,
             outbox: Vec::new(),
             links: None,
@@ -202,6 +206,19 @@ impl<D: Disk> Engine<D> {
         let membership = self.node.membership();
         self.group.is_alone = membership.is_sole_voter(self.config.member);
         self.group.is_only = self.group.is_alone && membership.learners.is_empty();
+        let is_learner = membership.learners.contains(&self.config.member);
+        if is_learner != self.group.is_learner {
+            self.group.is_learner = is_learner;
+            for port in &mut self.ports {
+                port.outbox.push_back(Outbound::Learner(is_learner));
+            }
+        }
+    }
+
+    /// Whether this member has no vote.
+    #[must_use]
+    pub fn is_learner(&self) -> bool {
+        self.group.is_learner
     }
 
     /// Ticks, and takes office when it is due.
@@ -337,6 +354,14 @@ impl<D: Disk> Engine<D> {
         self.group.links = Some(open_since_us);
     }
 
+    /// Whether the link to a member is older than this time, on the engine's clock. To itself it always is.
+    pub(super) fn is_connected_since(&self, member: MemberId, since_us: u64) -> bool {
+        let links = self.group.links.as_ref();
+        let open_us = links.map(|links| links.get(&member));
+        let is_older = open_us.is_none_or(|open_us| open_us.is_some_and(|at| *at < since_us));
+        member == self.config.member || is_older
+    }
+
     /// For how long the link to another member is open. Where nobody tells of links, as in a simulation, whoever answers
     /// counts as connected for long.
     fn connected_us(&self, member: MemberId) -> Option<u64> {
@@ -378,11 +403,12 @@ impl<D: Disk> Engine<D> {
         self.give_office_away();
     }
 
-    /// Has the member that is furthest lead.
+    /// Has the member that is furthest lead. One without room is of no use.
     pub(super) fn give_office_away(&mut self) {
         let peers = self.node.progress().into_iter();
         let voters = peers.filter(|peer| peer.is_active && !peer.is_learner);
-        if let Some(best) = voters.max_by_key(|peer| peer.matched)
+        let fit = voters.filter(|peer| !self.lacks_room(peer.member));
+        if let Some(best) = fit.max_by_key(|peer| peer.matched)
             && let Err(error) = self.node.transfer_leader(best.member)
         {
             tracing::debug!(%error, "the leadership stays");

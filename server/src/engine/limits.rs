@@ -57,6 +57,16 @@ pub const FORWARDED_FORGOTTEN_AFTER_US: u64 = 120_000_000;
 /// has been without one for as long as useless.
 pub const LEADER_AWAITED_ELECTIONS: u64 = 3;
 
+/// A command that came so many election timeouts before a leader was known, or later, may have been lost with the one before.
+/// etcd's.
+pub const LEADER_FAIL_ELECTIONS: u64 = 2;
+
+/// How often a member says that its disk is full, and for how long that is believed (microseconds).
+pub const ROOM_TOLD_AGAIN_US: u64 = 1_000_000;
+/// See above.
+pub const ROOM_BELIEVED_US: u64 = 4_000_000;
+const _: () = assert!(ROOM_BELIEVED_US > 2 * ROOM_TOLD_AGAIN_US, "one may be lost");
+
 /// How long a leader that cannot go on waits before it offers the leadership once more (microseconds).
 pub const OFFICE_OFFERED_AGAIN_US: u64 = 1_000_000;
 
@@ -84,6 +94,11 @@ pub const SPREAD_BEHIND_MAX: u64 = 64;
 /// How long the answer to a linearizable read's question may take before it is asked again
 /// (microseconds). etcd waits as long.
 pub const READ_INDEX_RETRY_US: u64 = 500_000;
+
+/// How long a linearizable read waits for its index: so long (microseconds) and so many election timeouts. etcd's.
+pub const READ_INDEX_WAITS_US: u64 = 5_000_000;
+/// See above.
+pub const READ_INDEX_WAITS_ELECTIONS: u64 = 2;
 
 /// Keys looked at in one step of a large range read.
 pub const SELECT_KEYS_PER_STEP: usize = if cfg!(test) { 3 } else { 1000 };

@@ -95,6 +95,11 @@ pub enum Ask {
     PinSnapshot,
     /// Hands the leadership to this member; answered when it leads.
     MoveLeader(MemberId),
+    /// Why the answer to a command that came at this time (monotonic, microseconds) may be late. The answer is the error.
+    WhyLate {
+        /// When it came.
+        since_us: u64,
+    },
     /// A progress mark for a stream, answered by [`Outbound::Progress`].
     Progress(StreamKey),
 }
@@ -145,6 +150,8 @@ pub enum Outbound {
         /// Raft term, for response headers.
         raft_term: u64,
     },
+    /// Whether this member has no vote from here on. A core takes it for a voter until it is told.
+    Learner(bool),
     /// Everything up to `revision` was sent to this core before this mark.
     Progress {
         /// The stream that asked.

@@ -30,6 +30,7 @@ mod group;
 mod history;
 mod keep_alive;
 mod lane;
+mod late;
 mod lease_clock;
 pub mod limits;
 mod lost;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use keelson_consensus::Node;
-use keelson_consensus::durable::{Replay, ReplayedLog, encode_hard_state};
+use keelson_consensus::durable::{Replay, ReplayError, ReplayedLog, encode_hard_state};
 use keelson_consensus::node::{Membership, NodeConfig, Restored};
 use keelson_storage::bugs::{self, Bug};
 use keelson_storage::dir::MAIN_SHARD_ID;
@@ -27,6 +27,7 @@ use super::compare::Comparing;
 use super::forward::Forwarding;
 use super::group::Group;
 use super::lane::{Lane, Need};
+use super::late::Leaders;
 use super::lease_clock::LeaseClock;
 use super::limits::INITIAL_TICKS_LEFT;
 use super::lost::LostState;
@@ -206,20 +207,19 @@ impl<D: Disk> Engine<D> {
             state,
             mut snapshots,
             applied_lsn,
-            logged,
             ..
         } = replayed;
-        let ShardSeat { config, member, .. } = seat;
-        let config = config.with_identity_of(&state);
-        let log = replay.finish();
-        let log = log.map_err(|error| LostState::explain(error.into(), snapshots.unfinished()))?;
+        let config = seat.config.with_identity_of(&state);
+        let explain = |error: ReplayError| LostState::explain(error.into(), snapshots.unfinished());
+        let log = replay.finish().map_err(explain)?;
         snapshots.remove_leftovers();
         let mut engine = Self {
             node: restore_node(&config, &state, log),
             lease_clock: LeaseClock::resume(state.applied().lease_time, now_us),
             keep_alives: Default::default(),
-            group: Group::new(member, config.group.tick_us, now_us),
+            group: Group::new(seat.member, config.group.tick_us, now_us),
             forwarding: Forwarding::new(config.seed),
+            leaders: Leaders::default(),
             spread: Default::default(),
             leader_moves: Vec::new(),
             quorum_reads: Default::default(),
@@ -241,7 +241,7 @@ impl<D: Disk> Engine<D> {
             comparing: Comparing::new(config.compare, config.seed, now_us),
             snapshots,
             checkpoints: Checkpoints::new(now_us),
-            logged,
+            logged: replayed.logged,
             applying: None,
             held_reads: Default::default(),
             applied_lsn,

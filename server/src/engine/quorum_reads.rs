@@ -4,7 +4,7 @@
 //! looks at reads: they are answered at once. Otherwise all reads of a turn ask together which entry they must have
 //! seen: the leader by a round of heartbeats, a follower by a question to the leader. They are answered when
 //! that entry is applied here. A question that gets no answer, because the leader changed or a message was lost,
-//! is asked again.
+//! is asked again; for as long as etcd asks, and then the read timed out.
 //!
 //! With leases (`raft.lease_reads`) a leader that has one knows the index without asking.
 //!
@@ -21,7 +21,7 @@ use keelson_storage::bugs::{self, Bug};
 use keelson_storage::ids::RaftIndex;
 use keelson_storage::io::Disk;
 
-use super::limits::READ_INDEX_RETRY_US;
+use super::limits::{READ_INDEX_RETRY_US, READ_INDEX_WAITS_ELECTIONS, READ_INDEX_WAITS_US};
 use super::message::Ask;
 use super::shard::{Engine, Origin};
 
@@ -29,9 +29,19 @@ use super::shard::{Engine, Origin};
 #[derive(Debug, Default)]
 pub(super) struct QuorumReads {
     /// Not asked for yet. Bounded like all questions.
-    fresh: Vec<(Origin, Ask)>,
+    fresh: Vec<Waiting>,
     /// Asked, in order.
     asked: VecDeque<Asked>,
+    /// When those that have waited for too long are looked for again.
+    look_at_us: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    origin: Origin,
+    ask: Ask,
+    /// When it came.
+    since_us: u64,
 }
 
 #[derive(Debug)]
@@ -40,7 +50,7 @@ struct Asked {
     at_us: u64,
     /// What must be applied first, once it is known.
     index: Option<RaftIndex>,
-    reads: Vec<(Origin, Ask)>,
+    reads: Vec<Waiting>,
 }
 
 impl QuorumReads {
@@ -95,7 +105,11 @@ impl<D: Disk> Engine<D> {
                 self.read(origin, ask);
             }
             // A lease is looked at in a turn, which has looked at the clock.
-            _ => self.quorum_reads.fresh.push((origin, ask)),
+            _ => self.quorum_reads.fresh.push(Waiting {
+                origin,
+                ask,
+                since_us: self.now_us,
+            }),
         }
     }
 
@@ -108,14 +122,15 @@ impl<D: Disk> Engine<D> {
                 .read_index_alone()
                 .is_some_and(|must_reach| must_reach <= applied);
         if may_answer {
-            for (origin, ask) in std::mem::take(&mut self.quorum_reads.fresh) {
-                self.read(origin, ask);
+            for read in std::mem::take(&mut self.quorum_reads.fresh) {
+                self.read(read.origin, read.ask);
             }
         }
     }
 
     /// Asks for the reads of this turn, and answers those whose entry is applied.
     pub(super) fn advance_quorum_reads(&mut self) {
+        self.refuse_overdue_reads();
         self.ask_again();
         self.answer_by_lease();
         self.ask_fresh();
@@ -134,8 +149,8 @@ impl<D: Disk> Engine<D> {
             && asked.index.is_some_and(|index| index <= applied)
         {
             let asked = self.quorum_reads.asked.pop_front();
-            for (origin, ask) in asked.into_iter().flat_map(|asked| asked.reads) {
-                self.read(origin, ask);
+            for read in asked.into_iter().flat_map(|asked| asked.reads) {
+                self.read(read.origin, read.ask);
             }
         }
     }
@@ -145,6 +160,36 @@ impl<D: Disk> Engine<D> {
         let mut asked = self.quorum_reads.asked.iter();
         let oldest = asked.find(|asked| asked.index.is_none());
         oldest.map(|asked| asked.at_us + READ_INDEX_RETRY_US)
+    }
+
+    /// Ends the wait of reads whose index nobody tells.
+    fn refuse_overdue_reads(&mut self) {
+        let reads = &mut self.quorum_reads;
+        if self.now_us < reads.look_at_us {
+            return;
+        }
+        reads.look_at_us = self.now_us + READ_INDEX_RETRY_US;
+        let group = &self.config.group;
+        let election_us = group.tick_us * group.election_ticks as u64;
+        let waits_us = READ_INDEX_WAITS_US + READ_INDEX_WAITS_ELECTIONS * election_us;
+        let now_us = self.now_us;
+        let is_overdue = |read: &mut Waiting| now_us >= read.since_us + waits_us;
+        let mut overdue: Vec<Waiting> = reads.fresh.extract_if(.., is_overdue).collect();
+        let unanswered = reads.asked.iter_mut().filter(|asked| asked.index.is_none());
+        for asked in unanswered {
+            overdue.extend(asked.reads.extract_if(.., is_overdue));
+        }
+        for read in overdue {
+            self.reply(read.origin, Err(ApiError::Timeout));
+        }
+        // Where the log is stuck the entry does not come; elsewhere it does.
+        if self.wal.is_out_of_room() {
+            let asked = self.quorum_reads.asked.iter_mut();
+            let reads = asked.flat_map(|asked| asked.reads.extract_if(.., is_overdue));
+            for read in reads.collect::<Vec<_>>() {
+                self.reply(read.origin, Err(ApiError::TimeoutWaitAppliedIndex));
+            }
+        }
     }
 
     fn ask_again(&mut self) {

@@ -11,7 +11,7 @@ use keelson_storage::io::Disk;
 use keelson_storage::mvcc::HashScan;
 use keelson_storage::mvcc::Select;
 use keelson_storage::snapshot::PinnedFile;
-use keelson_storage::state::{Response, State};
+use keelson_storage::state::Response;
 
 use super::limits::{HASH_RECORDS_PER_TURN, SELECTS_PER_TURN_MAX};
 use super::message::{Answer, Ask, LeaseFacts};
@@ -229,32 +229,30 @@ impl<D: Disk> Engine<D> {
             raft_index: self.node.committed().0,
             raft_term: self.node.term().0,
             raft_applied_index: self.state.applied().index.0,
-            errors: status_errors(&self.state, self.node.leader().is_some()),
+            errors: self.status_errors(),
             db_size_in_use: self.db_in_use_bytes() as i64,
-            is_learner: self
-                .node
-                .membership()
-                .learners
-                .contains(&self.config.member),
+            is_learner: self.is_learner(),
             storage_version: self.config.storage_version.clone(),
             db_size_quota: self.config.quota_bytes.map_or(0, |quota| quota as i64),
             ..StatusResponse::default()
         }
     }
-}
 
-/// What `Status.errors` lists: a missing leader and each active alarm, as etcd words them.
-fn status_errors(state: &State, has_leader: bool) -> Vec<String> {
-    let mut errors = Vec::new();
-    if !has_leader {
-        errors.push(ApiError::NoLeader.message().to_owned());
+    /// What `Status.errors` lists: a missing leader and each active alarm, as etcd words them, and whose disk is full.
+    fn status_errors(&self) -> Vec<String> {
+        let mut errors = Vec::new();
+        if self.node.leader().is_none() {
+            errors.push(ApiError::NoLeader.message().to_owned());
+        }
+        for alarm in self.state.alarms() {
+            errors.push(format!(
+                "memberID:{} alarm:{} ",
+                alarm.member_id,
+                alarm.alarm().as_str_name()
+            ));
+        }
+        let lacking = self.lacking_room();
+        errors.extend(lacking.map(|member| format!("memberID:{} disk full ", member.0)));
+        errors
     }
-    for alarm in state.alarms() {
-        errors.push(format!(
-            "memberID:{} alarm:{} ",
-            alarm.member_id,
-            alarm.alarm().as_str_name()
-        ));
-    }
-    errors
 }

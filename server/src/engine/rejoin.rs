@@ -23,6 +23,7 @@ use keelson_storage::io::Disk;
 
 use super::compare::{COMPARE_ANSWER, COMPARE_ASK};
 use super::limits::REJOIN_REPEAT_US;
+use super::room::ROOM;
 use super::shard::Engine;
 
 /// Kinds of the server's own items.
@@ -105,6 +106,7 @@ impl<D: Disk> Engine<D> {
             REJOIN_ASK => self.on_rejoin_ask(from, &body),
             REJOIN_ANSWER => self.on_rejoin_answer(from, body),
             COMPARE_ASK => self.on_compare_ask(from, body),
+            ROOM => self.on_room(from, &body),
             COMPARE_ANSWER => self.on_compare_answer(from, body),
             kind => tracing::debug!(member = %from, kind, "message of a later version"),
         }

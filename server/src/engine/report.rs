@@ -217,6 +217,7 @@ fn report_gauges<D: Disk>(engine: &Engine<D>, metrics: &CoreMetrics) {
     let server = &metrics.server;
     server.has_leader.set(u64::from(node.leader().is_some()));
     server.is_leader.set(u64::from(node.is_leader()));
+    server.is_learner.set(u64::from(engine.is_learner()));
     server.proposals_committed.set(node.committed().0);
     server.proposals_applied.set(state.applied().index.0);
     server.proposals_pending.set(engine.pending_count() as u64);
@@ -225,6 +226,8 @@ fn report_gauges<D: Disk>(engine: &Engine<D>, metrics: &CoreMetrics) {
         u64::from(alarms.iter().any(|alarm| alarm.alarm == kind as i32))
     };
     server.alarm_nospace.set(raised(AlarmType::Nospace));
+    let me = engine.identity().0;
+    server.disk_full.set(u64::from(engine.lacks_room(me)));
     server.alarm_corrupt.set(raised(AlarmType::Corrupt));
     let mvcc = &metrics.mvcc;
     mvcc.open_reads.set(engine.open_reads_count() as u64);

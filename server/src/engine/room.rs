@@ -1,51 +1,161 @@
 //! A member whose disk has no room for the next segment of its log.
 //!
 //! ```text
-//!   the next segment cannot be made   puts are refused, and the alarm NOSPACE is raised: what is left of the
-//!                                     present one is for deletes and compactions (`admit.rs`)
-//!   and the present one is full       nothing more becomes durable here until there is room; tried once a second
-//!       leads others                  has another member lead: those who have room go on without it
-//!       follows                       accepts nothing, votes for nobody, and catches up when there is room
-//!       decides alone                 refuses every write with NOSPACE
+//!   the next segment cannot be made   the member lacks room. It says so to the others, again and again, and to its operator; what
+//!                                     is left of the present segment is used up
+//!   and the present one is full       nothing more becomes durable here until there is room; tried once a second:
+//!                                     it accepts nothing, votes for nobody, and catches up when there is room. Nothing is
+//!                                     applied here either, so its own clients' writes are refused with NOSPACE
+//!   it leads others                   one that has room takes over
 //! ```
 //!
-//! Nothing of the log is lost by that, and nothing was acknowledged that is not durable, so there is nothing to end for:
-//! what was appended waits in memory, bounded as always. (etcd 3.5.1 ends when it cannot write its log.) Who is told to end meanwhile
-//! ends with an error that says so.
+//! A cluster goes on as long as the voters that have room are a quorum. (etcd 3.5.1 ends when it cannot write its log, and the others
+//! go on as well.) Nobody refuses anything for the sake of one disk then, and no alarm is raised: an alarm NOSPACE stops the writes of
+//! all. When they are a quorum no more, every member that a client asks refuses puts, and the alarm is raised for each
+//! voter that lacks room: what is left of the logs is for deletes and compactions (`admit.rs`). It stays until it is disarmed, as the one
+//! for the quota of the database; the log itself goes on when there is room. Who decides alone is its own quorum.
+//!
+//! What one member says of its disk is believed for [`ROOM_BELIEVED_US`]: one that is not heard of is a matter of raft's.
+//!
+//! Nothing of the log is lost by all that, and nothing was acknowledged that is not durable on a quorum, so there is nothing
+//! to end for: what was appended waits in memory, bounded as always. Who is told to end meanwhile ends with an error that says so.
 
-use keelson_storage::io::Disk;
+use std::collections::BTreeMap;
 
-use super::limits::OFFICE_OFFERED_AGAIN_US;
+use bytes::Bytes;
+use keelson_consensus::replicate::Item;
+use keelson_storage::ids::MemberId;
+use keelson_storage::io::{Disk, DiskError};
+
+use super::limits::{OFFICE_OFFERED_AGAIN_US, ROOM_BELIEVED_US, ROOM_TOLD_AGAIN_US};
 use super::shard::Engine;
 
-/// What the member has said and done about it.
+/// Kind of the server's own item: whether the sender lacks room, as one byte.
+pub(super) const ROOM: u8 = 68;
+
+/// What the members have said about their disks, and what was done about it.
 #[derive(Debug, Default)]
 pub(super) struct Room {
-    is_told: bool,
+    /// Whether this member lacks room.
+    is_lacking: bool,
+    /// Whether it was said that nothing becomes durable any more.
+    is_stuck: bool,
+    /// When the others are told again.
+    tell_at_us: u64,
     /// When the leadership is offered again.
     offers_at_us: u64,
+    /// Others that lack room, and when they last said so.
+    others: BTreeMap<MemberId, u64>,
 }
 
 impl<D: Disk> Engine<D> {
-    /// Says so when the log begins to wait for room, and when it goes on; gives the leadership away meanwhile.
+    /// Says so when this member begins to lack room, and when it has room again; gives the leadership away meanwhile.
     pub(super) fn advance_room(&mut self) {
-        if !self.wal.is_out_of_room() {
-            if std::mem::take(&mut self.room.is_told) {
-                tracing::info!(shard = %self.config.shard, "the disk has room again: the log goes on");
+        let is_lacking = matches!(self.wal.prepare_failure(), Some(DiskError::NoSpace { .. }));
+        let shard = self.config.shard;
+        if is_lacking != self.room.is_lacking {
+            self.room.is_lacking = is_lacking;
+            self.room.tell_at_us = 0;
+            match is_lacking {
+                true => tracing::error!(
+                    %shard,
+                    "the disk of this member is full: there is no room for the next segment of its log. The cluster goes on \
+                     while the members that have room are a quorum; make room on the disk of the data directory"
+                ),
+                false => tracing::info!(%shard, "the disk has room for the log again"),
             }
+        }
+        self.review_stuck();
+        if !is_lacking && self.room.others.is_empty() && self.room.tell_at_us != 0 {
             return;
         }
-        if !std::mem::replace(&mut self.room.is_told, true) {
-            tracing::error!(
-                shard = %self.config.shard,
-                "the disk is full: the log needs its next segment and cannot make it. Nothing more is written here until there \
-                 is room on the disk of the data directory; what was acknowledged is safe"
-            );
+        let believed_from_us = self.now_us.saturating_sub(ROOM_BELIEVED_US);
+        let others = &mut self.room.others;
+        others.retain(|_, said_us| *said_us >= believed_from_us);
+        self.tell_room(is_lacking);
+        self.leave_office();
+    }
+
+    /// Says so when nothing more becomes durable, and when that is over.
+    fn review_stuck(&mut self) {
+        let (is_stuck, shard) = (self.wal.is_out_of_room(), self.config.shard);
+        if is_stuck == std::mem::replace(&mut self.room.is_stuck, is_stuck) {
+            return;
         }
-        if self.node.is_leader() && !self.is_alone() && self.now_us >= self.room.offers_at_us {
+        match is_stuck {
+            true => tracing::error!(
+                %shard,
+                "the log needs its next segment and cannot make it: nothing more is written here until there is room on the disk of \
+                 the data directory; what was acknowledged is safe"
+            ),
+            false => tracing::info!(%shard, "the log goes on"),
+        }
+    }
+
+    /// Tells the others, once or, while it lacks room, again and again.
+    fn tell_room(&mut self, is_lacking: bool) {
+        if self.now_us < self.room.tell_at_us || (!is_lacking && self.room.tell_at_us != 0) {
+            return;
+        }
+        self.room.tell_at_us = self.now_us + ROOM_TOLD_AGAIN_US;
+        let membership = self.node.membership();
+        let everybody = membership.voters.iter().chain(&membership.learners);
+        let others: Vec<_> = everybody
+            .copied()
+            .filter(|id| *id != self.config.member)
+            .collect();
+        for to in others {
+            let body = Bytes::copy_from_slice(&[u8::from(is_lacking)]);
+            self.group_send(to, Item::Server { kind: ROOM, body });
+        }
+    }
+
+    /// Has a member lead that has room, if there is one.
+    fn leave_office(&mut self) {
+        let is_due = self.room.is_lacking && self.node.is_leader() && !self.is_alone();
+        if is_due && self.now_us >= self.room.offers_at_us {
             self.room.offers_at_us = self.now_us + OFFICE_OFFERED_AGAIN_US;
             self.give_office_away();
         }
+    }
+
+    /// Another member says whether its disk has room.
+    pub(super) fn on_room(&mut self, from: MemberId, body: &[u8]) {
+        match body {
+            [1] => {
+                if self.room.others.insert(from, self.now_us).is_none() {
+                    tracing::warn!(member = %from, shard = %self.config.shard, "the disk of another member is full");
+                }
+            }
+            _ => {
+                self.room.others.remove(&from);
+            }
+        }
+    }
+
+    /// Whether a member, as far as is known here, has no room for the next segment of its log.
+    #[must_use]
+    pub fn lacks_room(&self, member: MemberId) -> bool {
+        match member == self.config.member {
+            true => self.room.is_lacking,
+            false => self.room.others.contains_key(&member),
+        }
+    }
+
+    /// All of them.
+    pub(super) fn lacking_room(&self) -> impl Iterator<Item = MemberId> + '_ {
+        let me = self.room.is_lacking.then_some(self.config.member);
+        me.into_iter().chain(self.room.others.keys().copied())
+    }
+
+    /// Whether the voters that have room are no quorum.
+    pub(super) fn is_quorum_short_of_room(&self) -> bool {
+        if !self.room.is_lacking && self.room.others.is_empty() {
+            return false;
+        }
+        let voters = self.node.membership().voters;
+        let lacking = voters.iter().filter(|id| self.lacks_room(**id)).count();
+        voters.len() - lacking < voters.len() / 2 + 1
     }
 }
 
@@ -53,7 +163,8 @@ impl<D: Disk> Engine<D> {
 mod tests {
     use bytes::Bytes;
     use keelson_proto::ApiError;
-    use keelson_proto::etcdserverpb::{DeleteRangeRequest, PutRequest};
+    use keelson_proto::etcdserverpb::alarm_request::AlarmAction;
+    use keelson_proto::etcdserverpb::{AlarmRequest, AlarmType, DeleteRangeRequest, PutRequest};
     use keelson_storage::io::SimDisk;
     use keelson_storage::state::Request;
 
@@ -126,6 +237,128 @@ mod tests {
         assert_eq!(answered, asked, "what waited is answered");
         let again = open(crash(engine), &clock);
         assert_eq!(again.state().key_count(), 1);
+    }
+
+    fn leader_of(world: &World) -> usize {
+        let mut engines = world.engines.iter().flatten();
+        let leads = engines.position(|engine| engine.node().is_leader());
+        leads.expect("somebody leads")
+    }
+
+    fn engine(world: &mut World, index: usize) -> &mut Engine<SimDisk> {
+        world.engines[index].as_mut().expect("it runs")
+    }
+
+    fn set_capacity(world: &mut World, index: usize, bytes: u64) {
+        let disk = engine(world, index).wal.disk_mut();
+        disk.set_capacity_bytes(bytes);
+    }
+
+    fn run(world: &mut World, steps: usize) {
+        (0..steps).for_each(|_| world.step());
+    }
+
+    /// The members for which the alarm is raised, as every member knows it.
+    fn alarms(world: &mut World) -> Vec<u64> {
+        let of = |engine: &Engine<SimDisk>| -> Vec<u64> {
+            let alarms = engine.state().alarms();
+            alarms.iter().map(|alarm| alarm.member_id).collect()
+        };
+        let all: Vec<_> = world.engines.iter().flatten().map(of).collect();
+        assert_eq!(all[0], all[1]);
+        all[0].clone()
+    }
+
+    #[test]
+    fn g_r_3_one_full_disk_stops_nobody_else_and_two_of_three_stop_puts() {
+        let mut world = World::new(14, Shape::LOG);
+        world.settle();
+        let leader = leader_of(&world);
+        let (full, other) = ((leader + 1) % MEMBERS, (leader + 2) % MEMBERS);
+        set_capacity(&mut world, full, 0);
+        let mut asked = 0;
+        while !engine(&mut world, full).wal.is_out_of_room() {
+            world.write_at(other);
+            world.step();
+            asked += 1;
+            assert!(asked < 20_000, "it fills up");
+        }
+        // The cluster goes on without it, and everybody knows whose disk it is.
+        for _ in 0..1_000 {
+            world.write_at(other);
+            world.write_at(leader);
+            world.step();
+            asked += 2;
+        }
+        run(&mut world, 300);
+        assert_eq!((world.refused.len(), world.acknowledged.len()), (0, asked));
+        let id = MemberId(11 + full as u64);
+        for index in 0..MEMBERS {
+            let engine = engine(&mut world, index);
+            assert!(engine.lacks_room(id), "as member {index} knows");
+            assert_eq!(engine.state().alarms(), []);
+        }
+        // Its own clients hear at once that it takes nothing.
+        world.write_at(full);
+        world.step();
+        assert_eq!(world.refused, [ApiError::NoSpace]);
+
+        // Without room on a second one the rest of the logs is for deletes.
+        world.refused.clear();
+        set_capacity(&mut world, other, 0);
+        let mut tries = 0;
+        while world.refused.is_empty() {
+            world.write_at(leader);
+            world.step();
+            tries += 1;
+            assert!(tries < 20_000, "it fills up");
+        }
+        run(&mut world, 300);
+        assert!(
+            world
+                .refused
+                .iter()
+                .all(|error| *error == ApiError::NoSpace)
+        );
+        let stored = engine(&mut world, leader).state().alarms();
+        let mut raised: Vec<u64> = stored.iter().map(|alarm| alarm.member_id).collect();
+        raised.sort_unstable();
+        let mut lacking = vec![11 + full as u64, 11 + other as u64];
+        lacking.sort_unstable();
+        assert_eq!(raised, lacking);
+        world.ask(leader, Asked::Other(delete()));
+        run(&mut world, 300);
+        assert_eq!(world.answers, [Ok(())]);
+        goes_on(&mut world, &[full, other], &lacking);
+    }
+
+    /// With room again it goes on by itself, and puts when the operator says so.
+    fn goes_on(world: &mut World, places: &[usize], raised: &[u64]) {
+        for index in places.iter().copied() {
+            set_capacity(world, index, u64::MAX);
+        }
+        // For as long as a message of before is believed.
+        run(world, 6_000);
+        world.settle();
+        assert_eq!(alarms(world).len(), 2);
+        for index in 0..MEMBERS {
+            let lacking: Vec<_> = engine(world, index).lacking_room().collect();
+            assert_eq!(lacking, [], "as member {index} knows");
+        }
+        for member_id in raised.iter().copied() {
+            let disarm = Request::Alarm(AlarmRequest {
+                action: AlarmAction::Deactivate as i32,
+                member_id,
+                alarm: AlarmType::Nospace as i32,
+            });
+            world.ask(places[0], Asked::Other(disarm));
+        }
+        run(world, 300);
+        let acknowledged = world.acknowledged.len();
+        world.write_at(places[0]);
+        run(world, 300);
+        assert_eq!(world.acknowledged.len(), acknowledged + 1);
+        world.check();
     }
 
     #[test]

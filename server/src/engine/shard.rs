@@ -24,6 +24,7 @@ use super::forward::Forwarding;
 use super::group::Group;
 use super::keep_alive::KeepAlives;
 use super::lane::Lane;
+use super::late::Leaders;
 use super::lease_clock::LeaseClock;
 use super::lost::LostState;
 use super::message::{Answer, Ask, CatchUp, CaughtUp, EventBatch, Inbound, Outbound, Token};
@@ -65,6 +66,7 @@ pub struct Engine<D: Disk> {
     pub(super) keep_alives: KeepAlives,
     pub(super) group: Group,
     pub(super) forwarding: Forwarding,
+    pub(super) leaders: Leaders,
     pub(super) spread: Spread,
     pub(super) leader_moves: Vec<LeaderMove>,
     pub(super) quorum_reads: QuorumReads,
@@ -427,6 +429,7 @@ impl<D: Disk> Engine<D> {
             Ask::LoadWritten(records) => self.load(origin, records, ApiError::Timeout),
             Ask::Checkpoint => self.request_checkpoint(origin),
             Ask::MoveLeader(to) => self.move_leader(origin, to),
+            Ask::WhyLate { since_us } => self.reply(origin, Err(self.why_late(since_us))),
             // Everything committed is applied before a read looks at it.
             read if self.applying.is_some() => self.held_reads.push_back((origin, read)),
             read => self.take_read(origin, read),

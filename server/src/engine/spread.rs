@@ -98,7 +98,8 @@ impl<D: Disk> Engine<D> {
         let peers = self.node.progress();
         peers.iter().any(|peer| {
             let is_near = peer.matched.0 + SPREAD_BEHIND_MAX >= last.0;
-            peer.member == member && peer.is_active && !peer.is_learner && is_near
+            let is_fit = peer.is_active && !peer.is_learner && !self.lacks_room(member);
+            peer.member == member && is_fit && is_near
         })
     }
 

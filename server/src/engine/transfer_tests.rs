@@ -419,6 +419,7 @@ impl Client {
                     revision,
                     raft_term,
                 } => self.fanout.on_leap(revision, raft_term),
+                Outbound::Learner(_) => {}
                 Outbound::Progress { stream, revision } => {
                     self.fanout.on_progress(stream, revision);
                 }

@@ -245,6 +245,8 @@ pub struct ServerMetrics {
     pub leases_expired: Counter,
     /// 1 while the member has a NOSPACE alarm.
     pub alarm_nospace: Gauge,
+    /// 1 while the member's disk has no room for the next segment of its log.
+    pub disk_full: Gauge,
     /// 1 while the member has a CORRUPT alarm.
     pub alarm_corrupt: Gauge,
     /// Apply durations by [`ApplyOp`], then failure and success.
@@ -270,6 +272,7 @@ impl Default for ServerMetrics {
             read_indexes_failed: Counter::default(),
             leases_expired: Counter::default(),
             alarm_nospace: Gauge::default(),
+            disk_full: Gauge::default(),
             alarm_corrupt: Gauge::default(),
             apply: std::array::from_fn(|_| pair()),
             range: pair(),

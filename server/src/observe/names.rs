@@ -633,6 +633,12 @@ pub(super) const FAMILIES: &[Family] = {
             Counter(|m| &m.disk.wal_groups),
         ),
         family(
+            "keelson_disk_full",
+            G,
+            "1 while the member's disk has no room for the next segment of its log.",
+            Gauge(|m| &m.server.disk_full),
+        ),
+        family(
             "keelson_wal_segments_recycled_total",
             C,
             "Log segments taken into use again.",

@@ -15,12 +15,12 @@ const SHORT_LOG: &[&str] = &[
     "--snapshot-catchup-entries=10",
 ];
 
-fn peer_url(port: u16) -> String {
+pub(super) fn peer_url(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
 /// A member among those with these ports, not started.
-fn member(name: &str, index: usize, ports: &[u16], flags: &[&str]) -> ServerOptions {
+pub(super) fn member(name: &str, index: usize, ports: &[u16], flags: &[&str]) -> ServerOptions {
     let own = peer_url(ports[index]);
     let members = ports.iter().enumerate();
     let cluster: Vec<String> = members
@@ -40,7 +40,7 @@ fn member(name: &str, index: usize, ports: &[u16], flags: &[&str]) -> ServerOpti
 }
 
 /// Starts a cluster and waits until every member serves.
-async fn start_with(name: &str, ports: &[u16], flags: &[&str]) -> Vec<Server> {
+pub(super) async fn start_with(name: &str, ports: &[u16], flags: &[&str]) -> Vec<Server> {
     let indexes = 0..ports.len();
     let servers: Vec<Server> = indexes
         .map(|index| member(name, index, ports, flags).launch())
@@ -55,11 +55,11 @@ async fn start(name: &str) -> Vec<Server> {
     start_with(name, &ports(), &[]).await
 }
 
-fn ports() -> Vec<u16> {
+pub(super) fn ports() -> Vec<u16> {
     (0..MEMBERS).map(|_| free_port()).collect()
 }
 
-async fn serves(server: &Server) {
+pub(super) async fn serves(server: &Server) {
     let address = server.address();
     eventually("every member serves", || async {
         let answer = super::harness::http::get(&address, "/health").await;
@@ -68,7 +68,7 @@ async fn serves(server: &Server) {
     .await;
 }
 
-async fn have_the_same(servers: &[Server]) {
+pub(super) async fn have_the_same(servers: &[Server]) {
     eventually("all members have the same hash", || async {
         let mut hashes = Vec::new();
         for server in servers {
@@ -81,7 +81,7 @@ async fn have_the_same(servers: &[Server]) {
 }
 
 /// Puts a key through a member, again and again until it is acknowledged.
-async fn put(server: &Server, key: &str) {
+pub(super) async fn put(server: &Server, key: &str) {
     eventually("a write is accepted", || async {
         let clients = server.clients().await;
         let put = clients.kv.clone().put(shapes::put(key, key)).await;
@@ -90,7 +90,7 @@ async fn put(server: &Server, key: &str) {
     .await;
 }
 
-async fn keys(server: &Server) -> BTreeMap<String, i64> {
+pub(super) async fn keys(server: &Server) -> BTreeMap<String, i64> {
     let everything = pb::RangeRequest {
         key: vec![0].into(),
         range_end: vec![0].into(),

@@ -271,7 +271,7 @@ pub(super) async fn serves(address: &str) {
 /// Three members, each with a shard beside `main`.
 pub(super) struct Cluster {
     pub(super) servers: Vec<Server>,
-    peer_urls: Vec<String>,
+    pub(super) peer_urls: Vec<String>,
     pub(super) events: Vec<String>,
 }
 
@@ -306,7 +306,13 @@ impl Cluster {
         cluster
     }
 
-    fn member(&self, name: &str, index: usize, of: usize, extra: &[&str]) -> ServerOptions {
+    pub(super) fn member(
+        &self,
+        name: &str,
+        index: usize,
+        of: usize,
+        extra: &[&str],
+    ) -> ServerOptions {
         let all: Vec<String> = (0..of)
             .map(|index| format!("n{index}={}", self.peer_urls[index]))
             .collect();
@@ -333,7 +339,7 @@ impl Cluster {
     }
 
     /// The members that a shard's endpoint lists, by name or id, with whether they are learners.
-    async fn listed(&self, address: &str) -> Vec<(String, bool)> {
+    pub(super) async fn listed(&self, address: &str) -> Vec<(String, bool)> {
         let list = Etcdctl::new(address).json(&["member", "list"]).await;
         let members = list["members"].as_array().cloned().unwrap_or_default();
         let text = |member: &Value| {

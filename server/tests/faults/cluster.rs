@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, MemberAddOptions};
+use etcd_client::{AlarmAction, AlarmType, Client, MemberAddOptions};
 
 use crate::disk::Disk;
 use crate::load::connect;
@@ -302,20 +302,16 @@ impl Cluster {
         }
     }
 
-    /// Ends alarms that a full disk has raised.
-    pub async fn disarm(&self) {
-        self.insist(0, "an alarm is ended", async |client| {
-            let alarms = client.alarm(AlarmAction::Get, AlarmType::None, None).await;
-            let alarms = alarms.ok()?;
-            for alarm in alarms.alarms() {
-                let mut which = AlarmOptions::new();
-                which.with_member(alarm.member_id());
-                let ended = client.alarm(AlarmAction::Deactivate, alarm.alarm(), Some(which));
-                ended.await.ok()?;
-            }
-            alarms.alarms().is_empty().then_some(())
-        })
-        .await;
+    /// Nothing that stops writes is raised.
+    pub async fn has_no_alarm(&self, index: usize) {
+        let alarms = self
+            .insist(index, "alarms are told", async |client| {
+                let alarms = client.alarm(AlarmAction::Get, AlarmType::None, None).await;
+                Some(alarms.ok()?.alarms().to_vec())
+            })
+            .await;
+        let raised: Vec<u64> = alarms.iter().map(|alarm| alarm.member_id()).collect();
+        assert!(raised.is_empty(), "alarms of {raised:?}");
     }
 
     /// Asks a member until it does as it is told.

@@ -306,10 +306,11 @@ fn op(request: Request) -> pb::RequestOp {
     }
 }
 
-/// Writes large values at a member, whether they are accepted or not.
-pub async fn write_much(record: &Record, cluster: &Cluster, index: usize) {
+/// Writes large values at a member, whether they are accepted or not; how many were.
+pub async fn write_much(record: &Record, cluster: &Cluster, index: usize) -> u64 {
+    let mut accepted = 0;
     let Some(mut client) = cluster.client(index).await else {
-        return;
+        return accepted;
     };
     for turn in 0..MUCH_COUNT {
         let mut value = format!("much-{}-{turn}-", record.now_us()).into_bytes();
@@ -321,7 +322,10 @@ pub async fn write_much(record: &Record, cluster: &Cluster, index: usize) {
         });
         let number = record.invoke(MUCH_CLIENT, index, call.clone());
         match tokio::time::timeout(MUCH_PATIENCE, ask(&mut client, &call)).await {
-            Ok(Ok(reply)) => record.conclude(number, Outcome::Done(reply)),
+            Ok(Ok(reply)) => {
+                accepted += 1;
+                record.conclude(number, Outcome::Done(reply));
+            }
             Ok(Err(error)) => match translate::outcome(&error) {
                 Outcome::Unknown => {}
                 outcome => record.conclude(number, outcome),
@@ -329,6 +333,7 @@ pub async fn write_much(record: &Record, cluster: &Cluster, index: usize) {
             Err(_) => {}
         }
     }
+    accepted
 }
 
 /// Sends a call, and translates the answer.

@@ -15,7 +15,7 @@ use keelson_storage::state::{
 use tonic::Status;
 
 use super::range_response::RangeResponse;
-use super::{Api, decode};
+use super::{Api, decode, learner};
 use crate::engine::message::{Answer, Ask};
 use crate::front::Call;
 
@@ -54,6 +54,7 @@ pub(super) async fn range_stream(api: &Rc<Api>, mut call: Call) {
 
 async fn select(api: &Api, body: &Bytes) -> Result<RangeResponse, Status> {
     let request: RangeRequest = decode(body)?;
+    learner::admits_range(api, &request)?;
     validate_range(&request)?;
     let began = Instant::now();
     let answer = api.ask_without_limit(Ask::Range(request)).await;

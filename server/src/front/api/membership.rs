@@ -90,7 +90,8 @@ async fn members(api: &Api, linearizable: bool) -> Result<Vec<Listed>, ApiError>
 
 /// The commands that make `own` like `main`: who comes before who leaves. A group without members is one that is not
 /// founded yet, and tells nothing; even a linearizable list of `main` can be that.
-fn changes(own: &[Listed], main: &[Listed], learners_max: u32) -> Vec<Request> {
+#[must_use]
+pub fn changes(own: &[Listed], main: &[Listed], learners_max: u32) -> Vec<Request> {
     if own.is_empty() || main.is_empty() {
         return Vec::new();
     }

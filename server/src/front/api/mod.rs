@@ -13,6 +13,7 @@ mod cluster;
 mod health;
 mod http_service;
 mod kv;
+mod learner;
 mod lease;
 mod maintenance;
 mod membership;
@@ -42,7 +43,7 @@ use crate::observe::{ClientApiVersion, CoreMetrics, METHODS, Method, Registry};
 use crate::runtime::{Core, LocalEvent};
 
 pub use http_service::HttpApi;
-pub use membership::follow_main;
+pub use membership::{changes as changes_of_main, follow_main};
 pub use pump::{progress_notifier, pump, sweeper};
 
 /// Metadata in which a client names the API level it speaks.
@@ -89,6 +90,8 @@ pub struct Api {
     /// Watch questions for which the ring had no room.
     unsent: RefCell<VecDeque<Ask>>,
     lease_ids: Cell<u64>,
+    /// Whether this member has no vote in the shard's group.
+    is_learner: Cell<bool>,
     /// Backups that are being streamed.
     backups: Cell<usize>,
 }
@@ -118,6 +121,7 @@ impl Api {
             writers: RefCell::default(),
             unsent: RefCell::default(),
             lease_ids: Cell::new(RandomState::new().hash_one(std::process::id())),
+            is_learner: Cell::new(false),
             backups: Cell::new(0),
         })
     }
@@ -149,12 +153,29 @@ impl Api {
         request: Request,
         body: Bytes,
     ) -> impl Future<Output = Result<Response, ApiError>> + '_ {
+        let asked_ms = self.core.coarse_ms();
         let asked = if body.len() > self.config.request_bytes_max {
             Err(ApiError::RequestTooLarge)
         } else {
-            Ok(self.ask(Ask::Write { request, body }))
+            Ok(self.ask_at(Ask::Write { request, body }, asked_ms))
         };
-        async move { self.response(asked?.await?, Ask::LoadWritten).await }
+        async move {
+            match asked?.await {
+                Ok(answer) => self.response(answer, Ask::LoadWritten).await,
+                // Rare, so its future is not a part of every call's.
+                Err(ApiError::Timeout) => Err(Box::pin(self.why_late(asked_ms)).await),
+                Err(error) => Err(error),
+            }
+        }
+    }
+
+    /// What the client of a write hears whose time is up.
+    async fn why_late(&self, asked_ms: u64) -> ApiError {
+        let since_us = asked_ms * 1000;
+        match self.ask(Ask::WhyLate { since_us }).await {
+            Err(error) => error,
+            Ok(other) => unreachable!("the reason is an error, not {other:?}"),
+        }
     }
 
     /// The response in the engine's answer, with the values filled in that were on the disk, which `load` asks for.
@@ -257,7 +278,12 @@ impl Service for Api {
         let version = ClientApiVersion::from_metadata(call.head.get(CLIENT_API_VERSION));
         let method = Method::from_index(call.method.index);
         self.metrics.rpc_started(method, version);
-        self.dispatch(method, call)
+        async move {
+            match learner::admits(&self, method) {
+                Ok(()) => self.dispatch(method, call).await,
+                Err(error) => call.reply.finish(Err(error.into())),
+            }
+        }
     }
 }
 

@@ -80,6 +80,7 @@ impl Api {
                 revision,
                 raft_term,
             } => self.fanout.borrow_mut().on_leap(revision, raft_term),
+            Outbound::Learner(is_learner) => self.is_learner.set(is_learner),
             Outbound::Progress { stream, revision } => {
                 self.fanout
                     .borrow_mut()

@@ -310,6 +310,11 @@ impl Server {
         self.options.flags.push(flag.to_owned());
     }
 
+    /// Without the flags that begin like this from the next start on.
+    pub fn drop_flag(&mut self, begin: &str) {
+        self.options = self.options.clone().without_flag(begin);
+    }
+
     /// Starts a stopped or killed server again, and does not wait until it serves.
     pub fn relaunch(&mut self) {
         assert!(self.child.is_none(), "restart needs a stopped server");
