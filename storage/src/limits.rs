@@ -56,8 +56,10 @@ pub const SNAPSHOT_PAGE_BYTES_MAX: usize = i32::MAX as usize;
 pub const SNAPSHOT_VALUE_BLOCK_BYTES: usize = 16 << 10;
 /// A leaf is closed before its values would exceed this; only a single key can make them more.
 pub const SNAPSHOT_RUN_BYTES_DEFAULT: usize = 1 << 20;
-/// One write of a file that is being built. The log's flushes carry such writes along, so each is short.
-pub const SNAPSHOT_WRITE_BYTES_DEFAULT: usize = 256 << 10;
+/// One write of a file that is being built,
+pub const SNAPSHOT_WRITE_BYTES_DEFAULT: usize = 1 << 20;
+/// and one beside requests, where the log's flushes carry such writes along.
+pub const SNAPSHOT_WRITE_BYTES_CONSIDERATE: usize = 256 << 10;
 /// One read while a file is loaded, and one piece of a resident index: the buffers stay.
 pub const SNAPSHOT_READ_BYTES: usize = 4 << 20;
 /// The first piece of an index that is being built; each is twice the one before, up to the size of a read.
@@ -72,7 +74,7 @@ pub const SNAPSHOT_READS_DEFAULT: usize = 32;
 /// Blocks of values that wait to be read; whoever wants more comes again.
 pub const SNAPSHOT_WANTED_MAX: usize = 64 << 10;
 /// Writes of a file being built that are given and not completed, by default.
-pub const SNAPSHOT_WRITES_DEFAULT: usize = 16;
+pub const SNAPSHOT_WRITES_DEFAULT: usize = 4;
 /// The same beside requests.
 pub const SNAPSHOT_WRITES_CONSIDERATE: usize = 1;
 /// Runs of values that follow each other are read in pieces of this size,

@@ -40,7 +40,7 @@ const WINDOW_BYTES: u32 = 8 << 20;
 /// How often it is looked whether somebody interrupts.
 const INTERRUPT_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// What is written at once, and how many buffers there are for it. A member's log on the same disk waits behind two.
-const WRITE_BYTES: usize = 512 << 10;
+const WRITE_BYTES: usize = 256 << 10;
 const WRITE_BUFFERS: usize = 6;
 
 /// Takes a backup, and says so.

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use keelson_proto::ApiError;
 use keelson_storage::ids::{Lsn, RaftIndex, SnapshotSeq};
 use keelson_storage::io::{Disk, give_way};
+use keelson_storage::limits::SNAPSHOT_WRITE_BYTES_CONSIDERATE;
 use keelson_storage::mvcc::{Checkpoint, Layer};
 use keelson_storage::snapshot::{BuilderConfig, HardState, Meta, Snapshot, SnapshotError};
 use keelson_storage::state::State;
@@ -416,12 +417,16 @@ impl<D: Disk> Engine<D> {
             None => self.freeze(),
         };
         let sequence = self.snapshots.begin();
+        let mut builder = self.config.checkpoint.builder;
+        if self.is_serving() {
+            builder.write_bytes = builder.write_bytes.min(SNAPSHOT_WRITE_BYTES_CONSIDERATE);
+        }
         let last = self.state.snapshot();
         let leaves = last.map_or(0, |last| last.leaf_count());
         let layer = self.state.frozen();
         let job = Checkpoint::new(
             sequence,
-            self.config.checkpoint.builder,
+            builder,
             frozen.meta.clone(),
             Arc::clone(layer.expect("it was just frozen, or is since the last attempt")),
             last.cloned(),

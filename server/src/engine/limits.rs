@@ -151,7 +151,7 @@ pub const CHECKPOINT_SLICE_VERSIONS: usize = 256;
 /// Runs of values handed to a checkpoint ahead of its need.
 pub const CHECKPOINT_RUNS_AHEAD_MAX: usize = 8;
 /// Writes of a checkpoint taken ahead of the disk, and buffers for them.
-pub const CHECKPOINT_WRITES_AHEAD_MAX: usize = 8;
+pub const CHECKPOINT_WRITES_AHEAD_MAX: usize = 4;
 /// What a checkpoint may write at once after a pause, whatever its rate.
 pub const CHECKPOINT_BURST_BYTES: i64 = 512 << 10;
 /// The part of the memory left to commands from which on, at its beginning, a checkpoint hurries,

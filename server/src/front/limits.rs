@@ -84,11 +84,15 @@ pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
 pub const BACKUPS_PER_CORE_MAX: usize = 8;
 
 /// What a backup reads at once, twice: a write of the log waits behind no more.
-pub const BACKUP_READ_BYTES: usize = 512 << 10;
+pub const BACKUP_READ_BYTES: usize = 256 << 10;
 
 /// Bytes of the file in one message of a backup. etcd sends 32 KiB, and its clients take any size; those of other
 /// languages refuse messages of more than 4 MiB unless they are told otherwise.
 pub const BACKUP_BLOB_BYTES: usize = 256 << 10;
+
+/// How long a backup waits after a message while other calls come: what it reads, hashes and sends is taken from them. It
+/// gets some 80 MB a second then.
+pub const BACKUP_PAUSE: Duration = Duration::from_millis(3);
 
 /// Messages of a backup that are ready before its client takes them.
 pub const BACKUP_MESSAGES_AHEAD: usize = 8;

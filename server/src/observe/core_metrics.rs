@@ -162,6 +162,14 @@ pub struct ClientMetrics {
     pub connections_refused: Counter,
 }
 
+impl ClientMetrics {
+    /// Unary requests of all clients.
+    #[must_use]
+    pub fn unary_count(&self) -> u64 {
+        self.requests_unary.iter().map(Counter::value).sum()
+    }
+}
+
 /// What an applied command was, in the words of the `op` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

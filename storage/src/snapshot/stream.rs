@@ -86,9 +86,11 @@ impl ValueStream {
         self.spare.is_empty()
     }
 
-    /// Takes back a buffer that was written.
+    /// Takes back a buffer that was written; one of a file with shorter writes is of no use.
     pub(super) fn reuse(&mut self, mut buf: AlignedBuf) {
-        buf.clear();
-        self.spare.push(buf);
+        if buf.capacity() >= self.write_bytes {
+            buf.clear();
+            self.spare.push(buf);
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! If the newest file does not hold everything that is applied, a checkpoint is asked for first. A helper thread then
 //! has the file read, past the page cache, compares every byte with the checksums, hashes it, and frames the messages; the
-//! core only passes them on as the client takes them. The engine is asked twice or thrice, and serves on meanwhile.
+//! core only passes them on as the client takes them, with pauses while others call. The engine is asked twice or thrice,
+//! and serves on meanwhile.
 //!
 //! ```text
 //!   checkpoint -> pinned file -> helpers: read --> audit | SHA-256 | frame --feed--> core --> client
@@ -36,7 +37,7 @@ use super::Api;
 use crate::config::version;
 use crate::engine::message::{Answer, Ask};
 use crate::front::limits::{
-    BACKUP_BLOB_BYTES, BACKUP_MESSAGES_AHEAD, BACKUP_READ_BYTES, BACKUPS_PER_CORE_MAX,
+    BACKUP_BLOB_BYTES, BACKUP_MESSAGES_AHEAD, BACKUP_PAUSE, BACKUP_READ_BYTES, BACKUPS_PER_CORE_MAX,
 };
 use crate::front::{Call, Closed, PREFIX_BYTES, Replies};
 use crate::runtime::{self, Fed, Feed, Gone};
@@ -103,7 +104,7 @@ pub(super) async fn serve(api: Rc<Api>, mut call: Call) {
             reply.finish(Err(status));
         }
         Ok(fed) => {
-            if pass_on(fed, reply).await {
+            if pass_on(&api, fed, reply).await {
                 let took = began.elapsed();
                 api.metrics.disk.backend_snapshot.observe_duration(took);
                 let took_ms = took.as_millis() as u64;
@@ -133,8 +134,9 @@ async fn pinned(api: &Api) -> Result<(Option<PinnedFile>, bool), ApiError> {
     }
 }
 
-/// Hands the messages to the client; true if it has all of them.
-async fn pass_on(mut fed: Fed<Piece>, mut reply: Replies) -> bool {
+/// Hands the messages to the client, slowly while others call; true if it has all of them.
+async fn pass_on(api: &Api, mut fed: Fed<Piece>, mut reply: Replies) -> bool {
+    let mut calls = api.metrics.client.unary_count();
     loop {
         let piece = match unless_closed(&mut reply, fed.next()).await {
             Ok(piece) => piece,
@@ -146,6 +148,14 @@ async fn pass_on(mut fed: Fed<Piece>, mut reply: Replies) -> bool {
         match piece {
             Some(Piece::Message(message)) => {
                 if reply.send_raw(message).await.is_err() {
+                    return false;
+                }
+                let before = std::mem::replace(&mut calls, api.metrics.client.unary_count());
+                if calls > before
+                    && let Err(closed) =
+                        unless_closed(&mut reply, runtime::sleep(BACKUP_PAUSE)).await
+                {
+                    give_up(reply, closed);
                     return false;
                 }
             }
