@@ -567,6 +567,12 @@ pub(super) const FAMILIES: &[Family] = {
             CoreCounter(|m| &m.runtime.wakeups, 1.0),
         ),
         family(
+            "keelson_disk_full",
+            G,
+            "1 while the member's disk has no room for the next segment of its log.",
+            Gauge(|m| &m.server.disk_full),
+        ),
+        family(
             "keelson_memory_index_bytes",
             G,
             "Memory of the index of the snapshot.",
@@ -631,12 +637,6 @@ pub(super) const FAMILIES: &[Family] = {
             C,
             "Group commits made durable.",
             Counter(|m| &m.disk.wal_groups),
-        ),
-        family(
-            "keelson_disk_full",
-            G,
-            "1 while the member's disk has no room for the next segment of its log.",
-            Gauge(|m| &m.server.disk_full),
         ),
         family(
             "keelson_wal_segments_recycled_total",

@@ -213,6 +213,9 @@ impl Api {
 
     /// A call's task is as large as the largest of these futures, so those of long calls are boxed.
     async fn dispatch(self: Rc<Self>, method: Method, call: Call) {
+        if let Err(error) = learner::admits(&self, method) {
+            return call.reply.finish(Err(error.into()));
+        }
         match method {
             Method::KvRange => kv::range(&self, call).await,
             Method::KvRangeStream => Box::pin(kv::range_stream(&self, call)).await,
@@ -278,12 +281,7 @@ impl Service for Api {
         let version = ClientApiVersion::from_metadata(call.head.get(CLIENT_API_VERSION));
         let method = Method::from_index(call.method.index);
         self.metrics.rpc_started(method, version);
-        async move {
-            match learner::admits(&self, method) {
-                Ok(()) => self.dispatch(method, call).await,
-                Err(error) => call.reply.finish(Err(error.into())),
-            }
-        }
+        self.dispatch(method, call)
     }
 }
 
