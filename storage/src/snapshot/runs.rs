@@ -38,12 +38,12 @@ pub(super) struct Piece {
 
 /// How much of the disk reading runs may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ReadAhead {
+pub(super) struct Pace {
     piece_bytes: u64,
     pieces: usize,
 }
 
-impl ReadAhead {
+impl Pace {
     /// As fast as the disk can.
     pub(super) const EAGER: Self = Self {
         piece_bytes: SNAPSHOT_RUN_READ_BYTES,
@@ -96,7 +96,7 @@ impl Runs {
     }
 
     /// The piece to read now, if there is one and not too many are being read.
-    pub(super) fn next_read(&mut self, ahead: ReadAhead) -> Option<Piece> {
+    pub(super) fn next_read(&mut self, ahead: Pace) -> Option<Piece> {
         while self.in_flight < ahead.pieces {
             let reading = self.next_piece(ahead.piece_bytes)?;
             let piece = reading.piece;
@@ -226,7 +226,7 @@ mod tests {
         let mut runs = Runs::default();
         ask(&mut runs, &[400, 400, 400, 0, 2048, 4]);
         assert_eq!(runs.bytes_ahead(), 3252 * KIB);
-        let pieces: Vec<_> = std::iter::from_fn(|| runs.next_read(ReadAhead::EAGER)).collect();
+        let pieces: Vec<_> = std::iter::from_fn(|| runs.next_read(Pace::EAGER)).collect();
         let lengths: Vec<_> = pieces
             .iter()
             .map(|piece| piece.bytes as u64 / KIB)
@@ -251,25 +251,25 @@ mod tests {
     fn only_some_reads_are_in_flight_and_empty_runs_need_none() {
         let mut runs = Runs::default();
         ask(&mut runs, &[2048; 20]);
-        let pieces: Vec<_> = std::iter::from_fn(|| runs.next_read(ReadAhead::EAGER)).collect();
+        let pieces: Vec<_> = std::iter::from_fn(|| runs.next_read(Pace::EAGER)).collect();
         assert_eq!(pieces.len(), SNAPSHOT_RUN_READS_MAX);
         runs.on_read(pieces[0].id, Ok(read(pieces[0])));
-        assert!(runs.next_read(ReadAhead::EAGER).is_some());
-        assert!(runs.next_read(ReadAhead::EAGER).is_none());
+        assert!(runs.next_read(Pace::EAGER).is_some());
+        assert!(runs.next_read(Pace::EAGER).is_none());
 
         let mut runs = Runs::default();
         ask(&mut runs, &[100; 20]);
-        let piece = runs.next_read(ReadAhead::CONSIDERATE).unwrap();
+        let piece = runs.next_read(Pace::CONSIDERATE).unwrap();
         assert_eq!(piece.bytes as u64, 200 * KIB);
-        assert!(runs.next_read(ReadAhead::CONSIDERATE).is_none());
+        assert!(runs.next_read(Pace::CONSIDERATE).is_none());
         assert_eq!(
-            runs.next_read(ReadAhead::EAGER).unwrap().bytes as u64,
+            runs.next_read(Pace::EAGER).unwrap().bytes as u64,
             1000 * KIB
         );
 
         let mut runs = Runs::default();
         ask(&mut runs, &[0, 0]);
-        assert!(runs.next_read(ReadAhead::EAGER).is_none());
+        assert!(runs.next_read(Pace::EAGER).is_none());
         assert_eq!(runs.take().unwrap().unwrap(), (0, Bytes::new()));
         assert_eq!(runs.take().unwrap().unwrap(), (1, Bytes::new()));
     }
@@ -278,16 +278,16 @@ mod tests {
     fn a_failed_read_fails_its_runs_and_forgotten_ones_do_not_come() {
         let mut runs = Runs::default();
         ask(&mut runs, &[4, 4, 2048]);
-        let first = runs.next_read(ReadAhead::EAGER).unwrap();
+        let first = runs.next_read(Pace::EAGER).unwrap();
         let error = DiskError::from_errno("read", "f".to_owned(), libc::EIO);
         runs.on_read(first.id, Err(error.clone().into()));
         for _ in 0..2 {
             assert_eq!(runs.take().unwrap(), Err(error.clone().into()));
         }
-        let second = runs.next_read(ReadAhead::EAGER).unwrap();
+        let second = runs.next_read(Pace::EAGER).unwrap();
         runs.forget();
         ask(&mut runs, &[4]);
-        let third = runs.next_read(ReadAhead::EAGER).unwrap();
+        let third = runs.next_read(Pace::EAGER).unwrap();
         runs.on_read(second.id, Ok(read(second)));
         assert!(runs.take().is_none());
         runs.on_read(third.id, Ok(read(third)));

@@ -35,7 +35,7 @@ use super::draft::{Action, Draft};
 use super::error::{Affected, SnapshotDamage, SnapshotError};
 use super::incoming::{Incoming, IncomingError, Unverified};
 use super::lent::lend;
-use super::runs::{Piece, ReadAhead, Run, Runs};
+use super::runs::{Pace, Piece, Run, Runs};
 use super::snapshot::Snapshot;
 use super::startup::{self, Found, file_name};
 use super::stream::PageWrite;
@@ -791,9 +791,9 @@ impl<D: Disk> SnapshotStore<D> {
                 .submit_read(file, piece.offset, piece.bytes, buf, token);
         }
         let ahead = if self.is_considerate {
-            ReadAhead::CONSIDERATE
+            Pace::CONSIDERATE
         } else {
-            ReadAhead::EAGER
+            Pace::EAGER
         };
         while let Some(piece) = self.runs.next_read(ahead) {
             let current = self
