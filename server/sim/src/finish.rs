@@ -1,6 +1,7 @@
 //! After the faults: everything must come right again, and what was recorded is judged.
 
 use crate::check::{LeaseRules, Outcome, Violation, check_all};
+use crate::member::Member;
 use crate::observe::digest;
 use crate::wire::Weather;
 use crate::world::World;
@@ -114,15 +115,14 @@ impl World {
         self.members.iter().any(|member| member.office.is_some())
     }
 
+    /// Nobody leads those whom another shard still has and the first one does not.
     fn is_led(&mut self) -> bool {
-        let mut leaders = self
-            .members
-            .iter()
-            .filter(|member| !member.is_removed)
-            .map(|member| {
-                let running = member.running.as_ref()?;
-                running.engine().node().leader()
-            });
+        let known = self.newest_members();
+        let belongs = |member: &&Member| known.iter().any(|known| known.id == member.id.0);
+        let mut leaders = self.members.iter().filter(belongs).map(|member| {
+            let running = member.running.as_ref()?;
+            running.engine().node().leader()
+        });
         let first = leaders.next().flatten();
         first.is_some() && leaders.all(|leader| leader == first)
     }

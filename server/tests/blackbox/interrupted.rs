@@ -40,7 +40,7 @@ fn wait_for(path: &Path) {
 /// A save of a server that does not answer, ended by a signal when its file is there.
 fn save_ended_by(server: &Server, number: i32) -> Output {
     let file = server.folder().join("a.db");
-    server.signal(libc::SIGSTOP);
+    server.pause();
     let address = server.address();
     let saving = begin(&["snapshot", "save", text(&file), "--endpoints", &address]);
     wait_for(&file.with_file_name("a.db.part"));

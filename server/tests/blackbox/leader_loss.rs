@@ -42,7 +42,7 @@ async fn g_r_3_what_was_under_way_to_a_lost_leader_is_answered_in_etcds_words() 
     let clients = servers[follower].clients().await;
     let (mut kv, mut reading) = (clients.kv.clone(), clients.kv.clone());
     // It takes nothing any more, and its links stay open.
-    servers[leader].signal(libc::SIGSTOP);
+    servers[leader].pause();
     let (write, read) = tokio::join!(
         timed(kv.put(shapes::put("lost", "x"))),
         timed(reading.range(shapes::get("before")))

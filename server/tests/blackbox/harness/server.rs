@@ -297,6 +297,26 @@ impl Server {
         assert_eq!(sent, 0, "kill: {}", std::io::Error::last_os_error());
     }
 
+    /// SIGSTOP. When this returns all threads stand still: the signal itself only asks them to.
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        let stands = |task: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            let after_name = stat.rsplit_once(") ").map_or("", |(_, after)| after);
+            after_name.starts_with('T')
+        };
+        let begun = Instant::now();
+        loop {
+            let mut threads = std::fs::read_dir(&tasks).expect("the server runs");
+            if threads.all(|task| stands(task.expect("a thread's directory"))) {
+                return;
+            }
+            assert!(begun.elapsed() < DEADLINE, "threads go on after SIGSTOP");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// SIGKILL, as if the power went.
     pub fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
