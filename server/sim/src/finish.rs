@@ -180,6 +180,10 @@ impl World {
     fn judge(&mut self) -> Result<(), Violation> {
         self.history.ended_us = self.now_us;
         self.note_standstill(false);
+        if let Some(revision) = self.history.log.orphan() {
+            let what = format!("revision {revision} was seen, and one before it never");
+            return Err(Violation::new("G-KV-2", what));
+        }
         let digests: Vec<(u64, u64)> = self
             .members
             .iter()

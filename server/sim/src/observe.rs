@@ -56,8 +56,9 @@ impl World {
         }
         running.index_seen = applied.index.0;
 
-        let is_due =
-            applied.index.0.is_multiple_of(DIGEST_EVERY) && running.revision_seen == revision;
+        let is_recorded =
+            running.revision_seen == revision && revision <= self.history.log.revision();
+        let is_due = applied.index.0.is_multiple_of(DIGEST_EVERY) && is_recorded;
         let digest = is_due.then(|| digest(engine, &self.history.log));
         let seen = Applied {
             member: id,
@@ -109,7 +110,7 @@ impl World {
         let from = Revision(self.history.log.revision() + 1);
         let changes = running.engine().state().changes_from(from);
         let changes: Vec<Change> = changes.map(|change| change.change()).collect();
-        take_changes(changes.into_iter(), &mut self.history.log)
+        take_changes(changes.into_iter(), false, &mut self.history.log)
     }
 
     /// Whoever leads and has applied its term's first entry is in office, until it is seen not to be.
@@ -193,27 +194,32 @@ impl World {
     }
 }
 
-/// Records changes that nobody has seen before, and compares the others.
+/// Records changes that nobody has seen before, and compares the others. What a member tells may begin after a gap if it has
+/// got a snapshot.
 pub(crate) fn take_changes(
     changes: impl Iterator<Item = Change>,
+    has_leapt: bool,
     log: &mut EventLog,
 ) -> Result<(), Violation> {
     let mut events: Vec<Event> = Vec::new();
     for change in changes {
         let revision = change.record.revision.0;
         if events.last().is_some_and(|last| last.revision < revision) {
-            take_revision(std::mem::take(&mut events), log)?;
+            take_revision(std::mem::take(&mut events), has_leapt, log)?;
         }
         events.push(event(&change));
     }
     match events.is_empty() {
         true => Ok(()),
-        false => take_revision(events, log),
+        false => take_revision(events, has_leapt, log),
     }
 }
 
-fn take_revision(events: Vec<Event>, log: &mut EventLog) -> Result<(), Violation> {
+fn take_revision(events: Vec<Event>, has_leapt: bool, log: &mut EventLog) -> Result<(), Violation> {
     let revision = events[0].revision;
+    if has_leapt && revision > log.revision() + 1 {
+        return log.push_early(revision, events);
+    }
     if revision > log.revision() {
         return log.push(events);
     }

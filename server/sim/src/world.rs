@@ -244,6 +244,7 @@ impl World {
             self.trace
                 .event(now_us, format_args!("{id} has everything again"));
         }
+        let has_leapt = running.swapped_us.is_some();
         if running.swapped_us == Some(now_us) {
             self.trace.count("snapshot received");
             if running.is_mended {
@@ -261,7 +262,8 @@ impl World {
             Ok(result) => result,
             Err(error) => return self.on_engine_error(index, &error),
         };
-        take_changes(result.changes.into_iter(), &mut self.history.log)?;
+        let changes = result.changes.into_iter();
+        take_changes(changes, has_leapt, &mut self.history.log)?;
         self.observe(index)?;
         self.observe_company(index)?;
         for (shard, to, item) in result.items {

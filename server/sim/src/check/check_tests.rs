@@ -211,6 +211,23 @@ fn g_kv_3_fields_follow_from_the_version_before() {
     assert!(history.log.push(vec![event(7, "d", 5, 2)]).is_err());
 }
 
+#[test]
+fn g_kv_2_what_is_seen_early_waits_for_what_is_before_it() {
+    let mut log = sound().log;
+    let early = vec![event(7, "e", 5, 3)];
+    log.push_early(7, early.clone()).unwrap();
+    log.push_early(7, early).unwrap();
+    let other = log.push_early(7, vec![event(7, "f", 5, 3)]).unwrap_err();
+    assert_eq!(other.rule, "G-R-7");
+    assert_eq!((log.revision(), log.orphan()), (5, Some(7)));
+    log.push(vec![event(6, "d", 5, 2)]).unwrap();
+    assert_eq!((log.revision(), log.orphan()), (7, None));
+
+    log.push_early(9, vec![event(9, "h", 5, 6)]).unwrap();
+    let unfit = log.push(vec![event(8, "g", 5, 4)]).unwrap_err();
+    assert_eq!(unfit.rule, "G-KV-3");
+}
+
 fn seen(event: &Event) -> WatchEvent {
     WatchEvent {
         key: event.key.clone(),

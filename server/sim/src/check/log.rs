@@ -1,6 +1,7 @@
 //! Every change of the keyspace in revision order, and the state at any revision.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 
@@ -30,14 +31,49 @@ pub struct EventLog {
     starts: Vec<usize>,
     /// Places in `events`, by key.
     by_key: BTreeMap<Bytes, Vec<usize>>,
+    /// What was seen before its turn, by revision.
+    early: BTreeMap<i64, Vec<Event>>,
 }
 
 impl EventLog {
-    /// Adds the changes of the next revision.
+    /// Adds the changes of the next revision, and of those after it that were seen early.
     ///
     /// # Errors
     /// A gap, no change at all, or fields that do not follow from what the key was before.
     pub fn push(&mut self, events: Vec<Event>) -> Result<(), Violation> {
+        self.push_one(events)?;
+        while let Some(events) = self.early.remove(&(self.revision() + 1)) {
+            self.push_one(events)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the changes of a later revision, until those before it are there. Where a snapshot ends a member may tell what
+    /// follows before those who had no snapshot have told what is in it.
+    ///
+    /// # Errors
+    /// They are not what another member has at this revision.
+    pub fn push_early(&mut self, revision: i64, events: Vec<Event>) -> Result<(), Violation> {
+        match self.early.entry(revision) {
+            Entry::Occupied(entry) if *entry.get() != events => {
+                let what = format!("revision {revision} is {events:?} and {:?}", entry.get());
+                Err(Violation::new("G-R-7", what))
+            }
+            Entry::Occupied(_) => Ok(()),
+            Entry::Vacant(entry) => {
+                entry.insert(events);
+                Ok(())
+            }
+        }
+    }
+
+    /// A revision that was seen although one before it never was.
+    #[must_use]
+    pub fn orphan(&self) -> Option<i64> {
+        self.early.keys().next().copied()
+    }
+
+    fn push_one(&mut self, events: Vec<Event>) -> Result<(), Violation> {
         let revision = self.revision() + 1;
         if events.is_empty() {
             return Err(Violation::new(
