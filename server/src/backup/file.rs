@@ -4,10 +4,9 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use keelson_storage::io::{
     DirectFile, Disk, FileEntry, Piece, ReadAhead, ReadOnlyDisk, SLICE_BYTES, give_way,
@@ -21,8 +20,6 @@ pub(super) type Hash = [u8; 32];
 
 /// What is read at once, and then written; a member's log on the same disk waits behind a few of these.
 const READ_BYTES: usize = 512 << 10;
-/// Pieces that are sound and wait for the hash.
-const AUDITED_AHEAD: usize = 1;
 
 /// A backup whose index is sound.
 #[derive(Debug)]
@@ -94,42 +91,46 @@ impl BackupFile {
 
     /// Reads the file from its start to its end, without the hash. Everything is compared with its checksum before
     /// `take` gets it, in whole blocks.
-    ///
-    /// ```text
-    ///   file --pieces--> auditing thread --sound pieces--> here: SHA-256, take
-    /// ```
     pub(super) fn read(
         &self,
         bar: &ProgressBar,
-        take: impl FnMut(Piece) -> anyhow::Result<()>,
+        mut take: impl FnMut(Piece) -> anyhow::Result<()>,
     ) -> anyhow::Result<Content> {
         let source = DirectFile::open(&self.path)?;
         thread::scope(|scope| {
             let pieces = ReadAhead::start(scope, &source, self.content_bytes(), READ_BYTES);
-            let (audited, sound) = sync_channel(AUDITED_AHEAD);
-            let auditing = scope.spawn(move || self.audit(pieces, &audited));
-            let content = hash(sound, bar, take);
-            let is_sound = auditing.join();
-            is_sound.map_err(|_| anyhow!("the auditing thread panicked"))??;
-            content
+            self.read_pieces(pieces, bar, &mut take)
         })
     }
 
-    /// Passes on what is as it was written, until nobody wants more.
-    fn audit(&self, pieces: ReadAhead, audited: &SyncSender<Piece>) -> anyhow::Result<()> {
-        let damaged = |flaw| explain(self.snapshot.damaged_by(&flaw));
+    fn read_pieces(
+        &self,
+        pieces: ReadAhead,
+        bar: &ProgressBar,
+        take: &mut impl FnMut(Piece) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Content> {
         let mut audit = Audit::new(&self.snapshot);
+        let mut hash = Sha256::new();
+        let mut offset = 0;
         for piece in pieces {
             let piece = piece?;
             for slice in piece.as_slice().chunks(SLICE_BYTES) {
-                audit.take(slice).map_err(damaged)?;
+                audit
+                    .take(slice)
+                    .map_err(|flaw| explain(self.snapshot.damaged_by(&flaw)))?;
+                hash.update(slice);
                 give_way();
             }
-            if audited.send(piece).is_err() {
-                return Ok(());
-            }
+            offset += piece.len() as u64;
+            bar.set_position(offset);
+            take(piece)?;
         }
-        audit.finish().map_err(damaged)
+        audit
+            .finish()
+            .map_err(|flaw| explain(self.snapshot.damaged_by(&flaw)))?;
+        Ok(Content {
+            hash: hash.finalize().into(),
+        })
     }
 
     /// Compares the hash at the end with what was read. A file without one passes.
@@ -145,26 +146,6 @@ impl BackupFile {
             _ => Ok(()),
         }
     }
-}
-
-/// Hashes pieces and hands them on.
-fn hash(
-    pieces: Receiver<Piece>,
-    bar: &ProgressBar,
-    mut take: impl FnMut(Piece) -> anyhow::Result<()>,
-) -> anyhow::Result<Content> {
-    let mut hash = Sha256::new();
-    for piece in pieces {
-        for slice in piece.as_slice().chunks(SLICE_BYTES) {
-            hash.update(slice);
-            give_way();
-        }
-        bar.inc(piece.len() as u64);
-        take(piece)?;
-    }
-    Ok(Content {
-        hash: hash.finalize().into(),
-    })
 }
 
 /// Loads the index of a file, of which the first bytes count.
@@ -193,7 +174,7 @@ fn explain(error: SnapshotError) -> anyhow::Error {
             offset,
             reason,
             affected,
-        } => anyhow!(
+        } => anyhow::anyhow!(
             "{file} is damaged: byte {offset}: {reason}. It holds {affected}. Use another backup"
         ),
         other => other.into(),
