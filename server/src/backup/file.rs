@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 pub(super) type Hash = [u8; 32];
 
 /// What is read at once, and then written; a member's log on the same disk waits behind a few of these.
-const READ_BYTES: usize = 512 << 10;
+const READ_BYTES: usize = 256 << 10;
 
 /// A backup whose index is sound.
 #[derive(Debug)]

@@ -14,6 +14,7 @@
 //! leaves `FILE.part` or `DIR.restoring`, which nobody has locked any more: the next one that wants the same name takes it
 //! over. What is locked belongs to a tool that runs, and what no tool leaves is somebody's: both are named, and not touched.
 
+mod courtesy;
 mod draft;
 mod export;
 mod file;

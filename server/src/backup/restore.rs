@@ -25,6 +25,7 @@ use keelson_storage::limits::SNAPSHOT_BLOCK_BYTES;
 use keelson_storage::snapshot::{Meta, Transplant};
 
 use super::Restore;
+use super::courtesy::Courtesy;
 use super::draft::{Draft, check_vacant};
 use super::file::{BackupFile, load};
 use super::interrupt::watch_for_interrupts;
@@ -144,6 +145,7 @@ fn copy(
 ) -> anyhow::Result<()> {
     let writer = DirectWriter::create(target)?;
     writer.reserve(transplant.kept_bytes + transplant.tail.len() as u64)?;
+    let mut courtesy = Courtesy::for_disk_of(target);
     let content = thread::scope(|scope| {
         let mut behind = WriteBehind::start(scope, &writer);
         let mut offset = 0;
@@ -163,6 +165,7 @@ fn copy(
             if !piece.is_empty() {
                 behind.write(start, piece)?;
             }
+            courtesy.pause();
             Ok(())
         })?;
         behind.finish()?;
