@@ -219,7 +219,7 @@ pub struct DiskOptions {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "direct,grouped,read,buffered"
+        default_value = "direct,grouped,read,copy,buffered"
     )]
     pub way: Vec<Way>,
     /// Bytes of one write, a multiple of 512.

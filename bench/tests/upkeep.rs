@@ -155,6 +155,7 @@ fn every_step_of_a_backup_has_its_rate_and_its_cost() {
         if !transfer.is_null() {
             assert!(positive(&transfer["bytes"]) > f64::from(4 << 20), "{step}");
             positive(&transfer["probe_ratio"]);
+            positive(&transfer["copy_ratio"]);
         }
         if !puts.is_null() {
             check_stretch(puts);
@@ -167,6 +168,7 @@ fn every_step_of_a_backup_has_its_rate_and_its_cost() {
         "checkpoint_probe_ratio",
         "save_probe_ratio",
         "restore_probe_ratio",
+        "restore_copy_ratio",
         "save_beside_puts_p99_ratio",
     ] {
         positive(&result["ratios"][ratio]["median"]);

@@ -3,7 +3,9 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use keelson_storage::limits::{WAL_GROUP_BYTES_DEFAULT, WAL_READ_BYTES};
+use keelson_storage::limits::{
+    SNAPSHOT_WRITE_BYTES_DEFAULT, WAL_GROUP_BYTES_DEFAULT, WAL_READ_BYTES,
+};
 
 /// How many operations are in flight while the sequential figure is taken.
 const SEQUENTIAL_DEPTH: u32 = 4;
@@ -18,6 +20,9 @@ pub enum Way {
     Grouped,
     /// What a start does with the log: O_DIRECT reads of 4 MiB, one after the other.
     Read,
+    /// What a backup, a restore and a checkpoint of unchanged values do: as many O_DIRECT copies of 1 MiB as the depth, each
+    /// read in one half of the file and then written in the other.
+    Copy,
     /// What etcd does: a write through the page cache, then fdatasync.
     Buffered,
 }
@@ -29,6 +34,7 @@ impl Way {
             Way::Direct => "direct",
             Way::Grouped => "grouped",
             Way::Read => "read",
+            Way::Copy => "copy",
             Way::Buffered => "buffered",
         }
     }
@@ -41,6 +47,9 @@ impl Way {
             }
             Way::Grouped => "iodepth O_DIRECT writes by io_uring, then one fdatasync for all",
             Way::Read => "O_DIRECT read, as Keelson reads its log at a start",
+            Way::Copy => {
+                "O_DIRECT read in one half of the file, then write in the other, by io_uring; a MB is counted once"
+            }
             Way::Buffered => "write through the page cache, then fdatasync, as etcd's log writes",
         }
     }
@@ -81,6 +90,12 @@ impl Cell {
         bs_bytes: WAL_READ_BYTES as u64,
         iodepth: 1,
     };
+    /// Copies as large as a checkpoint's reads and writes: what the disk can take of whoever does both.
+    pub const SEQUENTIAL_COPY: Self = Self {
+        way: Way::Copy,
+        bs_bytes: SNAPSHOT_WRITE_BYTES_DEFAULT as u64,
+        iodepth: SEQUENTIAL_DEPTH,
+    };
 
     /// The size of an operation, as `--bs` takes it.
     pub fn block(&self) -> String {
@@ -91,7 +106,7 @@ impl Cell {
     }
 
     /// Every combination, by way, size and depth. A way that has no depth is run once a size, reads
-    /// once. What goes through the page cache comes last: the pages it leaves behind would cost every
+    /// and copies once. What goes through the page cache comes last: the pages it leaves behind would cost every
     /// later O_DIRECT write.
     pub fn matrix(ways: &[Way], sizes_bytes: &[u64], depths: &[u32]) -> Vec<Self> {
         let mut ways = ways.to_vec();
@@ -99,17 +114,19 @@ impl Cell {
         ways.dedup();
         let mut cells = Vec::new();
         for way in ways {
-            if way == Way::Read {
-                cells.push(Self::SEQUENTIAL_READ);
-                continue;
-            }
-            for &bs_bytes in sizes_bytes {
-                for &iodepth in if way.has_depth() { depths } else { &[1] } {
-                    cells.push(Self {
-                        way,
-                        bs_bytes,
-                        iodepth,
-                    });
+            match way {
+                Way::Read => cells.push(Self::SEQUENTIAL_READ),
+                Way::Copy => cells.push(Self::SEQUENTIAL_COPY),
+                Way::Direct | Way::Grouped | Way::Buffered => {
+                    for &bs_bytes in sizes_bytes {
+                        for &iodepth in if way.has_depth() { depths } else { &[1] } {
+                            cells.push(Self {
+                                way,
+                                bs_bytes,
+                                iodepth,
+                            });
+                        }
+                    }
                 }
             }
         }
@@ -138,7 +155,13 @@ mod tests {
 
     #[test]
     fn a_matrix_has_every_combination_once_and_the_page_cache_last() {
-        let ways = [Way::Buffered, Way::Direct, Way::Direct, Way::Read];
+        let ways = [
+            Way::Buffered,
+            Way::Copy,
+            Way::Direct,
+            Way::Direct,
+            Way::Read,
+        ];
         let cells = Cell::matrix(&ways, &[4096, 65_536], &[1, 4]);
         let short: Vec<_> = cells
             .iter()
@@ -152,6 +175,7 @@ mod tests {
                 ("direct", 65_536, 1),
                 ("direct", 65_536, 4),
                 ("read", 4 << 20, 1),
+                ("copy", 1 << 20, 4),
                 ("buffered", 4096, 1),
                 ("buffered", 65_536, 1),
             ]

@@ -34,6 +34,8 @@ pub struct Headline {
     pub sequential_write_bytes_per_second: Option<f64>,
     /// Reads of 4 MiB, one in flight.
     pub sequential_read_bytes_per_second: Option<f64>,
+    /// Copies of 1 MiB, four in flight: a byte that is read and written counts once.
+    pub copy_bytes_per_second: Option<f64>,
 }
 
 impl Headline {
@@ -46,6 +48,7 @@ impl Headline {
                 .map(|run| run.bytes_per_second),
             sequential_read_bytes_per_second: find(Cell::SEQUENTIAL_READ)
                 .map(|run| run.bytes_per_second),
+            copy_bytes_per_second: find(Cell::SEQUENTIAL_COPY).map(|run| run.bytes_per_second),
         }
     }
 }

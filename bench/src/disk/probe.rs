@@ -90,6 +90,7 @@ impl Probe {
             Way::Direct => self.run_direct(&mut run)?,
             Way::Grouped => self.run_grouped(&mut run)?,
             Way::Read => self.run_read(&mut run)?,
+            Way::Copy => self.run_copy(&mut run)?,
             Way::Buffered => self.run_buffered(&mut run)?,
         }
         run.figures()
@@ -154,6 +155,48 @@ impl Probe {
             let now = Instant::now();
             for _ in 0..depth {
                 run.record(began, now);
+            }
+        }
+    }
+
+    /// Keeps `iodepth` copies in flight; a block that is read is written at once.
+    fn run_copy(&mut self, run: &mut Run) -> Result<()> {
+        let bs = run.cell.bs_bytes;
+        let depth = run.cell.iodepth as usize;
+        let half = self.file_bytes / 2 / bs * bs;
+        ensure!(half > 0, "two blocks of {bs} bytes do not fit the file");
+        let mut places = Places::new(bs, half);
+        let mut free: Vec<(usize, AlignedBuf)> = (0..depth)
+            .map(|slot| (slot, AlignedBuf::with_capacity(bs as usize)))
+            .collect();
+        // When the copy in a slot began, whence it reads, and whether it has.
+        let mut copies = vec![(Instant::now(), 0, false); depth];
+        let mut completions = Vec::new();
+        loop {
+            let now = Instant::now();
+            if run.goes_on(now, &self.stop)? {
+                for (slot, buf) in free.drain(..) {
+                    let offset = places.next_offset();
+                    copies[slot] = (now, offset, false);
+                    self.disk
+                        .submit_read(self.file, offset, bs as usize, buf, slot as u64);
+                }
+            } else if free.len() == depth {
+                return Ok(());
+            }
+            self.complete(&mut completions)?;
+            for completion in completions.drain(..) {
+                let slot = completion.token as usize;
+                let buf = completion.buf.expect("every copy has a buffer");
+                let (began, offset, is_read) = &mut copies[slot];
+                if std::mem::replace(is_read, true) {
+                    run.record(*began, Instant::now());
+                    free.push((slot, buf));
+                } else {
+                    let to = half + *offset;
+                    self.disk
+                        .submit_write(self.file, to, buf, false, slot as u64);
+                }
             }
         }
     }

@@ -25,6 +25,7 @@ fn every_way_brings_figures_in_order_and_leaves_nothing() {
         (Way::Direct, 16 << 10, 4),
         (Way::Grouped, 4 << 10, 4),
         (Way::Read, 256 << 10, 1),
+        (Way::Copy, 64 << 10, 4),
         (Way::Buffered, 4 << 10, 1),
     ] {
         let cell = Cell {

@@ -44,7 +44,13 @@ impl DiskResult {
             self.directory,
             self.runtime_ms
         );
-        for way in [Way::Direct, Way::Grouped, Way::Read, Way::Buffered] {
+        for way in [
+            Way::Direct,
+            Way::Grouped,
+            Way::Read,
+            Way::Copy,
+            Way::Buffered,
+        ] {
             let runs: Vec<_> = self.runs.iter().filter(|run| run.cell.way == way).collect();
             if !runs.is_empty() {
                 out += &format!("\n  {}: {}\n{}", way.name(), way.story(), table(&runs));
@@ -111,6 +117,11 @@ fn headline(headline: &Headline) -> String {
         (
             "4 MiB reads, one after the other",
             megabytes(headline.sequential_read_bytes_per_second),
+            "MB/s",
+        ),
+        (
+            "copies of 1 MiB, 4 in flight",
+            megabytes(headline.copy_bytes_per_second),
             "MB/s",
         ),
     ];

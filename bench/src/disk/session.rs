@@ -101,11 +101,11 @@ impl Drop for Session {
 /// # Errors
 /// The directory cannot be used, or the disk failed.
 pub async fn probe_4k_depth1(directory: &Path, measured: Duration) -> Result<Latency> {
-    let figures = probe_once(directory, QUICK_FILE_BYTES, Cell::SMALLEST, measured).await?;
+    let [figures] = probe_all(directory, QUICK_FILE_BYTES, [Cell::SMALLEST], measured).await?;
     Ok(figures.latency_us)
 }
 
-/// Bytes per second of durable 1 MiB writes, four in flight, over a file of that size.
+/// Bytes per second of durable 1 MiB writes, and of copies of 1 MiB, four in flight, over a file of that size.
 ///
 /// # Errors
 /// The directory cannot be used, or the disk failed.
@@ -113,30 +113,33 @@ pub async fn probe_sequential(
     directory: &Path,
     file_bytes: u64,
     measured: Duration,
-) -> Result<f64> {
-    let figures = probe_once(directory, file_bytes, Cell::SEQUENTIAL_WRITE, measured).await?;
-    Ok(figures.bytes_per_second)
+) -> Result<(f64, f64)> {
+    let cells = [Cell::SEQUENTIAL_WRITE, Cell::SEQUENTIAL_COPY];
+    let [write, copy] = probe_all(directory, file_bytes, cells, measured).await?;
+    Ok((write.bytes_per_second, copy.bytes_per_second))
 }
 
-async fn probe_once(
+async fn probe_all<const COUNT: usize>(
     directory: &Path,
     file_bytes: u64,
-    cell: Cell,
+    cells: [Cell; COUNT],
     measured: Duration,
-) -> Result<Figures> {
+) -> Result<[Figures; COUNT]> {
     let mut session = Session::start(&Plan {
         name: "quick".to_owned(),
         directory: directory.to_path_buf(),
         file_bytes,
-        cells: vec![cell],
+        cells: cells.to_vec(),
         measured,
     })?;
+    let mut runs = Vec::new();
     while let Some(news) = session.next().await? {
         if let News::Ended(figures) = news {
-            return Ok(figures);
+            runs.push(figures);
         }
     }
-    None.context("no write of the disk probe was made durable in its time")
+    let runs = runs.try_into().ok();
+    runs.context("no write of the disk probe was made durable in its time")
 }
 
 /// How long a run takes all in all.

@@ -7,7 +7,8 @@
 //!
 //! Save and restore are commands of Keelson's program, timed as an operator would see them: the save
 //! includes the checkpoint that the member makes for it, the restore the verification of every byte.
-//! The probe is the disk's sequential rate just before; no step can beat it for long.
+//! The probe is the disk's sequential rate just before; no step can beat it for long. All three steps read from the disk
+//! as much as they write to it, so the disk's rate of copies is what they can reach.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -77,6 +78,9 @@ pub struct Transfer {
     /// Durable writes of 1 MiB, four in flight, before the step.
     pub probe_bytes_per_second: f64,
     pub probe_ratio: f64,
+    /// Copies of 1 MiB, four in flight, before the step.
+    pub copy_bytes_per_second: f64,
+    pub copy_ratio: f64,
 }
 
 /// The filled member and what its steps need.
@@ -89,6 +93,7 @@ struct Steps<'a> {
     round: u32,
     /// The last probe.
     probe_bytes_per_second: f64,
+    copy_bytes_per_second: f64,
 }
 
 /// Runs the command.
@@ -130,6 +135,7 @@ pub async fn run(options: &BackupOptions, interrupt: &Interrupt) -> Result<Endin
             probe_file_bytes: options.data_bytes.clamp(least, most),
             round: 0,
             probe_bytes_per_second: 0.0,
+            copy_bytes_per_second: 0.0,
         };
         for round in 1..=options.rounds {
             steps.round = round;
@@ -209,9 +215,9 @@ impl Steps<'_> {
     async fn probe(&mut self) -> Result<()> {
         self.member.settle().await?;
         let bar = spinner("disk probe".to_owned());
-        let rate = disk::probe_sequential(self.parent, self.probe_file_bytes, PROBE_TIME).await;
+        let rates = disk::probe_sequential(self.parent, self.probe_file_bytes, PROBE_TIME).await;
         bar.finish_and_clear();
-        self.probe_bytes_per_second = rate?;
+        (self.probe_bytes_per_second, self.copy_bytes_per_second) = rates?;
         Ok(())
     }
 
@@ -243,6 +249,8 @@ impl Steps<'_> {
                 bytes_per_second,
                 probe_bytes_per_second: self.probe_bytes_per_second,
                 probe_ratio: bytes_per_second / self.probe_bytes_per_second,
+                copy_bytes_per_second: self.copy_bytes_per_second,
+                copy_ratio: bytes_per_second / self.copy_bytes_per_second,
             }
         });
         let (puts, quiet_p99_us) = puts.unzip();
@@ -301,8 +309,10 @@ impl BackupResult {
         for name in self.step_names() {
             let word = name.replace(' ', "_");
             let of_probe = self.over_rounds(name, |step| Some(step.transfer.as_ref()?.probe_ratio));
+            let of_copy = self.over_rounds(name, |step| Some(step.transfer.as_ref()?.copy_ratio));
             let of_quiet = self.over_rounds(name, |step| step.p99_ratio);
             ratios.extend(of_probe.map(|spread| (format!("{word}_probe_ratio"), spread)));
+            ratios.extend(of_copy.map(|spread| (format!("{word}_copy_ratio"), spread)));
             ratios.extend(of_quiet.map(|spread| (format!("{word}_p99_ratio"), spread)));
         }
         self.ratios = ratios;

@@ -5,12 +5,14 @@ use super::puts::Stretch;
 use crate::report::{Table, number, ratio_spread, spec_text};
 
 const MB: f64 = 1e6;
-const HEAD: [&str; 8] = [
+const HEAD: [&str; 10] = [
     "MB",
     "s",
     "MB/s",
     "probe MB/s",
     "of probe",
+    "copy MB/s",
+    "of copy",
     "puts/s",
     "p50 us",
     "p99 us",
@@ -44,6 +46,8 @@ impl BackupResult {
                 moved(|transfer| transfer.bytes_per_second / MB),
                 moved(|transfer| transfer.probe_bytes_per_second / MB),
                 moved(|transfer| transfer.probe_ratio),
+                moved(|transfer| transfer.copy_bytes_per_second / MB),
+                moved(|transfer| transfer.copy_ratio),
                 puts(|puts| puts.operations_per_second),
                 puts(|puts| puts.latency_us.p50),
                 puts(|puts| puts.latency_us.p99),
