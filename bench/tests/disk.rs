@@ -53,8 +53,8 @@ fn every_run_has_its_figures_in_both_formats() {
     let report = json(&output);
     let result = &report["disk"][0];
     let runs = result["runs"].as_array().unwrap();
-    // Two sizes at two depths in two ways, both sizes through the page cache, two sequential ones.
-    assert_eq!(runs.len(), 2 * 2 * 2 + 2 + 2, "{report}");
+    // Two sizes at two depths in two ways, both sizes through the page cache; sequential writes, reads and copies.
+    assert_eq!(runs.len(), 2 * 2 * 2 + 2 + 3, "{report}");
     for run in runs {
         for figure in [
             "iops",
@@ -85,6 +85,7 @@ fn every_run_has_its_figures_in_both_formats() {
     for part in [
         "direct:",
         "grouped:",
+        "copy:",
         "buffered:",
         "IOPS",
         "p99.99",
