@@ -29,6 +29,7 @@ const FILE_NAME: &str = "probe";
 /// Bytes of one write while the file is filled.
 const FILL_BYTES: u64 = 1 << 20;
 const FILL_DEPTH: usize = 4;
+const SHORT_READ: &str = "a read inside the file came back short";
 
 /// A file to run over, and the disk it lies on.
 pub struct Probe {
@@ -169,15 +170,15 @@ impl Probe {
         let mut free: Vec<(usize, AlignedBuf)> = (0..depth)
             .map(|slot| (slot, AlignedBuf::with_capacity(bs as usize)))
             .collect();
-        // When the copy in a slot began, whence it reads, and whether it has.
-        let mut copies = vec![(Instant::now(), 0, false); depth];
+        // When the copy in a slot began, and whence it reads, until it has.
+        let mut copies: Vec<(Instant, Option<u64>)> = vec![(Instant::now(), None); depth];
         let mut completions = Vec::new();
         loop {
             let now = Instant::now();
             if run.goes_on(now, &self.stop)? {
                 for (slot, buf) in free.drain(..) {
                     let offset = places.next_offset();
-                    copies[slot] = (now, offset, false);
+                    copies[slot] = (now, Some(offset));
                     self.disk
                         .submit_read(self.file, offset, bs as usize, buf, slot as u64);
                 }
@@ -188,14 +189,18 @@ impl Probe {
             for completion in completions.drain(..) {
                 let slot = completion.token as usize;
                 let buf = completion.buf.expect("every copy has a buffer");
-                let (began, offset, is_read) = &mut copies[slot];
-                if std::mem::replace(is_read, true) {
-                    run.record(*began, Instant::now());
-                    free.push((slot, buf));
-                } else {
-                    let to = half + *offset;
-                    self.disk
-                        .submit_write(self.file, to, buf, false, slot as u64);
+                let (began, reading_from) = &mut copies[slot];
+                match reading_from.take() {
+                    Some(offset) => {
+                        ensure!(buf.len() as u64 == bs, SHORT_READ);
+                        let to = half + offset;
+                        self.disk
+                            .submit_write(self.file, to, buf, false, slot as u64);
+                    }
+                    None => {
+                        run.record(*began, Instant::now());
+                        free.push((slot, buf));
+                    }
                 }
             }
         }
@@ -212,7 +217,7 @@ impl Probe {
             }
             self.disk
                 .read(self.file, places.next_offset(), bytes, &mut buf)?;
-            ensure!(buf.len() == bytes, "a read inside the file came back short");
+            ensure!(buf.len() == bytes, SHORT_READ);
             run.record(began, Instant::now());
         }
     }

@@ -1,5 +1,6 @@
 //! A probe's result, as JSON and for a terminal.
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::cell::Way;
@@ -44,13 +45,7 @@ impl DiskResult {
             self.directory,
             self.runtime_ms
         );
-        for way in [
-            Way::Direct,
-            Way::Grouped,
-            Way::Read,
-            Way::Copy,
-            Way::Buffered,
-        ] {
+        for &way in Way::value_variants() {
             let runs: Vec<_> = self.runs.iter().filter(|run| run.cell.way == way).collect();
             if !runs.is_empty() {
                 out += &format!("\n  {}: {}\n{}", way.name(), way.story(), table(&runs));

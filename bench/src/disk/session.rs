@@ -139,7 +139,7 @@ async fn probe_all<const COUNT: usize>(
         }
     }
     let runs = runs.try_into().ok();
-    runs.context("no write of the disk probe was made durable in its time")
+    runs.context("the disk probe measured nothing in its time")
 }
 
 /// How long a run takes all in all.

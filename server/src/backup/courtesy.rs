@@ -4,11 +4,13 @@
 //! before that is somebody whose commits wait behind the tool's reads and writes: it pauses between two pieces as long as
 //! somebody does. A disk without a cache, or of which the kernel does not count that, is copied to without pauses.
 
-use std::fs::{File, read_link};
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
+
+use keelson_tuning::machine::{Disk, Filesystem, Root};
 
 /// The pause after a piece, while others wait for the disk.
 const PAUSE: Duration = Duration::from_millis(4);
@@ -52,14 +54,8 @@ impl Courtesy {
 
 /// The statistics of the disk, of which a partition is a part.
 fn stat_of(path: &Path) -> Option<File> {
-    let device = std::fs::metadata(path).ok()?.dev();
-    let (major, minor) = (libc::major(device), libc::minor(device));
-    let link = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
-    let mut folder = link.parent()?.join(read_link(&link).ok()?);
-    if folder.join("partition").exists() {
-        folder.pop();
-    }
-    File::open(folder.join("stat")).ok()
+    let disk = Disk::under(&Root::system(), &Filesystem::of(path))?;
+    File::open(format!("/sys/class/block/{}/stat", disk.whole_name)).ok()
 }
 
 fn flushes(stat: &File) -> Option<u64> {
