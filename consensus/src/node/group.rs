@@ -61,6 +61,8 @@ pub struct Node {
     pub(super) read_states: VecDeque<ReadState>,
     reads: u64,
     timeouts: u64,
+    /// Members that were sent a snapshot and have not caught up since, while this member leads.
+    fed: Vec<MemberId>,
     pub(super) lease: Option<Lease>,
     /// The state is damaged.
     pub(super) wants_snapshot: bool,
@@ -118,6 +120,7 @@ impl Node {
             read_states: VecDeque::new(),
             reads: 0,
             timeouts: 0,
+            fed: Vec::new(),
             lease,
             wants_snapshot: false,
         };
@@ -136,6 +139,7 @@ impl Node {
             return;
         }
         self.raw.tick();
+        self.raw.mut_store().on_tick();
         if is_due {
             self.timeouts += 1;
         }
@@ -310,8 +314,8 @@ impl Node {
         self.applied = self.applied.max(index);
         self.pump();
         let floor = RaftIndex(self.raw.raft.raft_log.applied);
-        let keep = self.keep();
-        self.raw.mut_store().compact(floor, keep);
+        let (keep, needed) = (self.keep(), self.needed());
+        self.raw.mut_store().compact(floor, keep, needed);
     }
 
     /// A change of the membership is applied, in the place of its entry.
@@ -416,6 +420,7 @@ impl Node {
         } else {
             SnapshotStatus::Failure
         };
+        self.fed.push(member);
         self.raw.report_snapshot(member.0, status);
     }
 
@@ -428,6 +433,13 @@ impl Node {
     #[must_use]
     pub fn wants_snapshot_file(&self) -> bool {
         self.log().wants_snapshot_file()
+    }
+
+    /// How much of what may be kept behind a snapshot for the member that gets it has come since: 1 is all. When more comes
+    /// before the member has it, that was for nothing, and it gets another one.
+    #[must_use]
+    pub fn held_share(&self, snapshot: RaftIndex) -> f64 {
+        self.log().bytes_behind(snapshot) as f64 / LOG_HELD_BYTES_MAX as f64
     }
 
     pub(super) fn log(&self) -> &Log {
@@ -527,17 +539,36 @@ impl Node {
                 bytes: 0,
             };
         }
-        let mut peers = self.raw.raft.prs().iter();
-        let feeds_snapshot = self.raw.raft.state == StateRole::Leader
-            && (self.wants_snapshot_file()
-                || peers.any(|(_, progress)| progress.state == ProgressState::Snapshot));
-        if feeds_snapshot {
-            return LogKeep {
-                entries: usize::MAX,
-                bytes: LOG_HELD_BYTES_MAX.max(self.config.keep.bytes),
-            };
-        }
         self.config.keep
+    }
+
+    /// What a leader keeps its log behind for members that get a snapshot: they will need what is behind that, until they
+    /// have so much of it that the rest is kept anyway.
+    fn needed(&mut self) -> Option<RaftIndex> {
+        if self.raw.raft.state != StateRole::Leader {
+            self.fed.clear();
+            return None;
+        }
+        let log = self.log();
+        let start = log.start().index;
+        let mut needed = log.awaits_snapshot().then_some(start);
+        let mut fed = Vec::new();
+        for (member, progress) in self.raw.raft.prs().iter() {
+            let member = MemberId(*member);
+            let has = RaftIndex(match progress.state {
+                ProgressState::Snapshot => progress.pending_snapshot,
+                _ if !self.fed.contains(&member) => continue,
+                // It has said nothing yet since the snapshot arrived.
+                ProgressState::Probe if progress.matched < start.0 => progress.next_idx - 1,
+                _ => progress.matched,
+            });
+            if has >= start && !log.is_near(has, self.config.keep) {
+                fed.push(member);
+                needed = Some(needed.map_or(has, |other| other.min(has)));
+            }
+        }
+        self.fed = fed;
+        needed
     }
 
     fn set_timeout(&mut self) {

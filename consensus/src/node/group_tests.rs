@@ -522,13 +522,16 @@ fn a_member_that_lags_too_far_makes_the_leader_want_a_snapshot_file() {
         entries: 2,
         bytes: 1 << 20,
     };
-    for _ in 0..9 {
-        node.propose(payload("x")).unwrap();
-        persist(&mut node);
-        let last = node.last().0;
-        accept(&mut node, A, last);
-        apply(&mut node);
-    }
+    let more = |node: &mut Node| {
+        for _ in 0..9 {
+            node.propose(payload("x")).unwrap();
+            persist(node);
+            let last = node.last().0;
+            accept(node, A, last);
+            apply(node);
+        }
+    };
+    more(&mut node);
     assert_eq!(node.first(), RaftIndex(9));
     node.report_unreachable(B);
     let reject = Message {
@@ -550,26 +553,39 @@ fn a_member_that_lags_too_far_makes_the_leader_want_a_snapshot_file() {
     let _ = node.on_message(B, reject);
     node.on_message(B, answer.clone()).unwrap();
     assert!(node.wants_snapshot_file());
-    node.on_snapshot_file(SnapshotMark {
-        at: convert::mark(10, 1),
-        membership: node.membership(),
-    });
-    assert!(!node.wants_snapshot_file());
-    node.on_message(B, answer).unwrap();
-    let sent = node.take_messages();
-    assert!(sent.iter().any(|(to, message)| *to == B
-        && matches!(&message.body, Body::Snapshot { at, .. } if at.index.0 == 10)));
-    assert_eq!(node.progress()[1].feed, Feed::Snapshot(RaftIndex(10)));
-    // What comes after it stays.
     for _ in 0..9 {
         node.propose(payload("x")).unwrap();
         persist(&mut node);
         let last = node.last().0;
         accept(&mut node, A, last);
-        apply(&mut node);
     }
-    assert_eq!(node.first(), RaftIndex(9));
+    node.on_snapshot_file(SnapshotMark {
+        at: convert::mark(10, 1),
+        membership: node.membership(),
+    });
+    assert!(!node.wants_snapshot_file());
+    apply(&mut node);
+    assert_eq!(node.first(), RaftIndex(9), "raft has not asked for it yet");
+    node.on_message(B, answer).unwrap();
+    let sent = node.take_messages();
+    assert!(sent.iter().any(|(to, message)| *to == B
+        && matches!(&message.body, Body::Snapshot { at, .. } if at.index.0 == 10)));
+    assert_eq!(node.progress()[1].feed, Feed::Snapshot(RaftIndex(10)));
+    more(&mut node);
+    assert_eq!(node.first(), RaftIndex(11), "what comes after it stays");
     node.report_snapshot(B, true);
+    more(&mut node);
+    assert_eq!(node.first(), RaftIndex(11), "also when it has just arrived");
     accept(&mut node, B, 10);
     assert_eq!(node.progress()[1].feed, Feed::Replicate);
+    more(&mut node);
+    assert_eq!(node.first(), RaftIndex(11), "and until it has caught up");
+    let last = node.last().0;
+    accept(&mut node, B, last);
+    more(&mut node);
+    assert_eq!(
+        node.first(),
+        RaftIndex(node.last().0 - 1),
+        "it has caught up, and is kept no more than others"
+    );
 }

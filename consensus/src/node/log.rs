@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! 1. Indexes are contiguous from `start.index + 1`; terms never decrease along the log.
-//! 2. Nothing behind the index given to [`Log::compact`] goes.
+//! 2. Nothing behind the applied index given to [`Log::compact`] goes.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -18,10 +18,13 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use super::convert;
 use super::entry::{Entry, HardState, Mark};
 use super::membership::Membership;
-use crate::limits::{APPEND_BYTES_MAX, APPEND_ENTRIES_MAX};
+use crate::limits::{APPEND_BYTES_MAX, APPEND_ENTRIES_MAX, LOG_HELD_BYTES_MAX};
 
 /// What an entry takes in a message beside its payload.
 const ENTRY_OVERHEAD_BYTES: u64 = 16;
+
+/// Raft asks again for a snapshot as soon as it hears of the member that needs it, which is with every heartbeat.
+const OFFERED_TICKS: usize = 50;
 
 const _: () = assert!(APPEND_BYTES_MAX / ENTRY_OVERHEAD_BYTES <= APPEND_ENTRIES_MAX as u64);
 
@@ -37,6 +40,8 @@ pub(super) struct Log {
     snapshot: Option<SnapshotMark>,
     /// A member needs a newer one.
     wants_snapshot: Cell<bool>,
+    /// Ticks for which the newest one is kept useful, because a member needed it and raft has not asked for it since.
+    offered_ticks: Cell<usize>,
     /// Read once, when raft starts.
     initial: (HardState, Membership),
 }
@@ -79,6 +84,7 @@ impl Log {
             start_bytes: 0,
             snapshot,
             wants_snapshot: Cell::new(false),
+            offered_ticks: Cell::new(0),
             initial,
         };
         log.append(entries.into_iter());
@@ -112,6 +118,12 @@ impl Log {
     /// Payload bytes of the entries behind `index`.
     pub(super) fn bytes_behind(&self, index: RaftIndex) -> u64 {
         self.end_bytes(self.last().index) - self.end_bytes(index)
+    }
+
+    /// Whether what is behind `index` is less than half of what is kept for everybody.
+    pub(super) fn is_near(&self, index: RaftIndex, keep: LogKeep) -> bool {
+        let entries = self.last().index.0.saturating_sub(index.0);
+        entries <= keep.entries as u64 / 2 && self.bytes_behind(index) <= keep.bytes / 2
     }
 
     /// Appends entries; from the first one's place on, what was there before goes.
@@ -150,8 +162,9 @@ impl Log {
         self.start = at;
     }
 
-    /// Forgets what is at or before `applied`, but for what is to be kept.
-    pub(super) fn compact(&mut self, applied: RaftIndex, keep: LogKeep) {
+    /// Forgets what is at or before `applied`, but for what is to be kept. What is behind `needed`, some member
+    /// has not got yet: it stays unless it is more than `LOG_HELD_BYTES_MAX`.
+    pub(super) fn compact(&mut self, applied: RaftIndex, keep: LogKeep, needed: Option<RaftIndex>) {
         let applied_bytes = self.end_bytes(applied);
         while let Some(front) = self.slots.front() {
             let index = front.entry.index;
@@ -159,9 +172,10 @@ impl Log {
                 break;
             }
             let behind = applied.0 - index.0 + 1;
-            let fits =
-                behind <= keep.entries as u64 && applied_bytes - self.start_bytes <= keep.bytes;
-            if fits {
+            let bytes = applied_bytes - self.start_bytes;
+            let is_needed = needed.is_some_and(|needed| index > needed);
+            let fits = behind <= keep.entries as u64 && bytes <= keep.bytes;
+            if fits || (is_needed && bytes <= LOG_HELD_BYTES_MAX) {
                 break;
             }
             let slot = self
@@ -182,7 +196,19 @@ impl Log {
             self.snapshot = Some(snapshot);
         }
         // If it is still not enough, raft asks again.
-        self.wants_snapshot.set(false);
+        if self.wants_snapshot.replace(false) {
+            self.offered_ticks.set(OFFERED_TICKS);
+        }
+    }
+
+    pub(super) fn on_tick(&mut self) {
+        let left = self.offered_ticks.get_mut();
+        *left = left.saturating_sub(1);
+    }
+
+    /// Whether a snapshot is made for a member, or was and is about to be asked for. The log goes on behind it.
+    pub(super) fn awaits_snapshot(&self) -> bool {
+        self.wants_snapshot.get() || self.offered_ticks.get() > 0
     }
 
     pub(super) fn wants_snapshot_file(&self) -> bool {
@@ -267,7 +293,10 @@ impl Storage for Log {
         // Raft takes no snapshot in which the member is unknown that it came to.
         let knows = |file: &&SnapshotMark| file.membership.contains(MemberId(to));
         match self.snapshot_to_send(RaftIndex(index)).filter(knows) {
-            Some(file) => Ok(convert::snapshot_to_raft(file.at, &file.membership)),
+            Some(file) => {
+                self.offered_ticks.set(0);
+                Ok(convert::snapshot_to_raft(file.at, &file.membership))
+            }
             None => {
                 self.wants_snapshot.set(true);
                 Err(StorageError::SnapshotTemporarilyUnavailable.into())

@@ -31,7 +31,7 @@ proptest! {
         for (back, count, bytes, compacts) in steps {
             if compacts {
                 applied = model.len() as u64;
-                log.compact(RaftIndex(applied), keep);
+                log.compact(RaftIndex(applied), keep, None);
                 let mut kept_bytes = 0;
                 let kept = model.iter().rev().take(5).take_while(|entry| {
                     kept_bytes += entry.payload.len() as u64;
@@ -85,7 +85,7 @@ fn a_snapshot_is_sent_only_if_the_log_goes_on_behind_it() {
         entries: 0,
         bytes: 0,
     };
-    log.compact(RaftIndex(6), none);
+    log.compact(RaftIndex(6), none, None);
     assert!(log.snapshot(0, 2).is_err());
     assert!(log.wants_snapshot_file());
     let file = |index| SnapshotMark {
@@ -106,4 +106,30 @@ fn a_snapshot_is_sent_only_if_the_log_goes_on_behind_it() {
     // An older one says nothing.
     log.on_snapshot_file(file(4));
     assert_eq!(log.snapshot(0, 2).unwrap().get_metadata().index, 6);
+}
+
+#[test]
+fn what_a_member_lacks_stays_up_to_a_bound() {
+    let mut log = empty();
+    let none = LogKeep {
+        entries: 0,
+        bytes: 0,
+    };
+    let payload = Bytes::from(vec![0; 64 << 20]);
+    let entries = (1..=6).map(|index| Entry {
+        payload: payload.clone(),
+        ..entry(index, 1, 0)
+    });
+    log.append(entries);
+    log.compact(RaftIndex(4), none, Some(RaftIndex(1)));
+    assert_eq!(log.start().index, RaftIndex(1));
+    // Applied entries count, whatever comes after them.
+    log.compact(RaftIndex(5), none, Some(RaftIndex(1)));
+    assert_eq!(log.start().index, RaftIndex(1));
+    log.compact(RaftIndex(6), none, Some(RaftIndex(1)));
+    assert_eq!(log.start().index, RaftIndex(2), "more than 256 MiB");
+    log.compact(RaftIndex(6), none, Some(RaftIndex(4)));
+    assert_eq!(log.start().index, RaftIndex(4));
+    log.compact(RaftIndex(6), none, None);
+    assert_eq!(log.start().index, RaftIndex(6));
 }

@@ -28,7 +28,8 @@ use super::build::{Build, Turn};
 use super::limits::{
     BATCH_BYTES_MAX, CACHE_BYTES_MIN, CACHE_BYTES_STEP, CHECKPOINT_BURST_BYTES,
     CHECKPOINT_HOLDS_BACK_FROM, CHECKPOINT_HURRIES_FROM, CHECKPOINT_PAUSE_US, CHECKPOINT_RETRY_US,
-    CHECKPOINT_SLICE_VERSIONS, IDLE_AFTER_US, MEMORY_VERSIONS_BYTES_MIN,
+    CHECKPOINT_SLICE_VERSIONS, IDLE_AFTER_US, LOG_HELD_FOR_CHECKPOINT, LOG_HELD_HURRIES_FROM,
+    MEMORY_VERSIONS_BYTES_MIN,
 };
 use super::message::Answer;
 use super::persist::Persisting;
@@ -380,6 +381,18 @@ impl<D: Disk> Engine<D> {
         filled > start + (1.0 - start) * self.checkpoints.progress
     }
 
+    /// Whether the log that is kept for a member that waits for this checkpoint grows faster than it advances.
+    fn is_log_ahead(&self) -> bool {
+        let checkpoints = &self.checkpoints;
+        let Some(frozen) = &checkpoints.frozen else {
+            return false;
+        };
+        let filled = self.node.held_share(frozen.meta.applied.index);
+        let started = LOG_HELD_HURRIES_FROM * (1.0 - checkpoints.progress);
+        self.node.wants_snapshot_file()
+            && filled > started + LOG_HELD_FOR_CHECKPOINT * checkpoints.progress
+    }
+
     /// Whether commands wait for the checkpoint: they come faster than the disk takes it, and memory is
     /// bounded.
     pub(super) fn is_held_back(&self) -> bool {
@@ -477,7 +490,9 @@ impl<D: Disk> Engine<D> {
 
     /// Takes what was built and hands over what is needed. True if it could go on at once.
     fn advance_build(&mut self, running: &mut Running) -> Result<bool, SnapshotError> {
-        let is_unhurried = self.is_serving() && !self.are_commands_ahead(CHECKPOINT_HURRIES_FROM);
+        let is_unhurried = self.is_serving()
+            && !self.are_commands_ahead(CHECKPOINT_HURRIES_FROM)
+            && !self.is_log_ahead();
         self.top_up(is_unhurried);
         self.snapshots.set_considerate(is_unhurried);
         let mut left = self.config.slices.checkpoint_versions;

@@ -158,6 +158,14 @@ pub const CHECKPOINT_BURST_BYTES: i64 = 512 << 10;
 pub const CHECKPOINT_HURRIES_FROM: f64 = 0.25;
 /// and from which on they wait for it. Both grow to all of it as the checkpoint gets done.
 pub const CHECKPOINT_HOLDS_BACK_FROM: f64 = 0.5;
+/// The part of the log that may be kept for a member which waits for a snapshot: from how much of it on, at its
+/// beginning, the checkpoint hurries; how much a checkpoint may take, and then the transfer. The rest is for putting the
+/// snapshot in place there.
+pub const LOG_HELD_HURRIES_FROM: f64 = 0.05;
+/// See [`LOG_HELD_HURRIES_FROM`].
+pub const LOG_HELD_FOR_CHECKPOINT: f64 = 0.35;
+/// See [`LOG_HELD_HURRIES_FROM`].
+pub const LOG_HELD_FOR_TRANSFER: f64 = 0.35;
 /// How long after a failure a checkpoint is tried again (microseconds).
 pub const CHECKPOINT_RETRY_US: u64 = 10_000_000;
 /// How long a checkpoint that has used its rate up pauses (microseconds).
@@ -228,6 +236,7 @@ const _: () = assert!(
     HEARD_PENDING_BYTES_MAX + INBOX_BYTES_MAX as u64 + FRAME_BODY_BYTES_MAX as u64
         <= PENDING_BYTES_MAX
 );
+const _: () = assert!(LOG_HELD_FOR_CHECKPOINT + LOG_HELD_FOR_TRANSFER < 1.0);
 const _: () = assert!(SNAPSHOT_WINDOW_BYTES >= SNAPSHOT_PIECE_BYTES);
 const _: () = assert!(SNAPSHOT_PIECE_BYTES.is_multiple_of(SNAPSHOT_BLOCK_BYTES as u64));
 const _: () = assert!(SNAPSHOT_REPEAT_US < SNAPSHOT_ABANDONED_AFTER_US);

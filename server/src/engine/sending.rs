@@ -8,7 +8,8 @@
 //!
 //! Raft sends a member nothing but heartbeats until it is told how a transfer ended, or the member is heard to have what
 //! it needs. A file stays where it is as long as it is being sent. The disk and the link get no more than a checkpoint
-//! would while commands come, all transfers together.
+//! would while commands come, all transfers together. The log is kept behind a file until the member has it, up to a bound;
+//! where it grows towards that faster than the checkpoint and then the transfer advance, they hurry.
 //!
 //! Nothing here outlives a crash: the next leader, or this one, offers a file anew, and the receiver says how much of
 //! it there is.
@@ -24,8 +25,8 @@ use keelson_storage::io::Disk;
 use keelson_storage::snapshot::Snapshot;
 
 use super::limits::{
-    CHECKPOINT_BURST_BYTES, CHECKPOINT_PAUSE_US, SNAPSHOT_ABANDONED_AFTER_US, SNAPSHOT_REPEAT_US,
-    SNAPSHOT_RETRY_US, SNAPSHOT_WINDOW_BYTES,
+    CHECKPOINT_BURST_BYTES, CHECKPOINT_PAUSE_US, LOG_HELD_FOR_CHECKPOINT, LOG_HELD_FOR_TRANSFER,
+    SNAPSHOT_ABANDONED_AFTER_US, SNAPSHOT_REPEAT_US, SNAPSHOT_RETRY_US, SNAPSHOT_WINDOW_BYTES,
 };
 use super::open::membership_of;
 use super::shard::{Engine, TransferEnd};
@@ -168,7 +169,7 @@ impl<D: Disk> Engine<D> {
             return;
         }
         self.end_transfers();
-        let is_unhurried = self.is_serving();
+        let is_unhurried = self.is_serving() && !self.is_log_ahead_of_transfers();
         self.sending.top_up(
             self.now_us,
             self.config.checkpoint.bytes_per_second,
@@ -179,6 +180,15 @@ impl<D: Disk> Engine<D> {
             self.advance_transfer(*member, transfer);
         }
         self.sending.transfers = transfers;
+    }
+
+    /// Whether the log that is kept behind a snapshot grows faster than the snapshot arrives.
+    fn is_log_ahead_of_transfers(&self) -> bool {
+        self.sending.transfers.values().any(|transfer| {
+            let arrived = transfer.have as f64 / transfer.offer.file_bytes as f64;
+            let filled = self.node.held_share(transfer.offer.at.index);
+            filled > LOG_HELD_FOR_CHECKPOINT + LOG_HELD_FOR_TRANSFER * arrived
+        })
     }
 
     /// When transfers have to be looked at again although nothing has happened.

@@ -75,6 +75,29 @@ fn a_member_behind_the_log_gets_a_snapshot_twice_in_a_row() {
     }
 }
 
+/// What comes while a snapshot is made and sent is kept until the member has it, though the log would have forgotten it.
+#[test]
+fn one_snapshot_is_enough_while_writes_go_on() {
+    for seed in 1..=8 {
+        let (mut world, away) = left_behind(seed);
+        world.restart(away);
+        let applied = |world: &World, index: usize| {
+            let engine = world.engines[index].as_ref().expect("it runs");
+            engine.state().applied().index.0
+        };
+        let mut writes = 0;
+        while world.received == 0 || applied(&world, away) + 4 < applied(&world, leader(&world)) {
+            write(&mut world, 2);
+            writes += 2;
+            assert!(writes < 500, "seed {seed}: it never catches up");
+        }
+        write(&mut world, 50);
+        assert_eq!(world.received, 1, "seed {seed}");
+        world.settle();
+        world.check();
+    }
+}
+
 /// Runs until the member that was away has everything, whatever happens meanwhile.
 fn recovers(world: &mut World) {
     world.settle();

@@ -122,9 +122,9 @@ impl Preparer {
                     let mut zeros = self
                         .zeros
                         .take()
-                        .unwrap_or_else(|| AlignedBuf::with_capacity(WAL_ZERO_BYTES));
-                    zeros.clear();
-                    zeros.resize(bytes as usize);
+                        .unwrap_or_else(|| AlignedBuf::zeroed(WAL_ZERO_BYTES));
+                    // Nothing else was ever written to it.
+                    zeros.set_filled(bytes as usize);
                     self.last_chunk_us = wanted.now_us;
                     disk.submit_write(segment.file, offset, zeros, false, PREPARE_TOKEN);
                     self.stage = Stage::Zeroing {
