@@ -171,11 +171,7 @@ fn new_block(bytes: usize, held: &Arc<AtomicU64>) -> NonNull<Block> {
     });
     let block = match spare.flatten() {
         Some(Spare(block)) => block,
-        None => {
-            let block = map(bytes);
-            populate(block, bytes);
-            block
-        }
+        None => map(bytes),
     };
     held.fetch_add(bytes as u64, Ordering::Relaxed);
     let head = Block {
@@ -212,13 +208,6 @@ fn map(bytes: usize) -> NonNull<Block> {
     unmap(mapped, before);
     unmap(block.wrapping_add(bytes), BLOCK_BYTES - before);
     NonNull::new(block.cast()).expect("a mapping is not at address zero")
-}
-
-/// Has the system give all pages of a new block at once, which costs less than a fault for each as versions come.
-fn populate(block: NonNull<Block>, bytes: usize) {
-    // SAFETY: the range was mapped for the caller, who has not written to it. Kernels before 5.14 refuse; then the
-    // pages come one by one.
-    unsafe { libc::madvise(block.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
 }
 
 /// Gives mapped memory back, whole pages of it.
