@@ -515,6 +515,17 @@ fn a_snapshot_takes_the_place_of_the_log() {
     assert_eq!(apply(&mut node), [RaftIndex(51)]);
 }
 
+/// Nine more entries, which A has as well.
+fn commit_more(node: &mut Node, after_each: fn(&mut Node)) {
+    for _ in 0..9 {
+        node.propose(payload("x")).unwrap();
+        persist(node);
+        let last = node.last().0;
+        accept(node, A, last);
+        after_each(node);
+    }
+}
+
 #[test]
 fn a_member_that_lags_too_far_makes_the_leader_want_a_snapshot_file() {
     let mut node = leader();
@@ -522,15 +533,8 @@ fn a_member_that_lags_too_far_makes_the_leader_want_a_snapshot_file() {
         entries: 2,
         bytes: 1 << 20,
     };
-    let more = |node: &mut Node| {
-        for _ in 0..9 {
-            node.propose(payload("x")).unwrap();
-            persist(node);
-            let last = node.last().0;
-            accept(node, A, last);
-            apply(node);
-        }
-    };
+    let apply_each = |node: &mut Node| assert_eq!(apply(node).len(), 1);
+    let more = |node: &mut Node| commit_more(node, apply_each);
     more(&mut node);
     assert_eq!(node.first(), RaftIndex(9));
     node.report_unreachable(B);
@@ -553,12 +557,7 @@ fn a_member_that_lags_too_far_makes_the_leader_want_a_snapshot_file() {
     let _ = node.on_message(B, reject);
     node.on_message(B, answer.clone()).unwrap();
     assert!(node.wants_snapshot_file());
-    for _ in 0..9 {
-        node.propose(payload("x")).unwrap();
-        persist(&mut node);
-        let last = node.last().0;
-        accept(&mut node, A, last);
-    }
+    commit_more(&mut node, |_| {});
     node.on_snapshot_file(SnapshotMark {
         at: convert::mark(10, 1),
         membership: node.membership(),
