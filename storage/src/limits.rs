@@ -85,8 +85,14 @@ pub const SNAPSHOT_RUN_READS_MAX: usize = 4;
 pub const SNAPSHOT_RUN_READ_BYTES_CONSIDERATE: u64 = 256 << 10;
 /// so many at once.
 pub const SNAPSHOT_RUN_READS_CONSIDERATE: usize = 1;
-/// Bytes of runs asked for and not taken beyond which no more should be asked for.
+/// Between two parts of value runs so near to each other, what is between them is read, too.
+pub const SNAPSHOT_RUN_GAP_BYTES: u64 = 64 << 10;
+/// Bytes of value runs wanted for a checkpoint and not used up, beyond which no more are wanted.
 pub const SNAPSHOT_RUNS_AHEAD_BYTES: u64 = 4 << 20;
+/// Value runs that are wanted for a checkpoint and not used up.
+pub const SNAPSHOT_RUNS_AHEAD_MAX: usize = 64;
+/// Earlier files that may have values of a snapshot.
+pub const SNAPSHOT_LENDERS_MAX: usize = 8;
 /// Pages of a replaced index that are let go in one turn.
 pub const SNAPSHOT_SHED_PER_TURN: usize = 256;
 

@@ -244,19 +244,22 @@ impl World {
         let members = self.members.iter().map(|member| match &member.running {
             None => format!("\n  {} is down", member.id),
             Some(running) => {
-                let node = running.engine().node();
-                format!(
-                    "\n  {}: leader {:?} term {} first {} last {} committed {} applied {} pending {} {:?}",
-                    member.id,
-                    node.leader(),
-                    node.term(),
-                    node.first(),
-                    node.last(),
-                    node.committed(),
-                    running.engine().state().applied().index,
-                    running.engine().pending_count(),
-                    node.progress(),
-                )
+                let shards = running.shards.iter().map(|engine| {
+                    let node = engine.node();
+                    format!(
+                        "\n    leader {:?} term {} first {} last {} committed {} applied {:?} pending {} {:?} {:?}",
+                        node.leader(),
+                        node.term(),
+                        node.first(),
+                        node.last(),
+                        node.committed(),
+                        engine.state().applied(),
+                        engine.pending_count(),
+                        node.membership(),
+                        node.progress(),
+                    )
+                });
+                format!("\n  {}:{}", member.id, shards.collect::<String>())
             }
         });
         members.collect()

@@ -17,7 +17,7 @@ use keelson_server::fanout::limits::StreamBounds;
 use keelson_server::fanout::{FanOut, OpenedAt};
 use keelson_server::runtime::{Clock, ManualClock};
 use keelson_storage::ids::{ClusterId, LaneId, MemberId};
-use keelson_storage::mvcc::Change;
+use keelson_storage::mvcc::{Change, Reuse};
 use keelson_storage::recovery::TailReport;
 use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
 use keelson_storage::state::Member as Description;
@@ -351,6 +351,7 @@ impl Member {
                 },
                 interval_us: None,
                 bytes_per_second: 1 << 30,
+                reuse: Reuse::ANY,
                 builder: BuilderConfig {
                     page_bytes: 4096,
                     values_run_bytes_max: 1,

@@ -45,3 +45,11 @@ fn the_same_seed_gives_the_same_digest() {
         run_seed(4, Settings::default()).digest
     );
 }
+
+/// A leader sent a member that lagged a snapshot with a damaged value in it, again and again, because the value stayed
+/// where it was from one file to the next.
+#[test]
+fn a_damaged_value_that_stays_where_it_is_keeps_nobody_from_a_snapshot() {
+    let outcome = run_seed(5123, Settings::default());
+    assert!(outcome.failure.is_none(), "{}", outcome.report());
+}

@@ -77,8 +77,15 @@ impl BackupFile {
                  or was changed"
             ),
         };
+        let snapshot = load(path, content_bytes)?;
+        if !snapshot.lenders().is_empty() {
+            bail!(
+                "{shown} has only a part of its values: it is the file of a member, whose earlier files have the rest. \
+                 Use what `keelson snapshot save` or `etcdctl snapshot save` wrote"
+            );
+        }
         Ok(Self {
-            snapshot: load(path, content_bytes)?,
+            snapshot,
             path: path.to_path_buf(),
             hash,
         })

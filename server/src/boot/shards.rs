@@ -11,6 +11,7 @@ use anyhow::bail;
 use keelson_storage::dir::{DataDir, MAIN_SHARD, ShardPlace, ShardPlaces, shard_id};
 use keelson_storage::ids::{LaneId, MemberId, ShardId};
 use keelson_storage::io::{IoMode, UringDisk};
+use keelson_storage::mvcc::Reuse;
 use keelson_storage::recovery::RecoveryReport;
 use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
 use keelson_storage::state::Member;
@@ -346,6 +347,7 @@ fn checkpoint_config(config: &Config) -> CheckpointConfig {
         log_bytes: (tuning.log_bytes_min, tuning.log_bytes_max),
         interval_us: (tuning.interval_seconds > 0).then(|| tuning.interval_seconds * 1_000_000),
         bytes_per_second: tuning.bytes_per_second,
+        reuse: Reuse::MUCH,
         builder: BuilderConfig {
             page_bytes: tuning.page_bytes as usize,
             ..BuilderConfig::default()

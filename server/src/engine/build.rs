@@ -5,7 +5,7 @@
 //! rate of both, and the moment at which the new snapshot counts.
 //!
 //! ```text
-//!   engine --- runs, buffers ---> build --- writes, then the finished checkpoint ---> engine
+//!   engine --- runs, buffers ---> build --- wanted runs, writes, then the finished checkpoint ---> engine
 //! ```
 //!
 //! Both ways are bounded: who fills one waits, the thread by sleeping, the engine by coming back in a later
@@ -18,12 +18,11 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_cha
 
 use bytes::Bytes;
 use keelson_storage::io::{AlignedBuf, give_way};
-use keelson_storage::mvcc::{Checkpoint, Progress};
+use keelson_storage::limits::SNAPSHOT_RUNS_AHEAD_MAX;
+use keelson_storage::mvcc::{Checkpoint, Progress, Wanted};
 use keelson_storage::snapshot::{PageWrite, SnapshotError};
 
-use super::limits::{
-    CHECKPOINT_RUNS_AHEAD_MAX, CHECKPOINT_SLICE_VERSIONS, CHECKPOINT_WRITES_AHEAD_MAX,
-};
+use super::limits::{CHECKPOINT_SLICE_VERSIONS, CHECKPOINT_WRITES_AHEAD_MAX};
 use crate::runtime::{self, Bell};
 
 const NOT_COMPLETE: &str = "a complete checkpoint is not built on";
@@ -53,6 +52,7 @@ pub(super) enum Turn {
 /// The engine's end of a thread.
 #[derive(Debug)]
 pub(super) struct Beside {
+    wanted: Receiver<Wanted>,
     runs: SyncSender<(u32, Bytes)>,
     buffers: SyncSender<AlignedBuf>,
     made: Receiver<Made>,
@@ -75,12 +75,14 @@ impl Build {
             return Self::Here(Some(job));
         };
         let (job_out, job_in) = sync_channel(1);
-        let (runs, runs_in) = sync_channel(CHECKPOINT_RUNS_AHEAD_MAX);
+        let (wanted_out, wanted) = sync_channel(SNAPSHOT_RUNS_AHEAD_MAX);
+        let (runs, runs_in) = sync_channel(SNAPSHOT_RUNS_AHEAD_MAX);
         let (buffers, buffers_in) = sync_channel(CHECKPOINT_WRITES_AHEAD_MAX);
         let (made_out, made) = sync_channel(CHECKPOINT_WRITES_AHEAD_MAX);
         let progress = Arc::new(AtomicU32::new(0));
         let thread = Thread {
             job: None,
+            wanted: wanted_out,
             runs: runs_in,
             buffers: buffers_in,
             made: made_out,
@@ -95,6 +97,7 @@ impl Build {
             .send(job)
             .expect("the thread's first deed is to take it");
         Self::Beside(Beside {
+            wanted,
             runs,
             buffers,
             made,
@@ -102,21 +105,24 @@ impl Build {
         })
     }
 
-    /// Hands over a run; gives it back if there is no room.
-    pub(super) fn put_run(&mut self, leaf: u32, run: Bytes) -> Result<(), (u32, Bytes)> {
+    /// What is to be read next.
+    pub(super) fn take_wanted(&mut self) -> Option<Wanted> {
         match self {
-            Self::Here(job) => {
-                let job = job.as_mut().expect(NOT_COMPLETE);
-                if job.runs_held() >= CHECKPOINT_RUNS_AHEAD_MAX {
-                    return Err((leaf, run));
-                }
-                job.on_run(leaf, run);
-                Ok(())
-            }
+            Self::Here(job) => job.as_mut().expect(NOT_COMPLETE).take_wanted(),
+            Self::Beside(beside) => beside.wanted.try_recv().ok(),
+        }
+    }
+
+    /// Hands over a run that was wanted, in the order in which they were.
+    pub(super) fn put_run(&mut self, leaf: u32, run: Bytes) {
+        match self {
+            Self::Here(job) => job.as_mut().expect(NOT_COMPLETE).on_run(leaf, run),
             Self::Beside(beside) => match beside.runs.try_send((leaf, run)) {
-                Err(TrySendError::Full(run)) => Err(run),
+                Err(TrySendError::Full(_)) => {
+                    unreachable!("no more runs are wanted than there is room for")
+                }
                 // A thread that has ended says why in its own way.
-                Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+                Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             },
         }
     }
@@ -192,6 +198,7 @@ fn advance_here(
 struct Thread {
     /// None before the first turn and after the last.
     job: Option<Box<Checkpoint>>,
+    wanted: SyncSender<Wanted>,
     runs: Receiver<(u32, Bytes)>,
     buffers: Receiver<AlignedBuf>,
     made: SyncSender<Made>,
@@ -224,20 +231,21 @@ impl Thread {
                 job.reuse(buf);
             }
             let stepped = job.step(CHECKPOINT_SLICE_VERSIONS);
+            let mut has_wants = false;
+            while let Some(wanted) = job.take_wanted() {
+                has_wants = true;
+                self.wanted.send(wanted).ok()?;
+            }
+            if has_wants {
+                self.bell.ring();
+            }
             give_way();
             let progress = (job.progress() * 1000.0) as u32;
             self.progress.store(progress, Ordering::Relaxed);
             match stepped {
                 Ok(Progress::Working) => {}
                 Ok(Progress::NeedsRun) => {
-                    let (leaf, run) = match self.runs.try_recv() {
-                        Ok(run) => run,
-                        Err(_) => {
-                            // The engine may have runs for which there was no room.
-                            self.bell.ring();
-                            self.runs.recv().ok()?
-                        }
-                    };
+                    let (leaf, run) = self.runs.recv().ok()?;
                     job.on_run(leaf, run);
                 }
                 Ok(Progress::Complete) => match job.take_write() {

@@ -15,12 +15,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use keelson_proto::ApiError;
 use keelson_storage::ids::{Lsn, RaftIndex, SnapshotSeq};
 use keelson_storage::io::{Disk, give_way};
 use keelson_storage::limits::SNAPSHOT_WRITE_BYTES_CONSIDERATE;
-use keelson_storage::mvcc::{Checkpoint, Layer};
+use keelson_storage::mvcc::{Checkpoint, Layer, Reuse, Wanted};
 use keelson_storage::snapshot::{BuilderConfig, HardState, Meta, Snapshot, SnapshotError};
 use keelson_storage::state::State;
 
@@ -49,6 +48,8 @@ pub struct CheckpointConfig {
     pub interval_us: Option<u64>,
     /// What the disk is given while commands are on their way.
     pub bytes_per_second: u64,
+    /// Of which files values are borrowed.
+    pub reuse: Reuse,
     /// How pages are made.
     pub builder: BuilderConfig,
 }
@@ -59,6 +60,8 @@ pub(super) struct Checkpoints {
     running: Option<Running>,
     /// One was asked for; it begins when none runs.
     requested: bool,
+    /// How much of the files the next one may leave values in, if not as much as usually.
+    reuse: Option<Reuse>,
     /// Who is answered when the next one, and the one that runs, is durable.
     waiting: Vec<Origin>,
     answered: Vec<Origin>,
@@ -124,11 +127,6 @@ struct Running {
     sequence: SnapshotSeq,
     /// None while the file is being committed.
     build: Option<Build>,
-    /// The leaves of the last snapshot, and how many of them were asked for.
-    leaves: u32,
-    asked: u32,
-    /// A run for which there was no room.
-    run: Option<(u32, Bytes)>,
     began_us: u64,
 }
 
@@ -146,6 +144,18 @@ impl<D: Disk> Engine<D> {
     pub(super) fn request_checkpoint(&mut self, origin: Origin) {
         self.checkpoints.requested = true;
         self.checkpoints.waiting.push(origin);
+    }
+
+    /// The same, for one that leaves hardly anything on the disk that is of no use.
+    pub(super) fn request_defrag(&mut self, origin: Origin) {
+        self.checkpoints.reuse.get_or_insert(Reuse::LITTLE);
+        self.request_checkpoint(origin);
+    }
+
+    /// The same, for one that reads every value, and so finds what is damaged.
+    pub(super) fn request_rebuild(&mut self, origin: Origin) {
+        self.checkpoints.reuse = Some(Reuse::NONE);
+        self.request_checkpoint(origin);
     }
 
     /// Gives the running checkpoint a turn, or begins one if it is due. True if it could go on at once.
@@ -263,9 +273,10 @@ impl<D: Disk> Engine<D> {
         self.checkpoints.discarded.push(discarded);
     }
 
-    /// Another member needs a newer snapshot than there is.
-    pub(super) fn want_snapshot_file(&mut self) {
+    /// Another member could not take the newest snapshot. Perhaps a value of it is damaged here.
+    pub(super) fn want_other_snapshot_file(&mut self) {
         self.checkpoints.requested = true;
+        self.checkpoints.reuse = Some(Reuse::NONE);
     }
 
     /// A newer snapshot than the one that is being made has arrived. Who waits for one waits for the next.
@@ -429,13 +440,14 @@ impl<D: Disk> Engine<D> {
             Some(frozen) => frozen,
             None => self.freeze(),
         };
+        let reuse = self.checkpoints.reuse.take();
+        let reuse = reuse.unwrap_or(self.config.checkpoint.reuse);
         let sequence = self.snapshots.begin();
         let mut builder = self.config.checkpoint.builder;
         if self.is_serving() {
             builder.write_bytes = builder.write_bytes.min(SNAPSHOT_WRITE_BYTES_CONSIDERATE);
         }
         let last = self.state.snapshot();
-        let leaves = last.map_or(0, |last| last.leaf_count());
         let layer = self.state.frozen();
         let job = Checkpoint::new(
             sequence,
@@ -443,6 +455,7 @@ impl<D: Disk> Engine<D> {
             frozen.meta.clone(),
             Arc::clone(layer.expect("it was just frozen, or is since the last attempt")),
             last.cloned(),
+            reuse,
         );
         let build = Build::begin(Box::new(job), self.checkpoints.bell.as_ref());
         let checkpoints = &mut self.checkpoints;
@@ -457,9 +470,6 @@ impl<D: Disk> Engine<D> {
         checkpoints.running = Some(Running {
             sequence,
             build: Some(build),
-            leaves,
-            asked: 0,
-            run: None,
             began_us: self.now_us,
         });
     }
@@ -528,23 +538,15 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    /// Has the runs of the last snapshot read, in order, and hands over those that are here, and buffers.
+    /// Has the wanted runs of the last snapshot read, and hands over those that are here, and buffers.
     fn feed(&mut self, running: &mut Running) -> Result<(), SnapshotError> {
-        while running.asked < running.leaves && self.snapshots.may_read_run() {
-            self.snapshots.read_run(running.asked);
-            running.asked += 1;
-        }
         let build = running.build.as_mut().expect("the caller looked");
-        loop {
-            let next = running.run.take().map(Ok);
-            let Some(next) = next.or_else(|| self.snapshots.take_run()) else {
-                break;
-            };
-            let (leaf, run) = next?;
-            if let Err(run) = build.put_run(leaf, run) {
-                running.run = Some(run);
-                break;
-            }
+        while let Some(Wanted { leaf, parts }) = build.take_wanted() {
+            self.snapshots.read_run(leaf, &parts);
+        }
+        while let Some(run) = self.snapshots.take_run() {
+            let (leaf, run) = run?;
+            build.put_run(leaf, run);
         }
         while let Some(buf) = self.snapshots.take_buf() {
             if let Err(buf) = build.put_buf(buf) {

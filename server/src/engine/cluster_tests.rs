@@ -12,6 +12,7 @@ use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::{PutRequest, RangeRequest};
 use keelson_storage::ids::MemberId;
 use keelson_storage::io::SimDisk;
+use keelson_storage::mvcc::Reuse;
 use keelson_storage::state::{Member, Request};
 use keelson_storage::wal::WalConfig;
 use proptest::prelude::*;
@@ -110,6 +111,7 @@ fn start(
         checkpoint: CheckpointConfig {
             commands: shape.checkpoint_commands,
             log_bytes: (0, u64::MAX),
+            reuse: Reuse::ANY,
             ..config().checkpoint
         },
         ..config()

@@ -14,6 +14,7 @@ use keelson_proto::etcdserverpb::{
 };
 use keelson_storage::ids::{ClusterId, MemberId, Revision, ShardId};
 use keelson_storage::io::{Disk, SimDisk};
+use keelson_storage::mvcc::Reuse;
 use keelson_storage::snapshot::{BuilderConfig, StoreConfig};
 use keelson_storage::state::{Member, Request, Response};
 use keelson_storage::wal::WalConfig;
@@ -54,6 +55,7 @@ pub(super) fn config() -> EngineConfig {
             log_bytes: (1, 1 << 20),
             interval_us: None,
             bytes_per_second: 1 << 30,
+            reuse: Reuse::NONE,
             builder: BuilderConfig {
                 page_bytes: 4096,
                 values_run_bytes_max: 1,

@@ -148,8 +148,6 @@ pub const IDLE_AFTER_US: u64 = 10_000;
 pub const CHECKPOINT_VERSIONS_PER_TURN: usize = if cfg!(test) { 3 } else { 256 };
 /// Versions that a checkpoint goes through between two looks for something to write.
 pub const CHECKPOINT_SLICE_VERSIONS: usize = 256;
-/// Runs of values handed to a checkpoint ahead of its need.
-pub const CHECKPOINT_RUNS_AHEAD_MAX: usize = 8;
 /// Writes of a checkpoint taken ahead of the disk, and buffers for them.
 pub const CHECKPOINT_WRITES_AHEAD_MAX: usize = 4;
 /// What a checkpoint may write at once after a pause, whatever its rate.

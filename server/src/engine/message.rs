@@ -91,6 +91,10 @@ pub enum Ask {
     LoadWritten(Vec<Record>),
     /// A checkpoint; answered when it is durable.
     Checkpoint,
+    /// The same; and files of which more than a little is useless are not kept for the rest. Answered likewise.
+    Defragment,
+    /// The same; and every value is read, so what is damaged is found. Answered likewise.
+    Rebuild,
     /// The file of the newest snapshot, held where it is.
     PinSnapshot,
     /// Hands the leadership to this member; answered when it leads.

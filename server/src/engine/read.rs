@@ -194,12 +194,15 @@ impl<D: Disk> Engine<D> {
         self.state.size_in_use_bytes() + members_bytes as u64
     }
 
-    /// Bytes of the database, in whole blocks: what holds something, and what the next checkpoint will
-    /// leave out.
+    /// Bytes of the database, in whole blocks: what holds something, what the next checkpoint will leave out, and what
+    /// is useless in the snapshot files.
     #[must_use]
     pub fn db_bytes(&self) -> u64 {
         let garbage = self.state.size_bytes() - self.state.size_in_use_bytes();
-        (self.db_in_use_bytes() + garbage).next_multiple_of(DB_BLOCK_BYTES)
+        let needed = self.snapshots.current();
+        let needed = needed.map_or(0, |current| current.image_bytes());
+        let useless = self.snapshots.file_bytes().saturating_sub(needed);
+        (self.db_in_use_bytes() + garbage + useless).next_multiple_of(DB_BLOCK_BYTES)
     }
 
     fn lease_facts(&self, id: LeaseId, with_keys: bool) -> Option<LeaseFacts> {

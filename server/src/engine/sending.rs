@@ -101,7 +101,7 @@ impl<D: Disk> Engine<D> {
             term,
             at,
             membership,
-            file_bytes: snapshot.file_bytes(),
+            file_bytes: snapshot.image_bytes(),
             file_crc: snapshot.head_checksum(),
         };
         tracing::info!(member = %to, index = at.index.0, bytes = offer.file_bytes, "a snapshot is sent");
@@ -150,7 +150,7 @@ impl<D: Disk> Engine<D> {
             SnapshotAck::Failed => {
                 tracing::warn!(member = %from, "a member could not take a snapshot; it gets a new one");
                 transfer.stage = Stage::Failed(now_us + SNAPSHOT_RETRY_US);
-                self.want_snapshot_file();
+                self.want_other_snapshot_file();
             }
         }
     }

@@ -428,6 +428,8 @@ impl<D: Disk> Engine<D> {
             Ask::Load(records) => self.load(origin, records, ApiError::Corrupt),
             Ask::LoadWritten(records) => self.load(origin, records, ApiError::Timeout),
             Ask::Checkpoint => self.request_checkpoint(origin),
+            Ask::Defragment => self.request_defrag(origin),
+            Ask::Rebuild => self.request_rebuild(origin),
             Ask::MoveLeader(to) => self.move_leader(origin, to),
             Ask::WhyLate { since_us } => self.reply(origin, Err(self.why_late(since_us))),
             // Everything committed is applied before a read looks at it.

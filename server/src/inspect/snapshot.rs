@@ -35,10 +35,13 @@ pub(super) fn dump(
 
 fn facts(snapshot: &Snapshot) -> Line {
     let meta = snapshot.meta();
+    let borrowed = snapshot.lenders().iter().map(|lender| lender.lent_bytes);
+    let borrowed: u64 = borrowed.sum();
     Line::new("snapshot")
         .with("file", snapshot.path())
         .with("sequence", snapshot.sequence().0)
         .with("file_bytes", snapshot.file_bytes())
+        .with("borrowed_bytes", borrowed)
         .with("index_bytes", snapshot.index_bytes())
         .with("leaves", snapshot.leaf_count())
         .with("keys", snapshot.key_count())

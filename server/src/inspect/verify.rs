@@ -159,24 +159,19 @@ fn find_snapshot(
             return Ok((None, Vec::new()));
         }
     };
-    let counts = newest.as_ref().map(|(_, entry)| entry.name.clone());
-    for entry in disk.list()? {
-        let says = match &counts {
-            Some(counts) if entry.name == *counts => continue,
-            Some(counts) if entry.name < *counts => {
-                "a newer one counts, and the next start removes this one"
-            }
-            _ => "it looks unfinished; if the log does without it, the next start removes it",
-        };
-        findings.note(&about(&entry.name), says)?;
-    }
     let Some((file, entry)) = newest else {
+        note_others(&mut disk, None, &about, findings)?;
         findings.sound(&about("snapshot"), "there is none yet")?;
         return Ok((None, unfinished));
     };
     let bar = bytes_bar("snapshot", entry.bytes);
-    let survey = Survey::of(&mut disk, file, &entry, &mut |bytes| bar.inc(bytes));
+    let survey = Survey::of(&mut disk, file, &entry, &mut |bytes, total| {
+        bar.set_length(total);
+        bar.inc(bytes);
+    });
     bar.finish_and_clear();
+    let counts = Some((entry.name.as_str(), survey.snapshot.as_ref()));
+    note_others(&mut disk, counts, &about, findings)?;
     for damage in &survey.damages {
         findings.damage(&about(&entry.name), &damage.to_string())?;
     }
@@ -205,6 +200,36 @@ fn find_snapshot(
         findings.sound(&about(&entry.name), &says)?;
     }
     Ok((Some(snapshot), unfinished))
+}
+
+/// Says what becomes of the files beside the one that counts, which has this name.
+fn note_others(
+    disk: &mut ReadOnlyDisk,
+    counts: Option<(&str, Option<&Snapshot>)>,
+    about: &dyn Fn(&str) -> String,
+    findings: &mut Findings<'_>,
+) -> anyhow::Result<()> {
+    let lends = |snapshot: &Snapshot, name: &str| {
+        let mut lenders = snapshot.lenders().iter();
+        lenders.any(|lender| lender.file_name() == name)
+    };
+    for entry in disk.list()? {
+        let says = match counts {
+            Some((counts, _)) if entry.name == counts => continue,
+            Some((_, Some(snapshot))) if lends(snapshot, &entry.name) => {
+                "the one that counts has values in it"
+            }
+            Some((counts, Some(_))) if entry.name.as_str() < counts => {
+                "a newer one counts, and the next start removes this one"
+            }
+            Some((counts, None)) if entry.name.as_str() < counts => {
+                "a newer one counts, which may have values in it"
+            }
+            _ => "it looks unfinished; if the log does without it, the next start removes it",
+        };
+        findings.note(&about(&entry.name), says)?;
+    }
+    Ok(())
 }
 
 /// Reads a lane, and with it the logs of its shards.

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 use super::freeing;
 use super::uring::list_directory;
-use super::{AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, assert_whole_blocks};
+use super::{
+    AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, Source, assert_whole_blocks,
+};
 use crate::limits::WAL_BLOCK_BYTES;
 
 /// A file that is only read.
@@ -57,15 +59,15 @@ impl DirectFile {
         again.map_or(0, |again| freeing::free(&again))
     }
 
-    /// Reads up to `bytes` (a multiple of the block) at `offset` (likewise) into `buf`, replacing its content; fewer at
+    /// Reads up to `bytes` (a multiple of the block) at `offset` (likewise) behind what is in `buf` (likewise); fewer at
     /// the end of the file.
-    pub fn read(&self, offset: u64, bytes: usize, buf: &mut AlignedBuf) -> Result<(), DiskError> {
+    pub fn append(&self, offset: u64, bytes: usize, buf: &mut AlignedBuf) -> Result<(), DiskError> {
         assert_whole_blocks(offset, bytes);
-        buf.clear();
         buf.reserve(bytes);
+        let before = buf.len();
         let mut done = 0;
         while done < bytes {
-            let room = &mut buf.as_spare_mut()[done..bytes];
+            let room = &mut buf.as_spare_mut()[before + done..before + bytes];
             match self.file.read_at(room, offset + done as u64) {
                 Ok(0) => break,
                 Ok(count) => done += count,
@@ -77,8 +79,15 @@ impl DirectFile {
                 break;
             }
         }
-        buf.set_filled(done);
+        buf.set_filled(before + done);
         Ok(())
+    }
+}
+
+impl Source for DirectFile {
+    fn read(&self, offset: u64, bytes: usize, buf: &mut AlignedBuf) -> Result<(), DiskError> {
+        buf.clear();
+        self.append(offset, bytes, buf)
     }
 }
 

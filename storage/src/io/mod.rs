@@ -52,7 +52,7 @@ pub use part_file::{PartError, PartFile};
 pub use pieces::{Piece, Pool};
 pub(crate) use probe::PROBE_NAME;
 pub use probe::{RingError, probe_directory, probe_rings};
-pub use read_ahead::ReadAhead;
+pub use read_ahead::{ReadAhead, Source};
 pub use sim::{SimDisk, SimFault};
 pub use uring::{IoMode, UringDisk};
 pub use write_behind::WriteBehind;

@@ -11,7 +11,14 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
 
-use super::{AlignedBuf, DirectFile, DiskError, Piece};
+use super::{AlignedBuf, DiskError, Piece};
+
+/// What is read once, from its start to its end.
+pub trait Source: Sync {
+    /// Reads up to `bytes` (a multiple of the block) at `offset` (likewise) into `buf`, replacing its content; fewer at
+    /// the end.
+    fn read(&self, offset: u64, bytes: usize, buf: &mut AlignedBuf) -> Result<(), DiskError>;
+}
 
 /// Reads in flight.
 const READS: usize = 2;
@@ -39,7 +46,7 @@ impl ReadAhead {
     /// with the file, after the first failure, or when it and all pieces are dropped.
     pub fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
-        source: &'scope DirectFile,
+        source: &'scope impl Source,
         bytes: u64,
         piece_bytes: usize,
     ) -> Self {
@@ -100,6 +107,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::io::DirectFile;
 
     const PIECE_BYTES: usize = 8192;
 

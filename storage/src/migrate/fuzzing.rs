@@ -90,7 +90,7 @@ fn read(db: &EtcdDb, flags: u8, directory: &Path) {
         let mut disk = ReadOnlyDisk::new(&target);
         let newest = Snapshot::newest_in(&mut disk).expect("the directory can be read");
         let (file, entry) = newest.expect("an import leaves a file that counts");
-        let survey = Survey::of(&mut disk, file, &entry, &mut |_| {});
+        let survey = Survey::of(&mut disk, file, &entry, &mut |_, _| {});
         assert_eq!(survey.damages, [], "and it is sound");
         let snapshot = survey.snapshot.expect("what has no damage loads");
         assert_eq!(snapshot.version_count(), summary.versions);

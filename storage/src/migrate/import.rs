@@ -308,5 +308,6 @@ fn version<'r>(row: &Row<'r>) -> VersionIn<'r> {
         lease: row.lease,
         tombstone: row.tombstone,
         value: row.value,
+        stays: None,
     }
 }

@@ -4,18 +4,22 @@
 //! writes what it makes. Nothing here waits or does IO:
 //!
 //! ```text
-//!   (engine reads, leaf by leaf) --> on_run --\
+//!   take_wanted --> (engine reads) --> on_run -\
 //!   frozen layer ------------------------------> step --> take_write --> (engine writes)
 //!   last snapshot's index ---------------------/
 //! ```
 //!
 //! The leaves of the last snapshot are gone through in order. One between whose first key and the next
-//! leaf's the frozen layer has nothing, and of which retention drops nothing, is copied as it is, with
-//! its run of values, unless it is small; any other is merged with the frozen keys and made anew.
+//! leaf's the frozen layer has nothing, and of which retention drops nothing, is taken as it is, unless it is
+//! small; any other is merged with the frozen keys and made anew. Values stay in the files in which they are, block by
+//! block. They are read, and written again, only if their block is small or has become mostly useless, or if their file
+//! may not lend any more because too much of it is useless ([`Reuse`]). So every file goes at last. What of a leaf is to be
+//! read is found out some way ahead of the merge.
 //!
 //! Invariant: the keys of the new snapshot are those of the frozen layer and the last snapshot, each with
 //! all versions of the horizon and later, and the newest one before it unless that is a tombstone.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -23,12 +27,20 @@ use bytes::Bytes;
 
 use crate::ids::{Revision, SnapshotSeq};
 use crate::io::AlignedBuf;
+use crate::limits::{
+    SNAPSHOT_LENDERS_MAX, SNAPSHOT_RUNS_AHEAD_BYTES, SNAPSHOT_RUNS_AHEAD_MAX,
+    SNAPSHOT_VALUE_BLOCK_BYTES,
+};
 use crate::mvcc::history::History;
 use crate::mvcc::layers::Layer;
 use crate::snapshot::{
-    Builder, BuilderConfig, Finish, KeyRef, Meta, PageWrite, Snapshot, SnapshotError, VersionIn,
-    VersionRef,
+    Builder, BuilderConfig, Finish, ImagePart, KeyRef, Lender, Meta, PageWrite, Snapshot,
+    SnapshotError, VersionIn, VersionRef,
 };
+
+/// Leaves looked at per step, and how many are known at once.
+const LEAVES_AHEAD_PER_STEP: usize = 64;
+const LEAVES_AHEAD_MAX: usize = 4096;
 
 /// A snapshot in the making.
 #[derive(Debug)]
@@ -46,8 +58,66 @@ pub struct Checkpoint {
     cursor: Vec<u8>,
     /// The run of `leaf`, once it was read, and of leaves after it.
     runs: VecDeque<(u32, Bytes)>,
+    ahead: Ahead,
     /// Versions gone through, kept or not.
     versions_done: u64,
+}
+
+/// How much of the files in which values stay may be useless, in eighths of what the last snapshot holds. Where more is,
+/// values are copied, and the files go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reuse(Option<u64>);
+
+impl Reuse {
+    /// Any amount: for simulations, whose values are small.
+    pub const ANY: Self = Self(Some(u64::MAX));
+    /// Half as much: little is written.
+    pub const MUCH: Self = Self(Some(4));
+    /// An eighth: what is on the disk is hardly more than what is needed.
+    pub const LITTLE: Self = Self(Some(1));
+    /// No value stays.
+    pub const NONE: Self = Self(None);
+
+    fn useless_bytes_max(self, last: &Snapshot) -> Option<u64> {
+        let eighth = last.image_bytes() / 8;
+        self.0.map(|eighths| eighth.saturating_mul(eighths))
+    }
+}
+
+/// A leaf of the last snapshot whose run, or parts of it, must be read.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The leaf.
+    pub leaf: u32,
+    /// What to read, one behind the other.
+    pub parts: Vec<ImagePart>,
+}
+
+/// What becomes of a leaf.
+#[derive(Clone, Debug)]
+enum Fate {
+    /// It is taken as it is, and all of its values stay.
+    Stays,
+    /// It is taken as it is; its values are copied.
+    IsCopied,
+    /// It is made anew. Of each of its blocks of values: none if it stays, else where in what was read it begins.
+    IsMerged(Vec<Option<usize>>),
+}
+
+/// The leaves of the last snapshot from the one that is gone through up to `next`.
+#[derive(Debug)]
+struct Ahead {
+    /// Files that values may stay in.
+    lenders: Vec<SnapshotSeq>,
+    config: BuilderConfig,
+    /// What becomes of each.
+    fates: VecDeque<Fate>,
+    next: u32,
+    /// What is to be read, and was not taken yet.
+    wanted: VecDeque<Wanted>,
+    /// Runs, and their bytes, that were or will be wanted and are not used up.
+    runs: usize,
+    bytes: u64,
 }
 
 /// What a slice came to.
@@ -78,9 +148,14 @@ impl Checkpoint {
         meta: Meta,
         frozen: Arc<Layer>,
         last: Option<Arc<Snapshot>>,
+        reuse: Reuse,
     ) -> Self {
         let horizon = meta.horizon;
-        let builder = Builder::new(sequence, config, horizon);
+        let lenders = last
+            .as_ref()
+            .map_or_else(Vec::new, |last| lenders_of(last, reuse));
+        let mut builder = Builder::new(sequence, config, horizon);
+        builder.borrow_from(lenders.iter().copied());
         Self {
             stage: Stage::Keys(Box::new(builder), Box::new(meta)),
             horizon,
@@ -91,6 +166,15 @@ impl Checkpoint {
             merging: false,
             cursor: Vec::new(),
             runs: VecDeque::new(),
+            ahead: Ahead {
+                lenders: lenders.iter().map(|lender| lender.sequence).collect(),
+                config,
+                fates: VecDeque::new(),
+                next: 0,
+                wanted: VecDeque::new(),
+                runs: 0,
+                bytes: 0,
+            },
             versions_done: 0,
         }
     }
@@ -103,13 +187,12 @@ impl Checkpoint {
         (self.versions_done as f64 / versions.max(1) as f64).min(1.0)
     }
 
-    /// Runs that were handed over and are not used up.
-    #[must_use]
-    pub fn runs_held(&self) -> usize {
-        self.runs.len()
+    /// What is to be read next. No more than [`SNAPSHOT_RUNS_AHEAD_MAX`] are wanted and not used up.
+    pub fn take_wanted(&mut self) -> Option<Wanted> {
+        self.ahead.wanted.pop_front()
     }
 
-    /// A run of the last snapshot was read. They come leaf by leaf, all of them.
+    /// What was wanted of a leaf was read. It comes in the order in which it was wanted.
     pub fn on_run(&mut self, leaf: u32, run: Bytes) {
         self.runs.push_back((leaf, run));
     }
@@ -120,7 +203,10 @@ impl Checkpoint {
     /// A value block of the last snapshot is damaged. The checkpoint cannot go on.
     pub fn step(&mut self, budget: usize) -> Result<Progress, SnapshotError> {
         match &mut self.stage {
-            Stage::Keys(..) => self.step_keys(budget),
+            Stage::Keys(..) => {
+                self.look_ahead();
+                self.step_keys(budget)
+            }
             Stage::Index(finish) => Ok(if finish.step(budget) {
                 Progress::Complete
             } else {
@@ -173,54 +259,98 @@ impl Checkpoint {
             unreachable!("only the keys are merged")
         };
         let leaf_count = self.last.as_ref().map_or(0, |last| last.leaf_count());
-        if self.leaf < leaf_count && self.runs.front().is_none_or(|(leaf, _)| *leaf != self.leaf) {
+        let stored = self.last.as_deref().filter(|_| self.leaf < leaf_count);
+        let fate = self.ahead.fates.front();
+        let needs_run = stored.is_some() && !matches!(fate, Some(Fate::Stays));
+        let run = self.runs.front().filter(|(leaf, _)| *leaf == self.leaf);
+        if needs_run && run.is_none() {
             return Ok(Progress::NeedsRun);
         }
-        let mut slice = Slice {
-            frozen: &self.frozen,
-            builder,
-            horizon: self.horizon,
-            left: budget.max(1),
-            done: 0,
-        };
-        let stored = self.last.as_deref().filter(|_| self.leaf < leaf_count);
+        let run = run.map_or(&[][..], |(_, run)| run);
         let until = stored.and_then(|last| next_first_key(last, self.leaf));
-        if !self.merging
-            && let Some(last) = stored
-        {
-            let run = &self.runs[0].1[..];
-            if slice.may_copy(last, self.leaf, &self.cursor, until.as_deref()) {
-                self.versions_done += slice.builder.copy_leaf(last, self.leaf, run)?;
-                self.next_leaf(until);
-                return Ok(Progress::Working);
+        let is_through = match (stored, fate) {
+            (Some(last), Some(Fate::Stays)) => {
+                self.versions_done += builder.borrow_leaf(last, self.leaf)?;
+                true
             }
-            last.verify_run(self.leaf, run)?;
-            self.merging = true;
+            (Some(last), Some(Fate::IsCopied)) => {
+                self.versions_done += builder.copy_leaf(last, self.leaf, run)?;
+                true
+            }
+            (stored, fate) => {
+                let source = match (stored, fate) {
+                    (Some(last), Some(Fate::IsMerged(blocks))) => Some(Source {
+                        last,
+                        leaf: self.leaf,
+                        run,
+                        blocks,
+                    }),
+                    _ => None,
+                };
+                if !std::mem::replace(&mut self.merging, true) {
+                    source.as_ref().map_or(Ok(()), Source::verify)?;
+                }
+                let mut slice = Slice {
+                    frozen: &self.frozen,
+                    builder,
+                    horizon: self.horizon,
+                    left: budget.max(1),
+                    done: 0,
+                };
+                let place = (&mut self.slot, &mut self.cursor);
+                let is_through = slice.merge(source, place, until.as_deref());
+                self.versions_done += slice.done;
+                is_through
+            }
+        };
+        if is_through {
+            if self.leaf + 1 < leaf_count {
+                self.next_leaf(until);
+            } else {
+                self.end_keys();
+            }
         }
-        let source = stored.map(|last| Source {
-            last,
-            leaf: self.leaf,
-            run: &self.runs[0].1[..],
-        });
-        let is_through = slice.merge(source, &mut self.slot, &mut self.cursor, until.as_deref());
-        self.versions_done += slice.done;
-        if !is_through {
-            return Ok(Progress::Working);
-        }
-        if self.leaf + 1 < leaf_count {
-            self.next_leaf(until);
-            return Ok(Progress::Working);
-        }
+        Ok(Progress::Working)
+    }
+
+    fn end_keys(&mut self) {
         let Stage::Keys(builder, meta) = std::mem::replace(&mut self.stage, Stage::Moving) else {
             unreachable!("the keys were merged")
         };
         self.stage = Stage::Index(Box::new(builder.finish(*meta)));
         self.runs.clear();
-        Ok(Progress::Working)
+    }
+
+    /// Finds out of some more leaves what becomes of them.
+    fn look_ahead(&mut self) {
+        let Some(last) = &self.last else {
+            return;
+        };
+        let ahead = &mut self.ahead;
+        for _ in 0..LEAVES_AHEAD_PER_STEP {
+            let is_enough = ahead.runs >= SNAPSHOT_RUNS_AHEAD_MAX
+                || ahead.bytes >= SNAPSHOT_RUNS_AHEAD_BYTES
+                || ahead.fates.len() >= LEAVES_AHEAD_MAX;
+            if ahead.next == last.leaf_count() || is_enough {
+                break;
+            }
+            let leaf = ahead.next;
+            let is_taken = self.horizon < last.leaf_droppable_at(leaf)
+                && ahead.config.is_large(last, leaf)
+                && !is_changed(&self.frozen, last, leaf);
+            ahead.next += 1;
+            ahead.add(last, leaf, is_taken, self.horizon);
+        }
     }
 
     fn next_leaf(&mut self, first_key: Option<Vec<u8>>) {
-        self.runs.pop_front();
+        let fate = self.ahead.fates.pop_front();
+        if !matches!(fate, Some(Fate::Stays))
+            && let Some((_, run)) = self.runs.pop_front()
+        {
+            self.ahead.runs -= 1;
+            self.ahead.bytes -= run.len() as u64;
+        }
         self.leaf += 1;
         self.slot = 0;
         self.merging = false;
@@ -230,11 +360,52 @@ impl Checkpoint {
     }
 }
 
-/// One leaf of the last snapshot with its values.
+impl Ahead {
+    /// The next leaf, which is taken as it is or made anew.
+    fn add(&mut self, last: &Snapshot, leaf: u32, is_taken: bool, horizon: Revision) {
+        let run = last.leaf_run(leaf);
+        let may_stay = |file: SnapshotSeq| self.lenders.contains(&file);
+        if is_taken && run.iter().all(|piece| may_stay(piece.file)) {
+            return self.fates.push_back(Fate::Stays);
+        }
+        let (fate, parts) = if is_taken {
+            (Fate::IsCopied, run.to_vec())
+        } else {
+            let mut parts: Vec<ImagePart> = Vec::new();
+            let mut read = 0;
+            let used = last.leaf_used_bytes(leaf, horizon);
+            let blocks = last.leaf_blocks(leaf).zip(used).map(|(block, used)| {
+                // Small blocks, and those that are mostly useless, are packed anew.
+                let bytes = block.bytes as usize;
+                let is_full = 2 * used.min(bytes) >= bytes.max(SNAPSHOT_VALUE_BLOCK_BYTES);
+                if is_full && may_stay(block.file) {
+                    return None;
+                }
+                let start = read;
+                read += bytes;
+                match parts.last_mut() {
+                    Some(part) if part.is_followed_by(&block.into()) => part.bytes += bytes as u64,
+                    _ => parts.push(block.into()),
+                }
+                Some(start)
+            });
+            (Fate::IsMerged(blocks.collect()), parts)
+        };
+        self.fates.push_back(fate);
+        self.runs += 1;
+        self.bytes += parts.iter().map(|part| part.bytes).sum::<u64>();
+        self.wanted.push_back(Wanted { leaf, parts });
+    }
+}
+
+/// One leaf of the last snapshot with those of its values that do not stay where they are.
+#[derive(Clone, Copy)]
 struct Source<'a> {
     last: &'a Snapshot,
     leaf: u32,
     run: &'a [u8],
+    /// As in [`Fate::IsMerged`].
+    blocks: &'a [Option<usize>],
 }
 
 /// What one step works with.
@@ -247,19 +418,11 @@ struct Slice<'a> {
 }
 
 impl Slice<'_> {
-    /// Whether nothing changes in a leaf, and it is large enough to stay as it is.
-    fn may_copy(&self, last: &Snapshot, leaf: u32, cursor: &[u8], until: Option<&[u8]>) -> bool {
-        self.horizon < last.leaf_droppable_at(leaf)
-            && self.frozen.tree.walk(cursor, until).next().is_none()
-            && self.builder.is_worth_copying(last, leaf)
-    }
-
     /// Merges frozen keys before `until` with those of a leaf; true when there are no more of either.
     fn merge(
         &mut self,
         source: Option<Source<'_>>,
-        slot: &mut u32,
-        cursor: &mut Vec<u8>,
+        (slot, cursor): (&mut u32, &mut Vec<u8>),
         until: Option<&[u8]>,
     ) -> bool {
         let mut versions = Vec::new();
@@ -321,18 +484,36 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Compares what was read with its checksums.
+    fn verify(&self) -> Result<(), SnapshotError> {
+        for (block, start) in self.last.leaf_blocks(self.leaf).zip(self.blocks) {
+            if let Some(start) = *start {
+                let bytes = &self.run[start..start + block.bytes as usize];
+                self.last.verify_block(block, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds the versions of a key, oldest first.
     fn versions(&self, slot: u32, out: &mut Vec<VersionIn<'a>>) {
-        let (run_offset, _) = self.last.leaf_run(self.leaf);
         for row in self.last.rows(self.key(slot)) {
-            let version = self.last.version(VersionRef {
+            let at = VersionRef {
                 leaf: self.leaf,
                 row,
-            });
-            let value = version.place.map_or(&[][..], |place| {
-                let start = (place.block.offset - run_offset) as usize + place.start as usize;
-                &self.run[start..start + place.bytes as usize]
-            });
+            };
+            let version = self.last.version(at);
+            let read = self
+                .last
+                .block_of_value(at)
+                .and_then(|block| self.blocks[block]);
+            let (value, stays) = match (version.place, read) {
+                (Some(place), Some(block)) => {
+                    let start = block + place.start as usize;
+                    (&self.run[start..start + place.bytes as usize], None)
+                }
+                (stays, _) => (&[][..], stays),
+            };
             out.push(VersionIn {
                 revision: version.revision,
                 sub: version.sub,
@@ -341,6 +522,7 @@ impl<'a> Source<'a> {
                 lease: version.lease,
                 tombstone: version.tombstone,
                 value,
+                stays,
             });
         }
     }
@@ -355,6 +537,7 @@ fn versions_of<'a>(history: &'a History, out: &mut Vec<VersionIn<'a>>) {
         lease: record.lease,
         tombstone: record.tombstone,
         value: record.value(),
+        stays: None,
     }));
 }
 
@@ -365,6 +548,34 @@ fn retain(versions: &mut Vec<VersionIn<'_>>, horizon: Revision) {
         let dropped = newest + usize::from(versions[newest].tombstone);
         versions.drain(..dropped);
     }
+}
+
+/// The files that may lend a snapshot's successor values: those with the most of use, as long as what is useless in all of
+/// them is within bounds.
+fn lenders_of(last: &Snapshot, reuse: Reuse) -> Vec<Lender> {
+    let Some(mut left) = reuse.useless_bytes_max(last) else {
+        return Vec::new();
+    };
+    let mut lenders: Vec<Lender> = last.value_files().collect();
+    lenders.sort_by_key(|lender| Reverse(lender.lent_bytes));
+    lenders.truncate(SNAPSHOT_LENDERS_MAX);
+    lenders.retain(|lender| {
+        let useless = lender.file_bytes.saturating_sub(lender.lent_bytes);
+        let fits = lender.lent_bytes > 0 && useless <= left;
+        left -= if fits { useless } else { 0 };
+        fits
+    });
+    lenders
+}
+
+/// Whether there are frozen keys among those of a leaf.
+fn is_changed(frozen: &Layer, last: &Snapshot, leaf: u32) -> bool {
+    let mut first = Vec::new();
+    if leaf > 0 {
+        last.append_key(last.leaf_first_key(leaf), &mut first);
+    }
+    let until = next_first_key(last, leaf);
+    frozen.tree.walk(&first, until.as_deref()).next().is_some()
 }
 
 /// The first key of the leaf behind this one.

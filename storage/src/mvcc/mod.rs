@@ -31,7 +31,7 @@ mod tree;
 mod warm;
 
 pub use changes::Change;
-pub use checkpoint::{Checkpoint, Progress};
+pub use checkpoint::{Checkpoint, Progress, Reuse, Wanted};
 pub use hash::{HashKvResult, HashScan};
 pub use layers::{Layer, MemoryBytes};
 pub use record::{Record, Version, is_absent};

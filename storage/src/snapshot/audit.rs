@@ -43,11 +43,11 @@ struct Piece {
 }
 
 impl Audit {
-    /// Of the file that a snapshot was loaded from.
+    /// Of the image of a snapshot: of its file, if that has all of its values itself.
     #[must_use]
     pub fn new(snapshot: &Snapshot) -> Self {
         let mut list = List::default();
-        let superblock = snapshot.superblock();
+        let superblock = &snapshot.image_superblock();
         list.push(SUPERBLOCK_BYTES as u64, checksum_of(superblock), None, None);
         for leaf in 0..snapshot.leaf_count() {
             for block in snapshot.leaf_blocks(leaf) {
@@ -151,9 +151,10 @@ impl Snapshot {
             (SnapshotDamage::Checksum(SnapshotPart::Changes), _) => Affected::History,
             _ => Affected::Everything,
         };
+        let (file, offset) = self.place_of(flaw.offset);
         SnapshotError::Damaged {
-            file: self.path().to_owned(),
-            offset: flaw.offset,
+            file,
+            offset,
             reason: flaw.reason,
             affected,
         }

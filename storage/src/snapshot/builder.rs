@@ -12,11 +12,13 @@
 //! 2. Writes leave in ascending offsets without gaps; the superblock comes last, from
 //!    [`Finish::into_snapshot`](super::Finish::into_snapshot).
 
+use super::borrowed::{Lender, RunPlaces};
 use super::changes::{Change, ChangeRuns};
 use super::encode::Encoder;
 use super::error::SnapshotError;
 use super::finish::Finish;
 use super::format::{Counters, LeafEntry, SUPERBLOCK_BYTES};
+use super::image::ImagePart;
 use super::inner::Level;
 use super::keys::common_bytes;
 use super::leaf::{ArchivedLeaf, LeafBuilder};
@@ -43,6 +45,16 @@ pub struct BuilderConfig {
     pub write_bytes: usize,
 }
 
+impl BuilderConfig {
+    /// Whether a leaf is worth keeping as it is. Small ones would pile up from file to file.
+    #[must_use]
+    pub fn is_large(&self, from: &Snapshot, leaf: u32) -> bool {
+        let entry = from.leaf_entry(leaf);
+        2 * entry.page.padded_bytes() >= self.page_bytes
+            || 2 * entry.run_bytes() >= self.values_run_bytes_max as u64
+    }
+}
+
 impl Default for BuilderConfig {
     fn default() -> Self {
         Self {
@@ -62,7 +74,10 @@ pub struct Builder {
     pub(super) encoder: Encoder,
     pub(super) values: ValueStream,
     pub(super) leaves: Pages<ArchivedLeaf>,
-    pub(super) run_blocks: Vec<u32>,
+    run_blocks: Vec<u32>,
+    places: RunPlaces,
+    /// Files that values may stay in.
+    lenders: Vec<Lender>,
     pub(super) level: Level,
     pub(super) changes: ChangeRuns,
     pub(super) counters: Counters,
@@ -89,6 +104,8 @@ impl Builder {
             values: ValueStream::new(SUPERBLOCK_BYTES as u64, config.write_bytes),
             leaves: Pages::new(),
             run_blocks: Vec::new(),
+            places: RunPlaces::default(),
+            lenders: Vec::new(),
             level: Level::default(),
             changes: ChangeRuns::default(),
             counters: Counters::default(),
@@ -97,6 +114,11 @@ impl Builder {
             last_key: Vec::new(),
             closed_key: Vec::new(),
         }
+    }
+
+    /// Values may stay in these files, of the same directory.
+    pub fn borrow_from(&mut self, lenders: impl IntoIterator<Item = Lender>) {
+        self.lenders = lenders.into_iter().collect();
     }
 
     /// Adds a key with its versions, oldest first: what retention at the horizon leaves of it.
@@ -114,20 +136,6 @@ impl Builder {
         self.count(key, versions);
     }
 
-    /// Whether copying a leaf is better than pushing its keys. Copying costs no encoding, but it closes
-    /// the open leaf and keeps the other one as it is: small leaves would pile up from file to file.
-    #[must_use]
-    pub fn is_worth_copying(&self, from: &Snapshot, leaf: u32) -> bool {
-        let is_half = |page_bytes: usize, run_bytes: usize| {
-            2 * page_bytes >= self.config.page_bytes
-                || 2 * run_bytes >= self.config.values_run_bytes_max
-        };
-        let entry = from.leaf_entry(leaf);
-        let (open_page_bytes, open_run_bytes) = self.leaf.bytes();
-        is_half(entry.page.padded_bytes(), entry.run_bytes() as usize)
-            && (self.leaf.is_empty() || is_half(open_page_bytes, open_run_bytes))
-    }
-
     /// Adds all keys of a leaf of another snapshot, given the bytes of its run. They must come behind
     /// those that were added before, and nothing of them may be droppable at the horizon. Returns how many
     /// versions that are.
@@ -141,7 +149,40 @@ impl Builder {
         leaf: u32,
         run: &[u8],
     ) -> Result<u64, SnapshotError> {
-        from.verify_leaf(leaf, run)?;
+        from.verify_page(leaf)?;
+        from.verify_run(leaf, run)?;
+        self.close_leaf();
+        self.values.append(run);
+        self.push_own(run.len() as u64);
+        Ok(self.take_leaf(from, leaf))
+    }
+
+    /// Adds all keys of a leaf of another snapshot of the same directory, whose values stay in the files in which they
+    /// are; they [may](Self::borrow_from). Otherwise as [`copy_leaf`](Self::copy_leaf).
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`] if the resident page does not match its checksum; nothing was added then.
+    pub fn borrow_leaf(&mut self, from: &Snapshot, leaf: u32) -> Result<u64, SnapshotError> {
+        from.verify_page(leaf)?;
+        self.close_leaf();
+        for piece in from.leaf_run(leaf) {
+            self.places
+                .push_lent(lender_of(&self.lenders, piece.file), *piece);
+        }
+        Ok(self.take_leaf(from, leaf))
+    }
+
+    /// The last `bytes` bytes of values are in the run of the leaf that is being added.
+    fn push_own(&mut self, bytes: u64) {
+        self.places.push_piece(ImagePart {
+            file: self.sequence,
+            offset: self.values.end() - bytes,
+            bytes,
+        });
+    }
+
+    /// Adds a leaf as it is, whose run was added; the open one was closed. Returns how many versions it has.
+    fn take_leaf(&mut self, from: &Snapshot, leaf: u32) -> u64 {
         let page = from.leaf(leaf);
         let entry = *from.leaf_entry(leaf);
         assert!(
@@ -150,17 +191,16 @@ impl Builder {
             self.horizon,
             page.droppable_at()
         );
-        self.close_leaf();
         let (first, last) = (0, page.keys().len() - 1);
         let mut key = Vec::new();
         page.keys().append(first, &mut key);
         self.check_order(&key);
-        self.values.append(run);
         self.gather_changes(page);
         let counts = page.counts();
         let bound = bound(&self.closed_key, &key, self.level.is_empty());
         self.level.push(bound, counts.live);
         self.run_blocks.push(entry.run_blocks);
+        self.places.end_leaf();
         self.counters.keys += counts.keys;
         self.counters.versions += counts.versions;
         self.counters.live += counts.live;
@@ -169,7 +209,7 @@ impl Builder {
         self.last_key.clear();
         page.keys().append(last, &mut self.last_key);
         self.closed_key.clone_from(&self.last_key);
-        Ok(counts.versions)
+        counts.versions
     }
 
     /// The next write that is ready. Values leave while the file is built.
@@ -218,7 +258,7 @@ impl Builder {
         self.counters.versions += versions.len() as u64;
         let first_row = self.leaf.rows() - versions.len();
         for (index, version) in versions.iter().enumerate() {
-            self.counters.data_bytes += (key.len() + version.value.len()) as u64;
+            self.counters.data_bytes += (key.len() + version.value_bytes()) as u64;
             if version.revision >= self.horizon {
                 self.counters.changes += 1;
                 self.changes.push(Change {
@@ -252,15 +292,30 @@ impl Builder {
             return;
         }
         let live = std::mem::take(&mut self.leaf_live);
-        let (content, run_blocks) = self.leaf.close(&mut self.values);
+        let (content, own_blocks) = self.leaf.close(&mut self.values);
         let (blocks, entry) = self.encoder.encode(content);
         self.leaves.push(blocks, entry);
         let first_key = self.leaf.first_key();
         let bound = bound(&self.closed_key, first_key, self.level.is_empty());
         self.level.push(bound, live);
-        self.run_blocks.push(run_blocks);
+        let mut run_bytes = u64::from(own_blocks) * SNAPSHOT_BLOCK_BYTES as u64;
+        self.push_own(run_bytes);
+        for block in self.leaf.stays() {
+            let bytes = u64::from(block.bytes);
+            run_bytes += bytes;
+            let lender = lender_of(&self.lenders, block.file);
+            self.places.push_lent(lender, (*block).into());
+        }
+        self.places.end_leaf();
+        self.run_blocks
+            .push((run_bytes / SNAPSHOT_BLOCK_BYTES as u64) as u32);
         self.leaf.clear();
         self.closed_key.clone_from(&self.last_key);
+    }
+
+    /// Where the values of all leaves are.
+    pub(super) fn places(&self) -> &RunPlaces {
+        &self.places
     }
 
     pub(super) fn leaf_entries(&self) -> Vec<LeafEntry> {
@@ -269,6 +324,11 @@ impl Builder {
             .map(|(&page, &run_blocks)| LeafEntry { page, run_blocks })
             .collect()
     }
+}
+
+fn lender_of(lenders: &[Lender], sequence: SnapshotSeq) -> Lender {
+    let found = lenders.iter().find(|lender| lender.sequence == sequence);
+    *found.expect("values stay only in files that may lend them")
 }
 
 /// What bounds a leaf from below: the shortest key that is above all keys before, for the first leaf its
@@ -285,7 +345,7 @@ fn check_versions(versions: &[VersionIn<'_>]) {
     assert!(!versions.is_empty(), "a key has a version");
     for version in versions {
         assert!(
-            !version.tombstone || version.value.is_empty(),
+            !version.tombstone || version.value_bytes() == 0,
             "a tombstone has no value"
         );
     }

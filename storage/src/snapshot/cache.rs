@@ -2,7 +2,7 @@
 //!
 //! The CLOCK of Corbató (1968): a hand goes around the slots, takes the mark from a block that was used, and evicts one
 //! that has none. Blocks come without a mark, so that a long scan passes through and leaves the marked ones alone.
-//! Blocks of files that are no longer current lose to all others, marked or not.
+//! Blocks of files older than all that are of use lose to all others, marked or not.
 //!
 //! Everything is decided by the order of the calls: nothing is random, and nothing depends on addresses.
 
@@ -19,7 +19,7 @@ const OVERHEAD_BYTES: u64 = 128;
 /// A block of values, named across the files that are open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct BlockKey {
-    pub(super) snapshot: SnapshotSeq,
+    pub(super) file: SnapshotSeq,
     pub(super) offset: u64,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct BlockCache {
     free: Vec<usize>,
     hand: usize,
     /// Blocks of files before this one go first.
-    current: SnapshotSeq,
+    oldest: SnapshotSeq,
 }
 
 /// A block in the cache.
@@ -58,7 +58,7 @@ impl BlockCache {
             slots: Vec::new(),
             free: Vec::new(),
             hand: 0,
-            current: SnapshotSeq(0),
+            oldest: SnapshotSeq(0),
         }
     }
 
@@ -129,8 +129,8 @@ impl BlockCache {
     }
 
     /// From now on blocks of earlier files go first.
-    pub(super) fn set_current(&mut self, current: SnapshotSeq) {
-        self.current = current;
+    pub(super) fn set_oldest(&mut self, oldest: SnapshotSeq) {
+        self.oldest = oldest;
     }
 
     /// Another limit. Blocks that are too many are taken out by `evict_surplus`.
@@ -146,11 +146,9 @@ impl BlockCache {
         loop {
             let place = self.hand;
             self.hand = (self.hand + 1) % self.slots.len();
-            let current = self.current;
+            let oldest = self.oldest;
             let passed = self.slots[place].as_mut();
-            if passed
-                .is_none_or(|slot| std::mem::take(&mut slot.used) && slot.key.snapshot >= current)
-            {
+            if passed.is_none_or(|slot| std::mem::take(&mut slot.used) && slot.key.file >= oldest) {
                 continue;
             }
             let slot = self.slots[place].take().expect("the loop looked at it");
@@ -194,9 +192,9 @@ mod tests {
 
     const BLOCK: usize = 4096;
 
-    fn key(snapshot: u64, block: u64) -> BlockKey {
+    fn key(file: u64, block: u64) -> BlockKey {
         BlockKey {
-            snapshot: SnapshotSeq(snapshot),
+            file: SnapshotSeq(file),
             offset: block * BLOCK as u64,
         }
     }
@@ -241,7 +239,7 @@ mod tests {
             cache.get(key(1, block), |_| true).unwrap();
             cache.get(key(2, block), |_| true).unwrap();
         }
-        cache.set_current(SnapshotSeq(2));
+        cache.set_oldest(SnapshotSeq(2));
         let gone: Vec<_> = (10..13).flat_map(|b| add(&mut cache, key(2, b))).collect();
         assert_eq!(gone, [key(1, 0), key(1, 1), key(1, 2)]);
     }

@@ -27,6 +27,9 @@ pub(super) fn whole(parts: &Parts) -> Option<SnapshotPart> {
             return Some(SnapshotPart::Leaf);
         }
     }
+    if !are_blocks_whole(parts) {
+        return Some(SnapshotPart::Borrowed);
+    }
     if !is_tree(&parts.inners, live) || !are_bounds_sound(parts) {
         return Some(SnapshotPart::Inner);
     }
@@ -35,6 +38,18 @@ pub(super) fn whole(parts: &Parts) -> Option<SnapshotPart> {
         return Some(SnapshotPart::Changes);
     }
     (counters != parts.superblock.counters).then_some(SnapshotPart::Table)
+}
+
+/// Whether every block of values lies in one piece of its run: every piece ends where a block does.
+fn are_blocks_whole(parts: &Parts) -> bool {
+    (0..).zip(&parts.leaves).all(|(number, (leaf, _))| {
+        let mut end = 0;
+        let mut ends = (0..leaf.block_count()).map(|block| leaf.block_span(block).end);
+        parts.places.of(number).iter().all(|piece| {
+            end += piece.bytes;
+            ends.any(|block_end| block_end == end)
+        })
+    })
 }
 
 /// Whether the inner pages form levels over the leaves, which have so many live keys.

@@ -270,15 +270,15 @@ fn the_message_names_file_place_and_keys() {
 fn a_later_format_is_refused_as_such() {
     let built = small();
     let mut file = built.file.clone();
-    file[12..16].copy_from_slice(&3u32.to_le_bytes());
+    file[12..16].copy_from_slice(&4u32.to_le_bytes());
     seal_superblock(&mut file);
     let result = load(&file);
     assert!(
         matches!(
             result,
             Err(SnapshotError::NewerFormat {
-                found: 3,
-                known: 2,
+                found: 4,
+                known: 3,
                 ..
             })
         ),

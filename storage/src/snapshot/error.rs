@@ -70,6 +70,9 @@ pub enum SnapshotDamage {
     /// The bytes of a page or block are not those that were written.
     #[error("the {0} does not match its checksum")]
     Checksum(SnapshotPart),
+    /// A file that lends values is not there.
+    #[error("the file is missing, and a newer one has values in it")]
+    Missing,
     /// The checksum matches, and the content breaks the format.
     #[error("the {0} matches its checksum and does not follow the format")]
     Content(SnapshotPart),
@@ -88,6 +91,8 @@ pub enum SnapshotPart {
     Changes,
     /// Everything but the keys.
     Meta,
+    /// Which values other files have.
+    Borrowed,
     /// A block of values.
     Values,
 }
@@ -123,6 +128,7 @@ impl fmt::Display for SnapshotPart {
             Self::Inner => "inner page",
             Self::Changes => "page of changes",
             Self::Meta => "meta page",
+            Self::Borrowed => "page of borrowed runs",
             Self::Values => "block of values",
         })
     }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use rkyv::Serialize;
 
+use super::borrowed::BorrowedPage;
 use super::builder::Builder;
 use super::changes::{ArchivedChanges, ChangeMerge, Changes};
 use super::encode::Sink;
-use super::format::{PageEntry, PageReference, SUPERBLOCK_BYTES, Superblock, Table};
+use super::format::{FORMAT_VERSION_BORROWS, PageReference, SUPERBLOCK_BYTES, Superblock, Table};
 use super::inner::{ArchivedInner, Inner, Level};
 use super::meta::{Meta, MetaPage};
 use super::pages::Pages;
@@ -137,6 +138,7 @@ impl Finish {
         let mut block = AlignedBuf::zeroed(SUPERBLOCK_BYTES);
         self.superblock.encode(block.as_mut_slice());
         let entries = self.builder.leaf_entries();
+        let places = self.builder.places().clone();
         let leaves = self.builder.leaves.into_pages().into_iter();
         let snapshot = Snapshot::new(Parts {
             file: file.to_owned(),
@@ -146,6 +148,7 @@ impl Finish {
             inners: self.inners.into_pages(),
             changes: self.changes.into_pages(),
             changes_per_page: self.changes_per_page as u32,
+            places,
         });
         (snapshot, block)
     }
@@ -198,11 +201,15 @@ impl Finish {
         1
     }
 
-    /// Meta page and table.
+    /// Meta page, page of borrowed runs, and table.
     fn step_rest(&mut self) -> usize {
         let unwritten: usize = self.unwritten.iter().map(|piece| piece.len()).sum();
         let meta_offset = self.offset + (unwritten - self.written) as u64;
-        let meta = self.add_last_page(&MetaPage::new(&self.meta));
+        let mut end = meta_offset;
+        let meta = self.add_last_page(&MetaPage::new(&self.meta), &mut end);
+        let places = self.builder.places();
+        let borrowed = (!places.lenders().is_empty()).then(|| BorrowedPage::new(places));
+        let borrowed = borrowed.map(|page| self.add_last_page(&page, &mut end));
         let table = Table {
             leaves: self.builder.leaf_entries(),
             inners: self.inners.entries().to_vec(),
@@ -210,27 +217,22 @@ impl Finish {
             changes_per_page: self.changes_per_page as u32,
         };
         let items = table.leaves.len() + table.inners.len() + table.changes.len();
-        let table = self.add_last_page(&table);
-        let table_offset = meta_offset + meta.padded_bytes() as u64;
+        let table = self.add_last_page(&table, &mut end);
         self.superblock = Superblock {
-            format_version: self.meta.format_version(),
+            format_version: borrowed.map_or(self.meta.format_version(), |_| FORMAT_VERSION_BORROWS),
             sequence: self.builder.sequence,
-            file_bytes: table_offset + table.padded_bytes() as u64,
-            table: PageReference {
-                offset: table_offset,
-                entry: table,
-            },
-            meta: PageReference {
-                offset: meta_offset,
-                entry: meta,
-            },
+            file_bytes: end,
+            table,
+            meta,
+            borrowed,
             counters: self.builder.counters,
         };
         self.stage = Stage::Complete;
         items
     }
 
-    fn add_last_page<T>(&mut self, value: &T) -> PageEntry
+    /// Adds a page that begins at `end` and moves that on.
+    fn add_last_page<T>(&mut self, value: &T, end: &mut u64) -> PageReference
     where
         T: for<'a> Serialize<Sink<'a>>,
     {
@@ -238,6 +240,8 @@ impl Finish {
         let mut piece = AlignedBuf::with_capacity(blocks.len());
         piece.extend_from_slice(blocks);
         self.unwritten.push_back(Arc::new(piece));
-        entry
+        let offset = *end;
+        *end += entry.padded_bytes() as u64;
+        PageReference { offset, entry }
     }
 }

@@ -133,6 +133,7 @@ pub(super) fn push(builder: &mut Builder, key: &[u8], history: &[Entry]) {
         lease: LeaseId(entry.lease),
         tombstone: entry.value.is_none(),
         value: entry.value.as_deref().unwrap_or_default(),
+        stays: None,
     });
     builder.push_key(key, &versions.collect::<Vec<_>>());
 }
@@ -147,6 +148,7 @@ pub(super) fn version_at(revision: i64) -> VersionIn<'static> {
         lease: LeaseId(0),
         tombstone: false,
         value: b"v",
+        stays: None,
     }
 }
 
@@ -202,7 +204,7 @@ pub(super) fn value(file: &[u8], snapshot: &Snapshot, version: &Version) -> Vec<
         return Vec::new();
     };
     assert_eq!(
-        (place.snapshot, place.bytes),
+        (place.block.file, place.bytes),
         (SEQUENCE, version.value_bytes)
     );
     let block = block(file, &place.block);
@@ -217,8 +219,10 @@ pub(super) fn block<'a>(file: &'a [u8], place: &BlockPlace) -> &'a [u8] {
 }
 
 pub(super) fn run<'a>(file: &'a [u8], snapshot: &Snapshot, leaf: u32) -> &'a [u8] {
-    let (offset, bytes) = snapshot.leaf_run(leaf);
-    &file[offset as usize..(offset + bytes) as usize]
+    let Some(place) = snapshot.leaf_run(leaf).first() else {
+        return &[];
+    };
+    &file[place.offset as usize..(place.offset + place.bytes) as usize]
 }
 
 /// Everything a snapshot says, as a model; and that every way of asking says the same.

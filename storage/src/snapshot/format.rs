@@ -13,19 +13,23 @@ use rkyv::{Archive, Deserialize, Serialize};
 use crate::ids::SnapshotSeq;
 use crate::limits::{SNAPSHOT_BLOCK_BYTES, SNAPSHOT_PAGE_BYTES_MAX};
 
-/// Newest version of the layout: with it, the meta page may have rows of members that were removed.
-pub const FORMAT_VERSION: u32 = 2;
+/// Newest version of the layout.
+pub const FORMAT_VERSION: u32 = FORMAT_VERSION_BORROWS;
 /// Oldest version of the layout; a file that needs nothing newer is written as of this one.
 pub const FORMAT_VERSION_MIN: u32 = 1;
-
-const _: () = assert!(FORMAT_VERSION_MIN <= FORMAT_VERSION);
+/// Since this version the meta page may have rows of members that were removed.
+pub(super) const FORMAT_VERSION_REMOVED: u32 = 2;
+/// Since this version a file may borrow values from earlier ones.
+pub(super) const FORMAT_VERSION_BORROWS: u32 = 3;
 /// Length of the superblock, and where the values begin.
 pub(super) const SUPERBLOCK_BYTES: usize = SNAPSHOT_BLOCK_BYTES;
 
 pub(super) const MAGIC: [u8; 8] = *b"KEELSNAP";
 /// Where the checksum's coverage begins.
 pub(super) const COVERED_OFFSET: usize = 12;
-const USED_BYTES: usize = 104;
+const USED_BYTES: usize = 120;
+/// Where the reference to the page of borrowed runs is; zeros if there is none.
+const BORROWED_OFFSET: usize = 104;
 
 /// A superblock is never torn: what it uses fits the first sector.
 const _: () = assert!(USED_BYTES <= 512);
@@ -39,6 +43,8 @@ pub(super) struct Superblock {
     pub(super) file_bytes: u64,
     pub(super) table: PageReference,
     pub(super) meta: PageReference,
+    /// Which values other files have; none if this one has all.
+    pub(super) borrowed: Option<PageReference>,
     pub(super) counters: Counters,
 }
 
@@ -121,7 +127,8 @@ impl LeafEntry {
 }
 
 impl Table {
-    /// Where the first leaf page is: behind the values.
+    /// Where the first leaf page is: behind the values. Like all places here that is one in a file that has all of its
+    /// values itself.
     pub(super) fn leaves_offset(&self) -> u64 {
         let runs = self.leaves.iter().map(LeafEntry::run_bytes);
         end_of(SUPERBLOCK_BYTES as u64, runs)
@@ -154,7 +161,6 @@ impl Table {
         pages.all(PageEntry::is_sound)
             && self.leaves.is_empty() == self.inners.is_empty()
             && self.changes.len() as u64 == change_pages
-            && self.meta_offset() == superblock.meta.offset
     }
 }
 
@@ -166,7 +172,11 @@ impl Superblock {
         put_u32(out, 12, self.format_version);
         put_u64(out, 16, self.sequence.0);
         put_u64(out, 24, self.file_bytes);
-        for (at, page) in [(32, &self.table), (48, &self.meta)] {
+        let borrowed = self.borrowed.iter().map(|page| (BORROWED_OFFSET, page));
+        for (at, page) in [(32, &self.table), (48, &self.meta)]
+            .into_iter()
+            .chain(borrowed)
+        {
             put_u64(out, at, page.offset);
             put_u32(out, at + 8, page.entry.bytes);
             put_u32(out, at + 12, page.entry.checksum);
@@ -207,6 +217,7 @@ impl Superblock {
             file_bytes: get_u64(block, 24),
             table: page(32),
             meta: page(48),
+            borrowed: Some(page(BORROWED_OFFSET)).filter(|page| *page != PageReference::default()),
             counters: Counters {
                 keys: get_u64(block, 64),
                 versions: get_u64(block, 72),
@@ -227,14 +238,20 @@ impl Superblock {
         block.starts_with(&MAGIC)
     }
 
-    /// Whether meta page and table end the file, one behind the other.
+    /// Whether meta page, page of borrowed runs and table end the file, one behind the other.
     fn is_sound(&self) -> bool {
         let end = |page: &PageReference| page.offset.checked_add(page.entry.padded_bytes() as u64);
+        let behind_meta = self.borrowed.as_ref().unwrap_or(&self.table);
         self.meta.entry.is_sound()
             && self.table.entry.is_sound()
+            && self.borrowed.is_none_or(|page| {
+                self.format_version >= FORMAT_VERSION_BORROWS
+                    && page.entry.is_sound()
+                    && end(&page) == Some(self.table.offset)
+            })
             && self.meta.offset >= SUPERBLOCK_BYTES as u64
             && self.meta.offset.is_multiple_of(SNAPSHOT_BLOCK_BYTES as u64)
-            && end(&self.meta) == Some(self.table.offset)
+            && end(&self.meta) == Some(behind_meta.offset)
             && end(&self.table) == Some(self.file_bytes)
     }
 }

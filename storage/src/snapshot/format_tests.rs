@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use super::borrowed::{ArchivedBorrowedPage, ArchivedLenderRow};
 use super::changes::{ArchivedChanges, Changes};
 use super::encode::Encoder;
 use super::fixture::{BLOCK, Built, Model, SEQUENCE, TINY, finish, load, meta, push, read_back};
@@ -120,7 +121,7 @@ fn a_file_without_removed_members_is_one_of_format_1_and_later_formats_are_refus
     assert_eq!(golden().file[12..16], [1, 0, 0, 0]);
     for (version, expected) in [
         (0, SuperblockError::Damaged),
-        (3, SuperblockError::Newer(3)),
+        (4, SuperblockError::Newer(4)),
     ] {
         let mut block = [0; BLOCK];
         let odd = Superblock {
@@ -144,6 +145,8 @@ fn archives_have_the_sizes_that_the_format_says() {
     assert_eq!(shape::<ArchivedPageEntry>(), (8, 4));
     assert_eq!(shape::<ArchivedLeafEntry>(), (12, 4));
     assert_eq!(shape::<ArchivedTable>(), (28, 4));
+    assert_eq!(shape::<ArchivedBorrowedPage>(), (40, 4));
+    assert_eq!(shape::<ArchivedLenderRow>(), (16, 8));
     assert_eq!(shape::<ArchivedMetaPage>(), (112, 8));
     assert_eq!(shape::<rkyv::Archived<usize>>(), (4, 4));
     assert_eq!(shape::<rkyv::Archived<u64>>(), (8, 8));
@@ -203,6 +206,7 @@ fn superblock() -> Superblock {
                 checksum: 0x2222_2222,
             },
         },
+        borrowed: None,
         counters: Counters {
             keys: 21,
             versions: 22,

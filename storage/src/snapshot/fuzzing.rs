@@ -236,6 +236,7 @@ impl Draft {
             file_bytes: file.len() as u64,
             table,
             meta,
+            borrowed: None,
             counters: whole.counters(),
         };
         superblock.encode(&mut file[..SUPERBLOCK_BYTES]);
@@ -249,7 +250,7 @@ fn load(file: &[u8]) {
     disk.edit(NAME, 0, file);
     let entry = disk.list().expect("it lists").remove(0);
     let id = disk.open(NAME).expect("the file is there");
-    let survey = Survey::of(&mut disk, id, &entry, &mut |_| {});
+    let survey = Survey::of(&mut disk, id, &entry, &mut |_, _| {});
     match Snapshot::load(&mut disk, id, &entry) {
         Ok(snapshot) => {
             assert!(survey.snapshot.is_some(), "a survey loads what loads");
@@ -304,7 +305,9 @@ fn ask(snapshot: &Snapshot, file: &[u8]) {
     }
     for leaf in 0..snapshot.leaf_count() {
         let blocks: u64 = snapshot.leaf_blocks(leaf).map(|b| u64::from(b.bytes)).sum();
-        assert_eq!(blocks, snapshot.leaf_run(leaf).1, "blocks are the run");
+        let run = snapshot.leaf_run(leaf).iter();
+        let run: u64 = run.map(|piece| piece.bytes).sum();
+        assert_eq!(blocks, run, "blocks are the run");
     }
     let mut audit = Audit::new(snapshot);
     if let Err(flaw) = audit.take(&file[..snapshot.file_bytes() as usize]) {
@@ -448,6 +451,7 @@ fn build() -> Draft {
             lease: LeaseId(number % 3),
             tombstone: false,
             value: &value,
+            stays: None,
         };
         let later = VersionIn {
             revision: Revision(300 + number),
@@ -460,6 +464,7 @@ fn build() -> Draft {
             lease: LeaseId(0),
             tombstone: true,
             value: b"",
+            stays: None,
             ..later
         };
         let versions = match number % 5 {

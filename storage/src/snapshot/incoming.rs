@@ -82,7 +82,10 @@ impl Incoming {
         if self.next == 0 {
             let (head, behind) = piece.split_at(SUPERBLOCK_BYTES);
             let decoded = Superblock::decode(head).ok();
-            let superblock = decoded.filter(|superblock| superblock.file_bytes == self.file_bytes);
+            let is_announced = |superblock: &Superblock| {
+                superblock.file_bytes == self.file_bytes && superblock.borrowed.is_none()
+            };
+            let superblock = decoded.filter(is_announced);
             self.superblock = Some(Superblock {
                 sequence: self.draft.sequence,
                 ..superblock.ok_or(IncomingError::Superblock)?
@@ -184,11 +187,5 @@ impl Snapshot {
         let mut head = AlignedBuf::zeroed(SUPERBLOCK_BYTES);
         self.superblock().encode(head.as_mut_slice());
         head
-    }
-
-    /// crc32c of the first block of its file, from which everything else in it follows.
-    #[must_use]
-    pub fn head_checksum(&self) -> u32 {
-        super::audit::checksum_of(self.superblock())
     }
 }

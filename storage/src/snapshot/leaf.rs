@@ -19,7 +19,7 @@ use rkyv::{Archive, Serialize};
 
 use super::keys::{KeyList, Keys};
 use super::stream::ValueStream;
-use super::version::VersionIn;
+use super::version::{BlockPlace, VersionIn};
 use crate::limits::{SNAPSHOT_BLOCK_BYTES, SNAPSHOT_VALUE_BLOCK_BYTES};
 
 /// Columns of a row, in the order of [`Row::differs_from`]: bytes of one number.
@@ -67,7 +67,13 @@ pub(super) struct LeafBuilder {
     rows: Vec<Row>,
     /// The open block of values.
     block: Vec<u8>,
+    /// Blocks of values that stay where they are. In the rows, their numbers begin with [`STAYS`] until the leaf is closed:
+    /// they stand behind the blocks that are made here, however many those become.
+    stays: Vec<BlockPlace>,
 }
+
+/// The highest bit of a block's number.
+const STAYS: u32 = 1 << 31;
 
 /// One version, as numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +99,9 @@ struct Shape {
     /// Columns with more than one number.
     varied: u16,
     packing: Packing,
+    /// Blocks that stay where they are, and their length.
+    stays: usize,
+    stays_bytes: usize,
 }
 
 /// Which block a value goes into.
@@ -115,11 +124,6 @@ impl LeafBuilder {
         self.shape.rows
     }
 
-    /// Bytes of the page and of the run as they would be if the leaf were closed now.
-    pub(super) fn bytes(&self) -> (usize, usize) {
-        (self.shape.page_bytes(), self.shape.packing.run_bytes())
-    }
-
     pub(super) fn first_key(&self) -> &[u8] {
         self.keys.get(0)
     }
@@ -133,7 +137,7 @@ impl LeafBuilder {
         out: &mut ValueStream,
     ) -> bool {
         let after = self.shape_with(key, versions);
-        let fits = after.page_bytes() <= limits.0 && after.packing.run_bytes() <= limits.1;
+        let fits = after.page_bytes() <= limits.0 && after.run_bytes() <= limits.1;
         if !fits && !self.is_empty() {
             return false;
         }
@@ -148,7 +152,7 @@ impl LeafBuilder {
         let rows = std::mem::take(&mut self.rows);
         for (row, version) in rows.iter().zip(versions) {
             self.leaf.push_row(row);
-            if row.bytes > 0 {
+            if row.bytes > 0 && version.stays.is_none() {
                 self.push_value(row, version.value, out);
             }
         }
@@ -166,8 +170,16 @@ impl LeafBuilder {
         shape.shared = self.keys.shared_with(key);
         shape.rows += versions.len();
         self.rows.clear();
+        // A key that did not fit before may have left some.
+        self.stays.truncate(self.shape.stays);
         for version in versions {
-            let row = Row::new(version, &mut shape.packing);
+            let row = match &version.stays {
+                Some(place) => {
+                    let block = self.number_of(&place.block, &mut shape);
+                    Row::new(version, (block, place.start as u16))
+                }
+                None => Row::new(version, shape.packing.place(version.value.len())),
+            };
             if self.shape.rows == 0 && self.rows.is_empty() {
                 self.first_row = row;
             }
@@ -175,6 +187,18 @@ impl LeafBuilder {
             self.rows.push(row);
         }
         shape
+    }
+
+    /// The number of a block that stays where it is.
+    fn number_of(&mut self, block: &BlockPlace, shape: &mut Shape) -> u32 {
+        let known = self.stays.iter().rposition(|known| known == block);
+        let index = known.unwrap_or_else(|| {
+            self.stays.push(*block);
+            shape.stays = self.stays.len();
+            shape.stays_bytes += block.bytes as usize;
+            self.stays.len() - 1
+        });
+        STAYS | index as u32
     }
 
     fn push_value(&mut self, row: &Row, value: &[u8], out: &mut ValueStream) {
@@ -202,19 +226,28 @@ impl LeafBuilder {
         self.block.clear();
     }
 
-    /// Closes the leaf: what belongs into its page. Call [`clear`](Self::clear) when it is there.
+    /// Closes the leaf: what belongs into its page, and how many blocks of 4 KiB were added to the values. Call
+    /// [`clear`](Self::clear) when it is there.
     pub(super) fn close(&mut self, out: &mut ValueStream) -> (&Leaf, u32) {
         if !self.block.is_empty() {
             self.close_block(out);
         }
+        let own_blocks = self.leaf.run_blocks();
+        self.leaf.add_blocks(&self.stays[..self.shape.stays]);
         self.leaf.narrow(self.shape.varied);
         self.keys.lay_out(0..self.keys.len(), &mut self.leaf.keys);
-        (&self.leaf, self.leaf.run_blocks())
+        (&self.leaf, own_blocks)
+    }
+
+    /// The blocks of the leaf that stay where they are, the last ones of its run.
+    pub(super) fn stays(&self) -> &[BlockPlace] {
+        &self.stays[..self.shape.stays]
     }
 
     pub(super) fn clear(&mut self) {
         self.leaf.clear();
         self.keys.clear();
+        self.stays.clear();
         self.shape = Shape::default();
     }
 }
@@ -230,6 +263,21 @@ impl Leaf {
         self.value_blocks.push(row.block);
         self.value_starts.push(row.start);
         self.value_bytes.push(row.bytes);
+    }
+
+    /// Adds blocks behind those that are there, and gives rows whose values they have their numbers.
+    fn add_blocks(&mut self, stays: &[BlockPlace]) {
+        let before = self.block_ends.len() as u32;
+        for number in &mut self.value_blocks {
+            if *number & STAYS != 0 {
+                *number = before + (*number & !STAYS);
+            }
+        }
+        for block in stays {
+            let end = self.run_blocks() + block.bytes / SNAPSHOT_BLOCK_BYTES as u32;
+            self.block_ends.push(end);
+            self.block_checksums.push(block.checksum);
+        }
     }
 
     /// Keeps one number of every column that is the same in all rows.
@@ -271,8 +319,7 @@ impl Leaf {
 }
 
 impl Row {
-    fn new(version: &VersionIn<'_>, packing: &mut Packing) -> Self {
-        let (block, start) = packing.place(version.value.len());
+    fn new(version: &VersionIn<'_>, (block, start): (u32, u16)) -> Self {
         Self {
             revision: version.revision.0,
             sub: version.sub,
@@ -282,7 +329,7 @@ impl Row {
             tombstone: u8::from(version.tombstone),
             block,
             start,
-            bytes: u32::try_from(version.value.len()).expect("a value is smaller than 4 GiB"),
+            bytes: u32::try_from(version.value_bytes()).expect("a value is smaller than 4 GiB"),
         }
     }
 
@@ -316,7 +363,11 @@ impl Shape {
             + self.keys * size_of::<u32>()
             + once_bytes
             + self.rows * row_bytes
-            + self.packing.blocks_closed() * 2 * size_of::<u32>()
+            + (self.packing.blocks_closed() + self.stays) * 2 * size_of::<u32>()
+    }
+
+    fn run_bytes(&self) -> usize {
+        self.packing.run_bytes() + self.stays_bytes
     }
 }
 

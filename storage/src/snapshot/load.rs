@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rkyv::api::low::from_bytes;
 use rkyv::rancor::Failure;
 
+use super::borrowed::{BorrowedPage, RunPlaces};
 use super::changes::ArchivedChanges;
 use super::check;
 use super::error::{Affected, SnapshotDamage, SnapshotError, SnapshotPart};
@@ -49,21 +50,59 @@ impl Snapshot {
     }
 }
 
+/// A file that is open.
+#[derive(Clone, Debug)]
+pub(super) struct FilePlace {
+    file: FileId,
+    /// Its path, for messages.
+    name: String,
+    bytes: u64,
+}
+
+impl FilePlace {
+    /// Opens a file of a directory.
+    pub(super) fn new<D: Disk>(disk: &mut D, entry: &FileEntry) -> Result<Self, SnapshotError> {
+        let file = disk.open(&entry.name)?;
+        Ok(Self::of(disk, file, entry))
+    }
+
+    fn of<D: Disk>(disk: &D, file: FileId, entry: &FileEntry) -> Self {
+        Self {
+            file,
+            name: format!("{}/{}", disk.location(), entry.name),
+            bytes: entry.bytes,
+        }
+    }
+}
+
 /// Reads parts of a file.
 pub(super) struct Loader<'a, D> {
     pub(super) disk: &'a mut D,
-    file: FileId,
-    name: String,
-    bytes: u64,
+    place: FilePlace,
+    /// Bytes of values that other files have.
+    borrowed_bytes: u64,
 }
 
 impl<'d, D: Disk> Loader<'d, D> {
     pub(super) fn new(disk: &'d mut D, file: FileId, entry: &FileEntry) -> Self {
         Self {
-            name: format!("{}/{}", disk.location(), entry.name),
+            place: FilePlace::of(disk, file, entry),
             disk,
-            file,
-            bytes: entry.bytes,
+            borrowed_bytes: 0,
+        }
+    }
+
+    /// The file that it reads.
+    pub(super) fn place(&self) -> FilePlace {
+        self.place.clone()
+    }
+
+    /// One that reads another file of the directory.
+    pub(super) fn beside(&mut self, place: &FilePlace) -> Loader<'_, D> {
+        Loader {
+            disk: self.disk,
+            place: place.clone(),
+            borrowed_bytes: 0,
         }
     }
 
@@ -74,12 +113,13 @@ impl<'d, D: Disk> Loader<'d, D> {
 
     fn load_index(&mut self, superblock: Superblock) -> Result<Snapshot, SnapshotError> {
         let table = self.table(&superblock)?;
+        let places = self.places(&superblock, &table)?;
         let meta = self.meta(&superblock)?;
         let inners = self.inners(&table)?;
         let changes = self.changes(&table)?;
         let leaves = self.leaves(&table, &inners)?;
         let parts = Parts {
-            file: self.name.clone(),
+            file: self.place.name.clone(),
             superblock,
             meta,
             leaves: leaves
@@ -89,6 +129,7 @@ impl<'d, D: Disk> Loader<'d, D> {
             inners,
             changes,
             changes_per_page: table.changes_per_page,
+            places,
         };
         match check::whole(&parts) {
             Some(part) => {
@@ -105,12 +146,12 @@ impl<'d, D: Disk> Loader<'d, D> {
             Ok(superblock) => superblock,
             Err(SuperblockError::Blank) => {
                 return Err(SnapshotError::Unfinished {
-                    file: self.name.clone(),
+                    file: self.place.name.clone(),
                 });
             }
             Err(SuperblockError::Newer(found)) => {
                 return Err(SnapshotError::NewerFormat {
-                    file: self.name.clone(),
+                    file: self.place.name.clone(),
                     found,
                     known: FORMAT_VERSION,
                 });
@@ -124,9 +165,9 @@ impl<'d, D: Disk> Loader<'d, D> {
     }
 
     fn check_length(&self, superblock: &Superblock) -> Result<(), SnapshotError> {
-        if superblock.file_bytes > self.bytes {
+        if superblock.file_bytes > self.place.bytes {
             let damage = SnapshotDamage::Truncated;
-            return Err(self.damaged(self.bytes, damage, Affected::Everything));
+            return Err(self.damaged(self.place.bytes, damage, Affected::Everything));
         }
         Ok(())
     }
@@ -139,6 +180,38 @@ impl<'d, D: Disk> Loader<'d, D> {
             let damage = SnapshotDamage::Content(SnapshotPart::Table);
             self.damaged(superblock.table.offset, damage, Affected::Everything)
         })
+    }
+
+    /// Where the runs of the leaves are; from now on it is known how much of the values is elsewhere.
+    pub(super) fn places(
+        &mut self,
+        superblock: &Superblock,
+        table: &Table,
+    ) -> Result<RunPlaces, SnapshotError> {
+        let places = match &superblock.borrowed {
+            None => RunPlaces::all_own(superblock.sequence, &table.leaves),
+            Some(page) => {
+                let archive = self.page_alone(page, SnapshotPart::Borrowed)?;
+                let read = from_bytes::<BorrowedPage, Failure>(archive.as_slice()).ok();
+                let places =
+                    read.and_then(|read| read.into_places(superblock.sequence, &table.leaves));
+                places.ok_or_else(|| {
+                    let damage = SnapshotDamage::Content(SnapshotPart::Borrowed);
+                    self.damaged(page.offset, damage, Affected::Everything)
+                })?
+            }
+        };
+        self.borrowed_bytes = places.borrowed_bytes();
+        if table.meta_offset() - self.borrowed_bytes != superblock.meta.offset {
+            let damage = SnapshotDamage::Content(SnapshotPart::Table);
+            return Err(self.damaged(superblock.table.offset, damage, Affected::Everything));
+        }
+        Ok(places)
+    }
+
+    /// The place in the file of what is at `offset` in one that has all of its values itself, and behind them.
+    pub(super) fn own(&self, offset: u64) -> u64 {
+        offset - self.borrowed_bytes
     }
 
     pub(super) fn meta(&mut self, superblock: &Superblock) -> Result<Meta, SnapshotError> {
@@ -198,7 +271,7 @@ impl<'d, D: Disk> Loader<'d, D> {
             is_sound: &ArchivedInner::is_sound,
             affected: &|_| Affected::Everything,
         };
-        self.pages(table.inners_offset(), &table.inners, &rules)
+        self.pages(self.own(table.inners_offset()), &table.inners, &rules)
     }
 
     fn changes(&mut self, table: &Table) -> Result<Vec<Page<ArchivedChanges>>, SnapshotError> {
@@ -207,7 +280,7 @@ impl<'d, D: Disk> Loader<'d, D> {
             is_sound: &ArchivedChanges::is_sound,
             affected: &|_| Affected::History,
         };
-        self.pages(table.changes_offset(), &table.changes, &rules)
+        self.pages(self.own(table.changes_offset()), &table.changes, &rules)
     }
 
     fn leaves(
@@ -221,12 +294,16 @@ impl<'d, D: Disk> Loader<'d, D> {
             affected: &|leaf| keys_of_leaf(inners, leaf),
         };
         let entries: Vec<PageEntry> = table.leaves.iter().map(|leaf| leaf.page).collect();
-        self.pages(table.leaves_offset(), &entries, &rules)
+        self.pages(self.own(table.leaves_offset()), &entries, &rules)
     }
 
     pub(super) fn read(&mut self, offset: u64, bytes: usize) -> Result<AlignedBuf, SnapshotError> {
+        if offset.saturating_add(bytes as u64) > self.place.bytes {
+            let end = self.place.bytes.max(offset);
+            return Err(self.damaged(end, SnapshotDamage::Truncated, Affected::Everything));
+        }
         let mut buf = AlignedBuf::with_capacity(bytes);
-        self.disk.read(self.file, offset, bytes, &mut buf)?;
+        self.disk.read(self.place.file, offset, bytes, &mut buf)?;
         if buf.len() < bytes {
             let end = offset + buf.len() as u64;
             return Err(self.damaged(end, SnapshotDamage::Truncated, Affected::Everything));
@@ -241,7 +318,7 @@ impl<'d, D: Disk> Loader<'d, D> {
         affected: Affected,
     ) -> SnapshotError {
         SnapshotError::Damaged {
-            file: self.name.clone(),
+            file: self.place.name.clone(),
             offset,
             reason,
             affected,

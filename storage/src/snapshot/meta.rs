@@ -2,7 +2,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::format::{FORMAT_VERSION, FORMAT_VERSION_MIN};
+use super::format::{FORMAT_VERSION_MIN, FORMAT_VERSION_REMOVED};
 use crate::ids::{ClusterId, LeaseId, LeaseTime, MemberId, RaftIndex, Revision, Term};
 use crate::state::{Cluster, Member, Position};
 
@@ -114,7 +114,7 @@ impl Meta {
         if self.cluster.removed.is_empty() {
             FORMAT_VERSION_MIN
         } else {
-            FORMAT_VERSION
+            FORMAT_VERSION_REMOVED
         }
     }
 }

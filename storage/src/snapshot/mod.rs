@@ -14,6 +14,9 @@
 //! Layouts are in `storage/FORMAT.md`.
 
 mod audit;
+mod borrowed;
+#[cfg(test)]
+mod borrowed_tests;
 mod builder;
 mod bulk;
 mod cache;
@@ -32,6 +35,7 @@ mod format;
 mod format_tests;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod image;
 mod incoming;
 #[cfg(test)]
 mod incoming_tests;
@@ -69,11 +73,13 @@ mod visit;
 mod written;
 
 pub use audit::{Audit, Flaw};
+pub use borrowed::Lender;
 pub use builder::{Builder, BuilderConfig};
 pub use bulk::BulkFile;
 pub use error::{Affected, SnapshotDamage, SnapshotError, SnapshotPart};
 pub use finish::Finish;
 pub use format::FORMAT_VERSION;
+pub use image::{ImagePart, OpenImage};
 pub use incoming::{IncomingError, Unverified};
 pub use meta::{AlarmMeta, HardState, LeaseMeta, Meta};
 pub use reader::ValueReader;

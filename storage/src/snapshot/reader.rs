@@ -8,18 +8,22 @@ use bytes::Bytes;
 
 use super::SnapshotError;
 use super::snapshot::Snapshot;
-use super::version::ValuePlace;
+use super::version::{BlockPlace, ValuePlace};
+use crate::ids::SnapshotSeq;
 use crate::io::DiskError;
 
 /// Reads values of snapshots, best in the order in which they were written.
 #[derive(Debug, Default)]
 pub struct ValueReader {
-    open: Option<Open>,
+    /// The snapshot read last, whose files are open.
+    snapshot: Option<Arc<Snapshot>>,
+    open: Vec<Open>,
 }
 
 #[derive(Debug)]
 struct Open {
-    snapshot: Arc<Snapshot>,
+    sequence: SnapshotSeq,
+    path: String,
     file: File,
     /// The block read last, and where it is.
     block: Bytes,
@@ -27,36 +31,57 @@ struct Open {
 }
 
 impl ValueReader {
-    /// A value of a snapshot. The caller holds the snapshot, so its file is there.
+    /// A value of a snapshot. The caller holds the snapshot, so its files are there.
     pub fn read(
         &mut self,
         snapshot: &Arc<Snapshot>,
         place: &ValuePlace,
     ) -> Result<Bytes, SnapshotError> {
-        let is_open = |open: &Open| Arc::ptr_eq(&open.snapshot, snapshot);
-        let mut open = match self.open.take().filter(is_open) {
-            Some(open) => open,
-            None => Open {
-                snapshot: Arc::clone(snapshot),
-                file: File::open(snapshot.path())
-                    .map_err(|error| DiskError::from_io("open", snapshot.path().into(), &error))?,
-                block: Bytes::new(),
-                offset: 0,
-            },
-        };
+        let is_known = |known: &Arc<Snapshot>| Arc::ptr_eq(known, snapshot);
+        if !self.snapshot.as_ref().is_some_and(is_known) {
+            self.open.clear();
+            self.snapshot = Some(Arc::clone(snapshot));
+        }
         let block = place.block;
+        let is_it = |open: &Open| open.sequence == block.file;
+        let index = match self.open.iter().position(is_it) {
+            Some(index) => index,
+            None => {
+                self.open.push(Open::new(snapshot, block.file)?);
+                self.open.len() - 1
+            }
+        };
+        let open = &mut self.open[index];
         if open.offset != block.offset {
-            let mut bytes = vec![0; block.bytes as usize];
-            open.file
-                .read_exact_at(&mut bytes, block.offset)
-                .map_err(|error| DiskError::from_io("read", snapshot.path().into(), &error))?;
-            snapshot.verify_block(block, &bytes)?;
-            open.block = Bytes::from(bytes);
-            open.offset = block.offset;
+            open.load(snapshot, block)?;
         }
         let start = place.start as usize;
-        let value = open.block.slice(start..start + place.bytes as usize);
-        self.open = Some(open);
-        Ok(value)
+        Ok(open.block.slice(start..start + place.bytes as usize))
+    }
+}
+
+impl Open {
+    fn new(snapshot: &Snapshot, sequence: SnapshotSeq) -> Result<Self, SnapshotError> {
+        let path = snapshot.path_beside(sequence);
+        let file =
+            File::open(&path).map_err(|error| DiskError::from_io("open", path.clone(), &error))?;
+        Ok(Self {
+            sequence,
+            path,
+            file,
+            block: Bytes::new(),
+            offset: 0,
+        })
+    }
+
+    fn load(&mut self, snapshot: &Snapshot, block: BlockPlace) -> Result<(), SnapshotError> {
+        let mut bytes = vec![0; block.bytes as usize];
+        self.file
+            .read_exact_at(&mut bytes, block.offset)
+            .map_err(|error| DiskError::from_io("read", self.path.clone(), &error))?;
+        snapshot.verify_block(block, &bytes)?;
+        self.block = Bytes::from(bytes);
+        self.offset = block.offset;
+        Ok(())
     }
 }

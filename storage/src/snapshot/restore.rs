@@ -71,6 +71,7 @@ impl Snapshot {
             fixed(self.meta()),
             "the pages were made for this horizon"
         );
+        assert!(self.lenders().is_empty(), "a backup has all of its values");
         let mut encoder = Encoder::new();
         let mut tail = AlignedBuf::with_capacity(SUPERBLOCK_BYTES);
         let kept_bytes = self.superblock().meta.offset;
@@ -91,6 +92,7 @@ impl Snapshot {
             file_bytes: kept_bytes + tail.len() as u64,
             table,
             meta,
+            borrowed: None,
             counters: self.superblock().counters,
         };
         let mut superblock = AlignedBuf::zeroed(SUPERBLOCK_BYTES);

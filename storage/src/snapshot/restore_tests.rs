@@ -85,6 +85,7 @@ fn file() -> Vec<u8> {
             lease: LeaseId(if number == 5 { 7 } else { 0 }),
             tombstone: false,
             value: &value,
+            stays: None,
         };
         builder.push_key(format!("/registry/{number:05}").as_bytes(), &[version]);
         while let Some(write) = builder.take_write() {
@@ -116,9 +117,14 @@ fn survey(folder: &Path) -> Survey {
     let entry = disk.list().unwrap().remove(0);
     let file = disk.open(&entry.name).unwrap();
     let mut read = 0;
-    let survey = Survey::of(&mut disk, file, &entry, &mut |bytes| read += bytes);
+    let survey = Survey::of(&mut disk, file, &entry, &mut |bytes, _| read += bytes);
     assert!(read <= entry.bytes);
     survey
+}
+
+fn run_bytes(snapshot: &Snapshot, leaf: u32) -> u64 {
+    let run = snapshot.leaf_run(leaf).iter();
+    run.map(|piece| piece.bytes).sum()
 }
 
 fn place(error: &SnapshotError) -> (u64, SnapshotDamage) {
@@ -158,7 +164,10 @@ fn g_d_7_a_copy_has_the_same_keys_and_another_meta_page() {
                 row,
             };
             assert_eq!(new.version(at).revision, old.version(at).revision);
-            let block = |snapshot: &Snapshot| snapshot.version(at).place.map(|place| place.block);
+            let block = |snapshot: &Snapshot| {
+                let place = snapshot.version(at).place?;
+                Some((place.block.offset, place.block.checksum))
+            };
             assert_eq!(block(&new), block(&old));
         }
         ours.advance();
@@ -217,7 +226,7 @@ fn g_d_7_an_audit_and_a_survey_find_a_changed_byte_in_every_block() {
     assert!(whole.damages.is_empty(), "{:?}", whole.damages);
     assert_eq!(whole.snapshot.unwrap().key_count(), 600);
     let parts: Vec<u64> = (0..snapshot.leaf_count())
-        .map(|leaf| snapshot.leaf_run(leaf).1)
+        .map(|leaf| run_bytes(&snapshot, leaf))
         .collect();
     assert_eq!(whole.value_bytes, parts.iter().sum::<u64>());
     for (number, block) in (0..bytes.len()).step_by(4096).enumerate() {
@@ -244,12 +253,12 @@ fn g_d_7_a_survey_goes_on_behind_a_damage() {
     write(folder.path(), NAME, &bytes);
     let snapshot = load(folder.path()).unwrap();
     let leaves = snapshot.leaf_count();
-    let run = |leaf| snapshot.leaf_run(leaf).0 as usize;
+    let run = |leaf| snapshot.leaf_run(leaf)[0].offset as usize;
     // A block of values of a sound leaf, a leaf with its run, and a page of changes.
     bytes[run(0)] ^= 1;
     bytes[run(2)] ^= 1;
     let leaf_page = {
-        let values: u64 = (0..leaves).map(|leaf| snapshot.leaf_run(leaf).1).sum();
+        let values: u64 = (0..leaves).map(|leaf| run_bytes(&snapshot, leaf)).sum();
         let before: u64 = (0..2).map(|leaf| snapshot.leaf_page_bytes(leaf)).sum();
         (SUPERBLOCK_BYTES as u64 + values + before) as usize
     };

@@ -1,11 +1,11 @@
-//! Value runs of the current snapshot, read ahead for the builder that copies unchanged leaves.
+//! Value runs of the current snapshot, read ahead for the builder that needs them.
 //!
-//! The builder asks for leaves and gets their runs in the order it asked. Several reads are in flight; runs that follow
-//! each other in the file, as those of neighbouring leaves do, are read in one piece.
+//! The builder asks for the runs of leaves, or parts of them, and gets them in the order it asked. Several reads are in
+//! flight; parts that are near each other in a file, as those of neighbouring leaves are, are read in one piece.
 //!
 //! Invariants:
 //! 1. Runs are handed out in the order they were asked for, whatever order their reads complete in.
-//! 2. A run is handed out with the length its leaf gives. Whether its blocks are sound is checked where it is used.
+//! 2. A run is handed out with the length of its parts. Whether its blocks are sound is checked where it is used.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,25 +13,28 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::SnapshotError;
+use super::image::ImagePart;
 use super::lent::lend;
+use crate::ids::SnapshotSeq;
 use crate::io::AlignedBuf;
 use crate::limits::{
-    SNAPSHOT_RUN_READ_BYTES, SNAPSHOT_RUN_READ_BYTES_CONSIDERATE, SNAPSHOT_RUN_READS_CONSIDERATE,
-    SNAPSHOT_RUN_READS_MAX,
+    SNAPSHOT_RUN_GAP_BYTES, SNAPSHOT_RUN_READ_BYTES, SNAPSHOT_RUN_READ_BYTES_CONSIDERATE,
+    SNAPSHOT_RUN_READS_CONSIDERATE, SNAPSHOT_RUN_READS_MAX,
 };
 
-/// A run of one leaf.
+/// A part of the run of a leaf.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Run {
-    pub(super) leaf: u32,
-    pub(super) offset: u64,
-    pub(super) bytes: u64,
+struct Part {
+    leaf: u32,
+    place: ImagePart,
+    is_last: bool,
 }
 
-/// One piece of the file.
+/// One piece of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) id: u64,
+    pub(super) file: SnapshotSeq,
     pub(super) offset: u64,
     pub(super) bytes: usize,
 }
@@ -59,13 +62,14 @@ impl Pace {
 /// The runs between being asked for and being taken.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
-    asked: VecDeque<Run>,
+    asked: VecDeque<Part>,
     /// Pieces in the order of their runs; an id is used once.
     reading: VecDeque<Reading>,
     next_id: u64,
     in_flight: usize,
-    ready: VecDeque<(Run, Result<Bytes, SnapshotError>)>,
-    bytes_ahead: u64,
+    ready: VecDeque<(Part, Result<Bytes, SnapshotError>)>,
+    /// How many runs of which all parts are ready.
+    whole: usize,
     /// What was read into, to be read into again when nobody holds a part of it any more.
     lent: Vec<Arc<AlignedBuf>>,
 }
@@ -73,26 +77,49 @@ pub(super) struct Runs {
 #[derive(Debug)]
 struct Reading {
     piece: Piece,
-    runs: Vec<Run>,
+    parts: Vec<Part>,
     outcome: Option<Result<Bytes, SnapshotError>>,
 }
 
 impl Runs {
-    /// Bytes asked for and not yet taken.
-    pub(super) fn bytes_ahead(&self) -> u64 {
-        self.bytes_ahead
-    }
-
-    pub(super) fn ask(&mut self, run: Run) {
-        self.bytes_ahead += run.bytes;
-        self.asked.push_back(run);
+    /// Asks for parts of a leaf's run, one behind the other.
+    pub(super) fn ask(&mut self, leaf: u32, parts: &[ImagePart]) {
+        let nothing = ImagePart {
+            file: SnapshotSeq(0),
+            offset: 0,
+            bytes: 0,
+        };
+        let (last, before) = parts.split_last().unwrap_or((&nothing, &[]));
+        let part = |place: &ImagePart, is_last| Part {
+            leaf,
+            place: *place,
+            is_last,
+        };
+        self.asked
+            .extend(before.iter().map(|place| part(place, false)));
+        self.asked.push_back(part(last, true));
     }
 
     /// The next run in the order asked, if it is here.
     pub(super) fn take(&mut self) -> Option<Result<(u32, Bytes), SnapshotError>> {
-        let (run, outcome) = self.ready.pop_front()?;
-        self.bytes_ahead -= run.bytes;
-        Some(outcome.map(|bytes| (run.leaf, bytes)))
+        self.whole = self.whole.checked_sub(1)?;
+        let mut all = Vec::new();
+        let mut failure = None;
+        loop {
+            let (part, outcome) = self.ready.pop_front().expect("a whole run is ready");
+            match outcome {
+                Ok(bytes) => all.push(bytes),
+                Err(error) => failure = Some(error),
+            }
+            if !part.is_last {
+                continue;
+            }
+            let run = match all.len() {
+                1 => all.remove(0),
+                _ => all.concat().into(),
+            };
+            return Some(failure.map_or(Ok((part.leaf, run)), Err));
+        }
     }
 
     /// The piece to read now, if there is one and not too many are being read.
@@ -147,25 +174,32 @@ impl Runs {
 
     fn next_piece(&mut self, bytes_max: u64) -> Option<Reading> {
         let first = self.asked.pop_front()?;
-        let (mut runs, mut bytes) = (vec![first], first.bytes);
-        while let Some(next) = self.asked.front() {
-            let follows = next.offset == first.offset + bytes;
-            if !follows || bytes + next.bytes > bytes_max {
-                break;
+        let ImagePart { file, offset, .. } = first.place;
+        let (mut parts, mut bytes) = (vec![first], first.place.bytes);
+        while let Some(Part { place: next, .. }) = self.asked.front() {
+            // A gap is read along where that takes less time than another read.
+            let end = offset + bytes;
+            let is_near = (end..=end + SNAPSHOT_RUN_GAP_BYTES).contains(&next.offset);
+            let reach = next.offset + next.bytes;
+            if next.bytes > 0 {
+                if next.file != file || !is_near || reach - offset > bytes_max {
+                    break;
+                }
+                bytes = reach - offset;
             }
-            bytes += next.bytes;
-            runs.extend(self.asked.pop_front());
+            parts.extend(self.asked.pop_front());
         }
         let piece = Piece {
             id: self.next_id,
-            offset: first.offset,
+            file,
+            offset,
             bytes: usize::try_from(bytes).expect("a run fits memory"),
         };
         self.next_id += 1;
         let outcome = (bytes == 0).then(|| Ok(Bytes::new()));
         Some(Reading {
             piece,
-            runs,
+            parts,
             outcome,
         })
     }
@@ -179,11 +213,18 @@ impl Runs {
         {
             let reading = self.reading.pop_front().expect("the loop looked at it");
             let outcome = reading.outcome.expect("the loop looked at it");
-            for run in reading.runs {
-                let start = (run.offset - reading.piece.offset) as usize;
-                let slice = |piece: &Bytes| piece.slice(start..start + run.bytes as usize);
-                let of_run = outcome.as_ref().map(slice).map_err(Clone::clone);
-                self.ready.push_back((run, of_run));
+            for part in reading.parts {
+                let place = part.place;
+                let slice = |piece: &Bytes| match place.bytes as usize {
+                    0 => Bytes::new(),
+                    bytes => {
+                        let start = (place.offset - reading.piece.offset) as usize;
+                        piece.slice(start..start + bytes)
+                    }
+                };
+                let of_part = outcome.as_ref().map(slice).map_err(Clone::clone);
+                self.whole += usize::from(part.is_last);
+                self.ready.push_back((part, of_part));
             }
         }
     }
@@ -202,11 +243,12 @@ mod tests {
         let mut offset = 4 * KIB;
         for (leaf, length) in lengths.iter().enumerate() {
             let bytes = length * KIB;
-            runs.ask(Run {
-                leaf: leaf as u32,
+            let place = ImagePart {
+                file: SnapshotSeq(1),
                 offset,
                 bytes,
-            });
+            };
+            runs.ask(leaf as u32, &[place]);
             offset += bytes;
         }
     }
@@ -225,7 +267,6 @@ mod tests {
     fn neighbours_are_read_at_once_and_come_in_order() {
         let mut runs = Runs::default();
         ask(&mut runs, &[400, 400, 400, 0, 2048, 4]);
-        assert_eq!(runs.bytes_ahead(), 3252 * KIB);
         let pieces: Vec<_> = std::iter::from_fn(|| runs.next_read(Pace::EAGER)).collect();
         let lengths: Vec<_> = pieces
             .iter()
@@ -244,7 +285,39 @@ mod tests {
             block += length / 4;
         }
         assert!(runs.take().is_none());
-        assert_eq!(runs.bytes_ahead(), 0);
+    }
+
+    #[test]
+    fn what_is_near_is_read_with_what_is_between_and_a_run_is_all_of_its_parts() {
+        let place = |file: u64, offset: u64, kib: u64| ImagePart {
+            file: SnapshotSeq(file),
+            offset: offset * KIB,
+            bytes: kib * KIB,
+        };
+        let mut runs = Runs::default();
+        runs.ask(0, &[place(1, 4, 8), place(1, 40, 4)]);
+        runs.ask(1, &[]);
+        runs.ask(2, &[place(1, 48, 4), place(2, 52, 4), place(2, 56 + 65, 4)]);
+        runs.ask(3, &[place(2, 4, 4)]);
+        let mut pieces = Vec::new();
+        while let Some(piece) = runs.next_read(Pace::EAGER) {
+            pieces.push((piece.file.0, piece.offset / KIB, piece.bytes as u64 / KIB));
+            runs.on_read(piece.id, Ok(read(piece)));
+        }
+        assert_eq!(pieces, [(1, 4, 48), (2, 52, 4), (2, 121, 4), (2, 4, 4)]);
+        let first = |bytes: &[u8]| bytes.chunks(4096).map(|block| block[0]).collect::<Vec<_>>();
+        let mut taken = Vec::new();
+        while let Some(run) = runs.take() {
+            let (leaf, bytes) = run.unwrap();
+            taken.push((leaf, first(&bytes)));
+        }
+        let expected = [
+            (0, vec![1, 2, 10]),
+            (1, vec![]),
+            (2, vec![12, 13, 30]),
+            (3, vec![1]),
+        ];
+        assert_eq!(taken, expected);
     }
 
     #[test]

@@ -14,9 +14,11 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
+use super::borrowed::{Lender, RunPlaces};
 use super::changes::ArchivedChanges;
 use super::error::{Affected, SnapshotDamage, SnapshotError, SnapshotPart};
 use super::format::{LeafEntry, SUPERBLOCK_BYTES, Superblock};
+use super::image::{Image, ImagePart};
 use super::inner::ArchivedInner;
 use super::leaf::ArchivedLeaf;
 use super::meta::Meta;
@@ -35,6 +37,8 @@ pub struct Snapshot {
     changes: Vec<Page<ArchivedChanges>>,
     changes_per_page: u64,
     index_bytes: u64,
+    places: RunPlaces,
+    image: Image,
 }
 
 /// A place among the keys.
@@ -54,36 +58,53 @@ pub(super) struct Parts {
     pub(super) inners: Vec<Page<ArchivedInner>>,
     pub(super) changes: Vec<Page<ArchivedChanges>>,
     pub(super) changes_per_page: u32,
+    /// Where the values of each leaf are.
+    pub(super) places: RunPlaces,
 }
 
 #[derive(Debug)]
 struct LeafPage {
     page: Page<ArchivedLeaf>,
     entry: LeafEntry,
-    /// Where its page and its run are in the file.
+    /// Where it is in the file.
     offset: u64,
-    run_offset: u64,
 }
 
 impl Snapshot {
     pub(super) fn new(parts: Parts) -> Self {
         let entries = parts.leaves.iter().map(|(_, entry)| entry);
         let values: u64 = entries.map(LeafEntry::run_bytes).sum();
-        let mut run_offset = SUPERBLOCK_BYTES as u64;
-        let index_offset = run_offset + values;
+        let own_values = values - parts.places.borrowed_bytes();
+        let index_offset = SUPERBLOCK_BYTES as u64 + own_values;
         let mut offset = index_offset;
+        let mut image = Image::new();
         let mut leaves = Vec::with_capacity(parts.leaves.len());
-        for (page, entry) in parts.leaves {
+        for (number, (page, entry)) in parts.leaves.into_iter().enumerate() {
+            for piece in parts.places.of(number as u32) {
+                image.push(*piece);
+            }
             leaves.push(LeafPage {
                 page,
                 entry,
                 offset,
-                run_offset,
             });
             offset += entry.page.padded_bytes() as u64;
-            run_offset += entry.run_bytes();
+        }
+        let superblock = &parts.superblock;
+        let index_end = superblock.meta.offset + superblock.meta.entry.padded_bytes() as u64;
+        for (from, to) in [
+            (index_offset, index_end),
+            (superblock.table.offset, superblock.file_bytes),
+        ] {
+            image.push(ImagePart {
+                file: superblock.sequence,
+                offset: from,
+                bytes: to - from,
+            });
         }
         Self {
+            places: parts.places,
+            image,
             file: parts.file,
             meta: parts.meta,
             leaves,
@@ -248,7 +269,6 @@ impl Snapshot {
         let place = (value_bytes > 0).then(|| {
             let (block, start) = leaf.value_place(row);
             ValuePlace {
-                snapshot: self.sequence(),
                 block: self.block(at.leaf, block),
                 start,
                 bytes: value_bytes,
@@ -328,12 +348,38 @@ impl Snapshot {
         self.leaf(leaf).keys().len() as u32
     }
 
-    /// Where the leaf's values are: offset in the file, bytes. Both are multiples of 4 KiB, and the bytes
-    /// may be zero.
+    /// Where the leaf's values are, piece by piece. Offsets and bytes are multiples of 4 KiB.
     #[must_use]
-    pub fn leaf_run(&self, leaf: u32) -> (u64, u64) {
-        let leaf = &self.leaves[leaf as usize];
-        (leaf.run_offset, leaf.entry.run_bytes())
+    pub fn leaf_run(&self, leaf: u32) -> &[ImagePart] {
+        self.places.of(leaf)
+    }
+
+    /// Earlier files that have some of the values, by their sequence.
+    #[must_use]
+    pub fn lenders(&self) -> &[Lender] {
+        self.places.lenders()
+    }
+
+    /// Whether a file has some of the values.
+    #[must_use]
+    pub fn borrows_from(&self, sequence: SnapshotSeq) -> bool {
+        let mut lenders = self.lenders().iter();
+        lenders.any(|lender| lender.sequence == sequence)
+    }
+
+    /// All files that have values: its lenders and its own, as if it were one.
+    pub fn value_files(&self) -> impl Iterator<Item = Lender> + '_ {
+        self.lenders().iter().copied().chain([self.as_lender()])
+    }
+
+    /// Its own file, as one that lends all the values that it has.
+    pub(super) fn as_lender(&self) -> Lender {
+        let index_offset = self.superblock.meta.offset - self.index_bytes;
+        Lender {
+            sequence: self.sequence(),
+            file_bytes: self.file_bytes(),
+            lent_bytes: index_offset - SUPERBLOCK_BYTES as u64,
+        }
     }
 
     /// Length of the leaf's page in the file.
@@ -355,19 +401,37 @@ impl Snapshot {
 
     /// Compares a block of values that was read with its checksum.
     pub fn verify_block(&self, block: BlockPlace, bytes: &[u8]) -> Result<(), SnapshotError> {
-        if bytes.len() == block.bytes as usize && crc32c::crc32c(bytes) == block.checksum {
-            return Ok(());
+        if block.holds(bytes) {
+            Ok(())
+        } else {
+            Err(self.damaged_block(block))
         }
-        let after = self
-            .leaves
-            .partition_point(|leaf| leaf.run_offset <= block.offset);
-        let (from, to) = self.span_of(after.saturating_sub(1) as u32);
-        Err(SnapshotError::Damaged {
-            file: self.file.clone(),
+    }
+
+    /// A block of values as damage, with the keys that depend on it.
+    pub(super) fn damaged_block(&self, block: BlockPlace) -> SnapshotError {
+        let affected = match self.leaf_of_block(block) {
+            Some(leaf) => {
+                let (from, to) = self.span_of(leaf);
+                Affected::Values { from, to }
+            }
+            None => Affected::Everything,
+        };
+        SnapshotError::Damaged {
+            file: self.path_beside(block.file),
             offset: block.offset,
             reason: SnapshotDamage::Checksum(SnapshotPart::Values),
-            affected: Affected::Values { from, to },
-        })
+            affected,
+        }
+    }
+
+    /// The leaf whose value a block is. Looks at all of them.
+    pub(super) fn leaf_of_block(&self, block: BlockPlace) -> Option<u32> {
+        let has_it = |piece: &ImagePart| {
+            let span = piece.offset..piece.offset + piece.bytes;
+            piece.file == block.file && span.contains(&block.offset)
+        };
+        (0..self.leaf_count()).find(|leaf| self.leaf_run(*leaf).iter().any(has_it))
     }
 
     /// Lets some pages go, of a snapshot that nobody will ask any more; true when few are left.
@@ -383,6 +447,10 @@ impl Snapshot {
 
     pub(super) fn superblock(&self) -> &Superblock {
         &self.superblock
+    }
+
+    pub(super) fn image(&self) -> &Image {
+        &self.image
     }
 
     pub(super) fn inners(&self) -> &[Page<ArchivedInner>] {
@@ -414,8 +482,8 @@ impl Snapshot {
         self.leaves[leaf as usize].page.blocks()
     }
 
-    /// Compares a resident leaf page and its run, which was read, with their checksums.
-    pub(super) fn verify_leaf(&self, leaf: u32, run: &[u8]) -> Result<(), SnapshotError> {
+    /// Compares a resident leaf page with its checksum.
+    pub(super) fn verify_page(&self, leaf: u32) -> Result<(), SnapshotError> {
         let LeafPage { entry, offset, .. } = &self.leaves[leaf as usize];
         if crc32c::crc32c(self.leaf_page_blocks(leaf)) != entry.page.checksum {
             let (from, to) = self.span_of(leaf);
@@ -426,13 +494,6 @@ impl Snapshot {
                 affected: Affected::Keys { from, to },
             });
         }
-        let mut rest = run;
-        for block in self.leaf_blocks(leaf) {
-            let (bytes, behind) = rest.split_at(rest.len().min(block.bytes as usize));
-            self.verify_block(block, bytes)?;
-            rest = behind;
-        }
-        assert!(rest.is_empty(), "the run of this leaf is given, not more");
         Ok(())
     }
 
@@ -458,12 +519,21 @@ impl Snapshot {
     }
 
     fn block(&self, leaf: u32, block: usize) -> BlockPlace {
-        let LeafPage {
-            page, run_offset, ..
-        } = &self.leaves[leaf as usize];
+        let page = self.leaf(leaf);
         let span = page.block_span(block);
+        let mut start = span.start;
+        let pieces = self.leaf_run(leaf).iter();
+        let mut pieces = pieces.skip_while(|piece| {
+            let is_before = piece.bytes <= start;
+            start -= u64::from(is_before) * piece.bytes;
+            is_before
+        });
+        let piece = pieces
+            .next()
+            .expect("the pieces of a run hold all of its blocks");
         BlockPlace {
-            offset: run_offset + span.start,
+            file: piece.file,
+            offset: piece.offset + start,
             bytes: (span.end - span.start) as u32,
             checksum: page.block_checksum(block),
         }

@@ -11,7 +11,7 @@ use super::fixture::{
     read_back, run,
 };
 use super::*;
-use crate::ids::{Revision, SnapshotSeq};
+use crate::ids::Revision;
 
 /// A thousand keys with one to three versions each.
 fn usual() -> Model {
@@ -77,7 +77,11 @@ fn check_leaves(snapshot: &Snapshot, file: &[u8]) {
     let mut end = BLOCK as u64;
     let mut index_bytes = 0;
     for leaf in 0..snapshot.leaf_count() {
-        let (offset, bytes) = snapshot.leaf_run(leaf);
+        let (offset, bytes) = match snapshot.leaf_run(leaf) {
+            [] => (end, 0),
+            [run] => (run.offset, run.bytes),
+            more => panic!("one piece in one file: {more:?}"),
+        };
         assert_eq!(offset, end, "runs stand one behind the other");
         for block in snapshot.leaf_blocks(leaf) {
             assert_eq!(block.offset, end, "so do blocks");
@@ -223,17 +227,16 @@ fn copied_leaves_are_those_that_were_encoded() {
 }
 
 #[test]
-fn small_leaves_are_not_worth_copying() {
-    let model = usual();
-    let built = model.build(TINY);
+fn leaves_that_are_not_half_full_are_small() {
+    let built = usual().build(TINY);
     let last = built.snapshot.leaf_count() - 1;
-    let mut builder = Builder::new(SnapshotSeq(8), TINY, Revision(-1));
-    assert!(builder.is_worth_copying(&built.snapshot, last / 2));
-    push(&mut builder, b"a", &model.keys.values().next().unwrap()[..]);
-    assert!(
-        !builder.is_worth_copying(&built.snapshot, last / 2),
-        "it would leave a leaf with one key behind"
-    );
+    assert!(TINY.is_large(&built.snapshot, last / 2));
+    let larger = BuilderConfig {
+        page_bytes: 8 * TINY.page_bytes,
+        values_run_bytes_max: 8 * TINY.values_run_bytes_max,
+        ..TINY
+    };
+    assert!(!larger.is_large(&built.snapshot, last / 2));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The blocking steps of opening a directory of snapshots: which file counts, and which others are there.
 //!
-//! The newest finished file counts. Newer ones that look unfinished and all older ones are leftovers of a crash, but for
+//! The newest finished file counts, and those that lend it values belong to it. Newer ones that look unfinished and all other older ones are leftovers of a crash, but for
 //! one case: a finished file whose superblock was lost looks unfinished too. Only the log tells them apart, for it does
 //! not go back further than the newest file that was ever finished. So nothing is removed here. Whoever opened the
 //! directory has the leftovers removed when the log was replayed.
@@ -8,7 +8,8 @@
 //! A crash in the middle changes nothing that the next start decides, because the file that counts is made durable
 //! before anything is removed: its superblock may have reached only the device's cache when the process died.
 
-use super::error::SnapshotError;
+use super::borrowed::Lender;
+use super::error::{Affected, SnapshotDamage, SnapshotError};
 use super::snapshot::Snapshot;
 use crate::ids::SnapshotSeq;
 use crate::io::{AlignedBuf, Disk, DiskError, FileEntry, FileId};
@@ -20,6 +21,8 @@ const NAME_SUFFIX: &str = ".snap";
 pub(super) struct Found {
     /// The file that counts.
     pub(super) newest: Option<(FileId, Snapshot)>,
+    /// Those that lend it values, oldest first.
+    pub(super) lenders: Vec<(FileId, Lender)>,
     /// All others.
     pub(super) leftovers: Vec<FileId>,
     /// Paths of those that look unfinished and are newer, newest first.
@@ -56,11 +59,15 @@ pub(super) fn find<D: Disk>(disk: &mut D) -> Result<Found, SnapshotError> {
         .map_or(SnapshotSeq(0), |(sequence, _)| *sequence);
     let mut leftovers = Vec::new();
     let mut unfinished = Vec::new();
-    let mut newest = None;
+    let mut lenders = Vec::new();
+    let mut newest: Option<(FileId, Snapshot)> = None;
     for (sequence, entry) in files.into_iter().rev() {
         let file = disk.open(&entry.name)?;
-        if newest.is_some() {
-            leftovers.push(file);
+        if let Some((_, newest)) = &newest {
+            match newest.borrows_from(sequence) {
+                true => lenders.push((file, entry)),
+                false => leftovers.push(file),
+            }
             continue;
         }
         if is_blank(disk, file)? {
@@ -77,11 +84,20 @@ pub(super) fn find<D: Disk>(disk: &mut D) -> Result<Found, SnapshotError> {
         }
         newest = Some((file, snapshot));
     }
-    if let Some((file, _)) = &newest {
+    if let Some((file, newest)) = &newest {
         disk.submit_flush(*file, 0);
         settle(disk)?;
+        for lender in newest.lenders() {
+            let name = lender.file_name();
+            let mut entries = lenders.iter().map(|(_, entry)| entry);
+            check_lender(disk, lender, entries.find(|entry| entry.name == name))?;
+        }
     }
+    // Both are in the order of their sequences: one from the newest on, the other from the oldest.
+    let lenders = lenders.into_iter().rev().map(|(file, _)| file);
+    let known = newest.iter().flat_map(|(_, newest)| newest.lenders());
     Ok(Found {
+        lenders: lenders.zip(known.copied()).collect(),
         newest,
         leftovers,
         unfinished,
@@ -103,6 +119,24 @@ pub(super) fn look<D: Disk>(disk: &mut D) -> Result<Listed, SnapshotError> {
     Ok(Listed {
         newest: None,
         unfinished,
+    })
+}
+
+/// Whether a file that lends values is there, and as long as it was.
+pub(super) fn check_lender<D: Disk>(
+    disk: &D,
+    lender: &Lender,
+    entry: Option<&FileEntry>,
+) -> Result<(), SnapshotError> {
+    let bytes = entry.map_or(0, |entry| entry.bytes);
+    if bytes >= lender.file_bytes {
+        return Ok(());
+    }
+    Err(SnapshotError::Damaged {
+        file: format!("{}/{}", disk.location(), lender.file_name()),
+        offset: bytes,
+        reason: entry.map_or(SnapshotDamage::Missing, |_| SnapshotDamage::Truncated),
+        affected: Affected::Everything,
     })
 }
 

@@ -11,12 +11,13 @@
 //! ```
 //!
 //! Places of values are those of a snapshot. Whoever holds an `Arc` of a snapshot can have the values of its places, also
-//! after a newer one became current: its file stays until the last `Arc` is gone.
+//! after a newer one became current: its file, and those that lend it values, stay until the last `Arc` is gone.
 //!
 //! Invariants:
 //! 1. A file counts from the moment its superblock is durable, and everything else of it was durable before
 //!    (`super::draft`).
-//! 2. A file is removed only when a newer one counts and nobody else holds its snapshot, or when it never counted.
+//! 2. A file is removed only when a newer one counts, nobody else holds its snapshot, and it lends nothing to a snapshot
+//!    that is current or held; or when it never counted.
 //! 3. A file that was found at the start is removed only when the owner has a whole state without it.
 //!
 //! What a crash leaves: the current file; perhaps older ones, which are no longer needed; perhaps one that never counted.
@@ -26,6 +27,7 @@
 //! the file that is being built. Any other failed write, flush or creation stops the store for good.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -33,9 +35,10 @@ use bytes::Bytes;
 
 use super::draft::{Action, Draft};
 use super::error::{Affected, SnapshotDamage, SnapshotError};
+use super::image::ImagePart;
 use super::incoming::{Incoming, IncomingError, Unverified};
 use super::lent::lend;
-use super::runs::{Pace, Piece, Run, Runs};
+use super::runs::{Pace, Piece, Runs};
 use super::snapshot::Snapshot;
 use super::startup::{self, Found, file_name};
 use super::stream::PageWrite;
@@ -45,8 +48,8 @@ use super::written::Written;
 use crate::ids::SnapshotSeq;
 use crate::io::{AlignedBuf, Completion, Disk, DiskError, FileId};
 use crate::limits::{
-    SNAPSHOT_CACHE_BYTES_DEFAULT, SNAPSHOT_READS_DEFAULT, SNAPSHOT_RUNS_AHEAD_BYTES,
-    SNAPSHOT_SHED_PER_TURN, SNAPSHOT_WRITES_CONSIDERATE, SNAPSHOT_WRITES_DEFAULT,
+    SNAPSHOT_CACHE_BYTES_DEFAULT, SNAPSHOT_READS_DEFAULT, SNAPSHOT_SHED_PER_TURN,
+    SNAPSHOT_WRITES_CONSIDERATE, SNAPSHOT_WRITES_DEFAULT,
 };
 
 /// How much the store does at once, and keeps.
@@ -78,7 +81,7 @@ impl Default for StoreConfig {
 pub struct SnapshotStore<D: Disk> {
     disk: D,
     config: StoreConfig,
-    /// Files that count, oldest first: the last one is current, the others are still in use.
+    /// Files that count, oldest first: the last one is current, the others are still in use or lend values.
     files: Vec<CountedFile>,
     sequence_max: SnapshotSeq,
     draft: Option<Draft>,
@@ -95,10 +98,11 @@ pub struct SnapshotStore<D: Disk> {
     incoming_failure: Option<SnapshotError>,
     /// Pieces that were read to be sent, by the number that was given.
     pieces: Vec<(u64, Result<Bytes, SnapshotError>)>,
-    /// Pieces that are to be read.
-    pieces_wanted: Vec<WantedPiece>,
+    /// Parts of pieces that are to be read, and pieces of which some were.
+    parts_wanted: Vec<WantedPart>,
+    gathering: BTreeMap<u64, Vec<Option<Bytes>>>,
     values: Values,
-    /// What is still in memory of the current file's values, and of those of the file being built.
+    /// What is still in memory of the current snapshot's values, and of those of the file being built.
     written: Written,
     writing: Written,
     runs: Runs,
@@ -120,16 +124,22 @@ impl<D: Disk> SnapshotStore<D> {
     pub fn open(mut disk: D, config: StoreConfig) -> Result<Self, SnapshotError> {
         let Found {
             newest,
+            lenders,
             leftovers,
             unfinished,
             sequence_max,
         } = startup::find(&mut disk)?;
         let mut values = Values::new(config.cache_bytes_max, config.reads_in_flight_max);
-        let mut files = Vec::new();
+        let lending = lenders.into_iter().map(|(file, lender)| CountedFile {
+            file,
+            sequence: lender.sequence,
+            bytes: lender.file_bytes,
+            snapshot: None,
+        });
+        let mut files: Vec<CountedFile> = lending.collect();
         if let Some((file, snapshot)) = newest {
-            values.set_current(snapshot.sequence());
-            let snapshot = Arc::new(snapshot);
-            files.push(CountedFile { file, snapshot });
+            values.set_oldest(oldest_of(&snapshot));
+            files.push(CountedFile::new(file, Arc::new(snapshot)));
         }
         Ok(Self {
             disk,
@@ -146,7 +156,8 @@ impl<D: Disk> SnapshotStore<D> {
             received: None,
             incoming_failure: None,
             pieces: Vec::new(),
-            pieces_wanted: Vec::new(),
+            parts_wanted: Vec::new(),
+            gathering: BTreeMap::new(),
             values,
             written: Written::default(),
             writing: Written::default(),
@@ -165,7 +176,7 @@ impl<D: Disk> SnapshotStore<D> {
     /// The newest snapshot that is durable, if there is any.
     #[must_use]
     pub fn current(&self) -> Option<&Arc<Snapshot>> {
-        self.files.last().map(|file| &file.snapshot)
+        self.files.last()?.snapshot.as_ref()
     }
 
     /// Paths of the files found at the start that are newer than the current one and look unfinished. If the log does
@@ -216,9 +227,7 @@ impl<D: Disk> SnapshotStore<D> {
 
     /// A value whose block is in memory: a slice of it.
     pub fn cached(&mut self, place: &ValuePlace) -> Option<Bytes> {
-        if place.snapshot == self.written.sequence
-            && let Some(block) = self.written.block(&place.block)
-        {
+        if let Some(block) = self.written.block(&place.block) {
             self.values.counters.hits += 1;
             let start = place.start as usize;
             return Some(block.slice(start..start + place.bytes as usize));
@@ -233,9 +242,9 @@ impl<D: Disk> SnapshotStore<D> {
     /// `reads_done` has grown, and then wants again what it still lacks.
     pub fn want(&mut self, place: &ValuePlace) {
         assert!(
-            self.position_of(place.snapshot).is_some(),
+            self.position_of(place.block.file).is_some(),
             "whoever wants a value holds its snapshot: {}",
-            place.snapshot
+            place.block.file
         );
         self.values.want(place);
     }
@@ -344,23 +353,9 @@ impl<D: Disk> SnapshotStore<D> {
         self.spare.push(buf);
     }
 
-    /// Whether the builder should ask for another run: not too much is read ahead.
-    #[must_use]
-    pub fn may_read_run(&self) -> bool {
-        self.draft.is_some() && self.runs.bytes_ahead() < SNAPSHOT_RUNS_AHEAD_BYTES
-    }
-
-    /// Has the values of a leaf of the current snapshot read for the file being built.
-    pub fn read_run(&mut self, leaf: u32) {
-        let current = self
-            .current()
-            .expect("a leaf is one of the current snapshot");
-        let (offset, bytes) = current.leaf_run(leaf);
-        self.runs.ask(Run {
-            leaf,
-            offset,
-            bytes,
-        });
+    /// Has parts of the run of a leaf of the current snapshot read for the file being built.
+    pub fn read_run(&mut self, leaf: u32, parts: &[ImagePart]) {
+        self.runs.ask(leaf, parts);
     }
 
     /// The next run, in the order asked, with its leaf. Its blocks are not verified yet.
@@ -466,14 +461,23 @@ impl<D: Disk> SnapshotStore<D> {
         self.discarded.extend(given_up);
     }
 
-    /// Has a piece of the file of a snapshot read, which the caller holds, for [`take_piece`](Self::take_piece).
+    /// Has a piece of the image of a snapshot read, which the caller holds, for [`take_piece`](Self::take_piece). A
+    /// number is used once.
     pub fn read_piece(&mut self, snapshot: &Snapshot, offset: u64, bytes: usize, number: u64) {
-        self.pieces_wanted.push(WantedPiece {
-            snapshot: snapshot.sequence(),
-            offset,
-            bytes,
-            number,
-        });
+        let mut parts = Vec::new();
+        if offset == 0 {
+            parts.push(Some(Bytes::from_owner(snapshot.image_head())));
+        }
+        for place in snapshot.image_parts(offset, bytes as u64) {
+            self.parts_wanted.push(WantedPart {
+                number,
+                part: parts.len(),
+                place,
+            });
+            parts.push(None);
+        }
+        self.gathering.insert(number, parts);
+        self.on_part(number);
     }
 
     /// A piece that was read, with its number. It is not verified.
@@ -489,13 +493,10 @@ impl<D: Disk> SnapshotStore<D> {
         Some(PinnedFile { path, snapshot })
     }
 
-    /// Bytes of the files that count: the current one, and older ones still in use.
+    /// Bytes of the files that count: the current one, and older ones still in use or lending values.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
-        self.files
-            .iter()
-            .map(|file| file.snapshot.file_bytes())
-            .sum()
+        self.files.iter().map(|file| file.bytes).sum()
     }
 
     /// What happened so far, and what is in memory.
@@ -541,9 +542,9 @@ impl<D: Disk> SnapshotStore<D> {
         for completion in completions.drain(..) {
             let operation = self.operations.remove(&completion.token);
             match operation.expect("only what was asked for completes, and once") {
-                Operation::Value { snapshot, block } => self.on_value(snapshot, block, completion),
-                Operation::Run { snapshot, piece } => self.on_run(snapshot, piece, completion),
-                Operation::Piece(piece) => self.on_piece(piece, completion),
+                Operation::Value(block) => self.on_value(block, completion),
+                Operation::Run(piece) => self.on_run(piece, completion),
+                Operation::Part(part) => self.on_part_read(part, completion),
                 Operation::Draft(sequence, offset) => {
                     self.on_draft(sequence, offset, completion)?
                 }
@@ -559,34 +560,77 @@ impl<D: Disk> SnapshotStore<D> {
         Ok(())
     }
 
-    fn on_value(&mut self, snapshot: SnapshotSeq, block: BlockPlace, completion: Completion) {
-        let file = self.file_of(snapshot);
+    fn on_value(&mut self, block: BlockPlace, completion: Completion) {
         let read = completion
             .result
             .map_err(SnapshotError::from)
             .and_then(|()| {
                 let buf = completion.buf.expect("a read hands its buffer back");
-                file.snapshot.verify_block(block, buf.as_slice())?;
+                self.verify_block(block, buf.as_slice())?;
                 Ok(buf)
             });
-        self.values.on_read(snapshot, &block, read);
+        self.values.on_read(&block, read);
     }
 
-    fn on_run(&mut self, snapshot: SnapshotSeq, piece: Piece, completion: Completion) {
-        let read = self.whole((snapshot, piece.offset, piece.bytes), completion);
+    /// Compares a block with its checksum. If it is damaged, the newest snapshot that has it says what depends on it.
+    fn verify_block(&self, block: BlockPlace, bytes: &[u8]) -> Result<(), SnapshotError> {
+        if block.holds(bytes) {
+            return Ok(());
+        }
+        let files = self.files.iter().rev();
+        let mut snapshots = files.filter_map(|file| file.snapshot.as_ref());
+        let snapshot = snapshots.find(|snapshot| snapshot.leaf_of_block(block).is_some());
+        Err(snapshot.or(self.current()).map_or_else(
+            || unreachable!("a snapshot stays while something of it is read"),
+            |snapshot| snapshot.damaged_block(block),
+        ))
+    }
+
+    fn on_run(&mut self, piece: Piece, completion: Completion) {
+        let read = self.whole((piece.file, piece.offset, piece.bytes), completion);
         self.runs.on_read(piece.id, read);
     }
 
-    fn on_piece(&mut self, piece: WantedPiece, completion: Completion) {
-        let asked = (piece.snapshot, piece.offset, piece.bytes);
-        let read = self.whole(asked, completion).map(|buf| lend(buf).1);
-        self.pieces.push((piece.number, read));
+    fn on_part_read(&mut self, part: WantedPart, completion: Completion) {
+        let place = part.place;
+        let read = self.whole((place.file, place.offset, place.bytes as usize), completion);
+        // Of a piece that has failed, nothing more is wanted.
+        let Some(parts) = self.gathering.get_mut(&part.number) else {
+            return;
+        };
+        match read {
+            Ok(buf) => {
+                parts[part.part] = Some(lend(buf).1);
+                self.on_part(part.number);
+            }
+            Err(error) => {
+                self.gathering.remove(&part.number);
+                self.pieces.push((part.number, Err(error)));
+            }
+        }
     }
 
-    /// What was read at an offset of a snapshot's file, if it is all that was asked for.
+    /// Hands a piece over if all of its parts are there.
+    fn on_part(&mut self, number: u64) {
+        let is_whole = |parts: &mut Vec<Option<Bytes>>| parts.iter().all(Option::is_some);
+        let Entry::Occupied(mut parts) = self.gathering.entry(number) else {
+            return;
+        };
+        if !is_whole(parts.get_mut()) {
+            return;
+        }
+        let mut parts: Vec<Bytes> = parts.remove().into_iter().flatten().collect();
+        let piece = match parts.len() {
+            1 => parts.remove(0),
+            _ => parts.concat().into(),
+        };
+        self.pieces.push((number, Ok(piece)));
+    }
+
+    /// What was read at an offset of a file, if it is all that was asked for.
     fn whole(
         &self,
-        (snapshot, offset, bytes): (SnapshotSeq, u64, usize),
+        (file, offset, bytes): (SnapshotSeq, u64, usize),
         completion: Completion,
     ) -> Result<AlignedBuf, SnapshotError> {
         completion.result?;
@@ -595,7 +639,7 @@ impl<D: Disk> SnapshotStore<D> {
             return Ok(buf);
         }
         Err(SnapshotError::Damaged {
-            file: self.path_of(snapshot),
+            file: self.path_of(file),
             offset: offset + buf.len() as u64,
             reason: SnapshotDamage::Truncated,
             affected: Affected::Everything,
@@ -643,7 +687,7 @@ impl<D: Disk> SnapshotStore<D> {
         match completion.result {
             Ok(()) => {
                 if let Some(buf) = completion.buf {
-                    self.on_written(offset, buf);
+                    self.on_written(sequence, offset, buf);
                 }
                 Ok(())
             }
@@ -657,12 +701,12 @@ impl<D: Disk> SnapshotStore<D> {
     }
 
     /// Keeps a buffer for its values, or to be filled again.
-    fn on_written(&mut self, offset: u64, buf: AlignedBuf) {
+    fn on_written(&mut self, sequence: SnapshotSeq, offset: u64, buf: AlignedBuf) {
         let unkept = if offset == 0 || !self.config.keeps_written {
             Err(buf)
         } else {
             let half = self.config.cache_bytes_max / 2;
-            self.writing.keep(offset, buf, half)
+            self.writing.keep((sequence, offset), buf, half)
         };
         match unkept {
             Ok(()) => self.share_cache(),
@@ -719,16 +763,12 @@ impl<D: Disk> SnapshotStore<D> {
 
     fn make_current(&mut self, done: Draft) -> Arc<Snapshot> {
         let (file, snapshot) = done.into_file();
-        self.writing.sequence = snapshot.sequence();
-        self.writing.keep_values_of(&snapshot, &mut self.spare);
-        self.written.shrink(0, &mut self.spare);
-        self.written = std::mem::take(&mut self.writing);
+        self.written.take(std::mem::take(&mut self.writing));
+        self.written.keep_values_of(&snapshot, &mut self.spare);
         self.share_cache();
-        self.values.set_current(snapshot.sequence());
-        self.files.push(CountedFile {
-            file,
-            snapshot: Arc::clone(&snapshot),
-        });
+        self.values.set_oldest(oldest_of(&snapshot));
+        self.files
+            .push(CountedFile::new(file, Arc::clone(&snapshot)));
         self.runs.forget();
         self.counters.files_written += 1;
         snapshot
@@ -742,22 +782,43 @@ impl<D: Disk> SnapshotStore<D> {
         }
     }
 
-    /// Removes files that are not current and that nobody holds.
+    /// Lets go of snapshots that are not current and that nobody holds, and removes the files that are of no use
+    /// without them.
     fn remove_unused(&mut self) {
         for index in (0..self.files.len().saturating_sub(1)).rev() {
-            let file = &self.files[index];
-            let sequence = file.snapshot.sequence();
-            // Nobody else has an `Arc`, so nobody can make one: only this store could.
-            let is_unused = Arc::strong_count(&file.snapshot) == 1
-                && !self.values.is_reading(sequence)
-                && !self.operations.values().any(|o| o.reads(sequence))
-                && !self.pieces_wanted.iter().any(|p| p.snapshot == sequence);
-            if is_unused {
-                let CountedFile { file, snapshot } = self.files.remove(index);
+            let CountedFile {
+                sequence, snapshot, ..
+            } = &self.files[index];
+            let lends = |file: &CountedFile| {
+                let snapshot = file.snapshot.as_ref();
+                snapshot.is_some_and(|snapshot| snapshot.borrows_from(*sequence))
+            };
+            let is_lent = self.files.iter().any(lends);
+            // Where nobody else has an `Arc`, nobody can make one: only this store could.
+            let is_needed = match snapshot {
+                Some(snapshot) => Arc::strong_count(snapshot) > 1,
+                None => is_lent,
+            };
+            if is_needed || self.is_read(*sequence) {
+                continue;
+            }
+            let snapshot = self.files[index].snapshot.take();
+            self.shedding.extend(snapshot.and_then(Arc::into_inner));
+            if !is_lent {
+                let CountedFile { file, .. } = self.files.remove(index);
                 self.remove(file);
-                self.shedding.extend(Arc::into_inner(snapshot));
             }
         }
+    }
+
+    /// Whether something of a file is being read, or about to be.
+    fn is_read(&self, sequence: SnapshotSeq) -> bool {
+        self.values.is_reading(sequence)
+            || self.operations.values().any(|o| o.reads(sequence))
+            || self
+                .parts_wanted
+                .iter()
+                .any(|part| part.place.file == sequence)
     }
 
     fn remove(&mut self, file: FileId) {
@@ -776,19 +837,20 @@ impl<D: Disk> SnapshotStore<D> {
     }
 
     fn start_reads(&mut self) {
-        while let Some((snapshot, block)) = self.values.next_read() {
-            let file = self.file_of(snapshot).file;
+        while let Some(block) = self.values.next_read() {
+            let file = self.file_of(block.file).file;
             let bytes = block.bytes as usize;
-            let token = self.token(Operation::Value { snapshot, block });
+            let token = self.token(Operation::Value(block));
             let buf = AlignedBuf::with_capacity(bytes);
             self.disk.submit_read(file, block.offset, bytes, buf, token);
         }
-        for piece in std::mem::take(&mut self.pieces_wanted) {
-            let file = self.file_of(piece.snapshot).file;
-            let token = self.token(Operation::Piece(piece));
-            let buf = AlignedBuf::with_capacity(piece.bytes);
-            self.disk
-                .submit_read(file, piece.offset, piece.bytes, buf, token);
+        for part in std::mem::take(&mut self.parts_wanted) {
+            let place = part.place;
+            let bytes = place.bytes as usize;
+            let file = self.file_of(place.file).file;
+            let token = self.token(Operation::Part(part));
+            let buf = AlignedBuf::with_capacity(bytes);
+            self.disk.submit_read(file, place.offset, bytes, buf, token);
         }
         let ahead = if self.is_considerate {
             Pace::CONSIDERATE
@@ -796,12 +858,8 @@ impl<D: Disk> SnapshotStore<D> {
             Pace::EAGER
         };
         while let Some(piece) = self.runs.next_read(ahead) {
-            let current = self
-                .files
-                .last()
-                .expect("runs are those of the current file");
-            let (file, snapshot) = (current.file, current.snapshot.sequence());
-            let token = self.token(Operation::Run { snapshot, piece });
+            let file = self.file_of(piece.file).file;
+            let token = self.token(Operation::Run(piece));
             let buf = self.runs.buffer(&piece);
             self.disk
                 .submit_read(file, piece.offset, piece.bytes, buf, token);
@@ -815,13 +873,13 @@ impl<D: Disk> SnapshotStore<D> {
         token
     }
 
-    fn position_of(&self, snapshot: SnapshotSeq) -> Option<usize> {
-        let is_it = |file: &CountedFile| file.snapshot.sequence() == snapshot;
+    fn position_of(&self, sequence: SnapshotSeq) -> Option<usize> {
+        let is_it = |file: &CountedFile| file.sequence == sequence;
         self.files.iter().rposition(is_it)
     }
 
-    fn file_of(&self, snapshot: SnapshotSeq) -> &CountedFile {
-        let position = self.position_of(snapshot);
+    fn file_of(&self, sequence: SnapshotSeq) -> &CountedFile {
+        let position = self.position_of(sequence);
         &self.files[position.expect("a file stays while something of it is read")]
     }
 }
@@ -856,30 +914,44 @@ pub struct StoreCounters {
 #[derive(Debug)]
 struct CountedFile {
     file: FileId,
-    snapshot: Arc<Snapshot>,
+    sequence: SnapshotSeq,
+    bytes: u64,
+    /// None if all that counts of it is the values that it lends.
+    snapshot: Option<Arc<Snapshot>>,
 }
 
-/// A piece of a file to be sent.
+impl CountedFile {
+    fn new(file: FileId, snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            file,
+            sequence: snapshot.sequence(),
+            bytes: snapshot.file_bytes(),
+            snapshot: Some(snapshot),
+        }
+    }
+}
+
+/// The oldest file that has a value of a snapshot.
+fn oldest_of(snapshot: &Snapshot) -> SnapshotSeq {
+    let oldest = snapshot.lenders().first();
+    oldest.map_or(snapshot.sequence(), |lender| lender.sequence)
+}
+
+/// A part of a piece to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct WantedPiece {
-    snapshot: SnapshotSeq,
-    offset: u64,
-    bytes: usize,
+struct WantedPart {
+    /// The piece's number, and which of its parts this is.
     number: u64,
+    part: usize,
+    place: ImagePart,
 }
 
 /// What the disk was asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
-    Value {
-        snapshot: SnapshotSeq,
-        block: BlockPlace,
-    },
-    Run {
-        snapshot: SnapshotSeq,
-        piece: Piece,
-    },
-    Piece(WantedPiece),
+    Value(BlockPlace),
+    Run(Piece),
+    Part(WantedPart),
     /// Anything for a file being written; where in it, for a write.
     Draft(SnapshotSeq, u64),
     Removal,
@@ -888,10 +960,9 @@ enum Operation {
 impl Operation {
     fn reads(&self, sequence: SnapshotSeq) -> bool {
         match self {
-            Operation::Value { snapshot, .. } | Operation::Run { snapshot, .. } => {
-                *snapshot == sequence
-            }
-            Operation::Piece(piece) => piece.snapshot == sequence,
+            Operation::Value(block) => block.file == sequence,
+            Operation::Run(piece) => piece.file == sequence,
+            Operation::Part(part) => part.place.file == sequence,
             Operation::Draft(..) | Operation::Removal => false,
         }
     }

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use super::store_model_tests::{build, build_keys, check, generation_of, small_config};
+use super::store_model_tests::{
+    build, build_borrowing, build_keys, check, generation_of, small_config,
+};
 use super::*;
 use crate::io::{AlignedBuf, Disk, SimDisk};
 
@@ -15,6 +17,17 @@ struct Told {
     durable: u64,
     /// The newest one that was handed over to be made durable.
     committed: u64,
+    /// Whether files borrow values of earlier ones.
+    borrows: bool,
+}
+
+impl Told {
+    fn nothing(seed: u64) -> Self {
+        Self {
+            borrows: seed % 2 == 1,
+            ..Self::default()
+        }
+    }
 }
 
 /// Builds three files, gives one up, and reads from an older one while a newer one is current.
@@ -38,7 +51,10 @@ fn build_next(
     told: &mut Told,
 ) -> Result<Arc<Snapshot>, SnapshotError> {
     told.committed += 1;
-    let snapshot = build(store)?;
+    let snapshot = match told.borrows {
+        true => build_borrowing(store)?,
+        false => build(store)?,
+    };
     told.durable += 1;
     assert_eq!(generation_of(&snapshot), told.durable);
     Ok(snapshot)
@@ -67,28 +83,26 @@ fn open(disk: &mut SimDisk, told: Told) -> u64 {
         check(&mut store, current).unwrap();
     }
     drop(store);
-    let names: Vec<_> = current
-        .iter()
-        .map(|c| format!("{:08}.snap", c.sequence().0))
-        .collect();
+    let files = current.iter().flat_map(|current| current.value_files());
+    let names: Vec<_> = files.map(|file| file.file_name()).collect();
     assert_eq!(disk.names(), names, "no leftovers");
     generation
 }
 
 fn submissions_of_a_life(seed: u64) -> u64 {
     let mut disk = SimDisk::new(seed);
-    live(&mut disk, &mut Told::default()).unwrap();
+    live(&mut disk, &mut Told::nothing(seed)).unwrap();
     disk.submitted()
 }
 
 #[test]
 fn power_loss_at_every_submission_leaves_one_whole_file() {
     let (mut older, mut newer) = (0, 0);
-    for seed in 0..6 {
+    for seed in 0..12 {
         for at in 0..=submissions_of_a_life(seed) {
             let mut disk = SimDisk::new(seed);
             disk.power_off_at(at);
-            let mut told = Told::default();
+            let mut told = Told::nothing(seed);
             let outcome = live(&mut disk, &mut told);
             assert_eq!(outcome.is_err(), disk.is_powered_off());
             let mut disk = disk.crash();
@@ -102,6 +116,7 @@ fn power_loss_at_every_submission_leaves_one_whole_file() {
             let told = Told {
                 durable: found + 1,
                 committed: found + 1,
+                ..told
             };
             open(&mut disk.crash(), told);
         }
@@ -116,7 +131,7 @@ fn power_loss_while_leftovers_are_removed_changes_nothing() {
         let mut disk = SimDisk::new(seed);
         let at = submissions_of_a_life(seed) * (seed % 10 + 3) / 13;
         disk.power_off_at(at);
-        let mut told = Told::default();
+        let mut told = Told::nothing(seed);
         live(&mut disk, &mut told).unwrap_err();
         let image = disk.crash();
         let found = open(&mut image.image(seed), told);

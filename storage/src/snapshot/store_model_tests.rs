@@ -1,7 +1,7 @@
 //! What the store's tests build and compare with: generations of keys, each file with one more than the one before.
 //!
 //! The file of generation g holds the keys of generations 1 to g. All leaves of the file before are copied, so a build
-//! reads runs and writes at the same time.
+//! reads runs and writes at the same time; or the values of two thirds of them are borrowed.
 
 #![allow(clippy::unwrap_used)]
 
@@ -49,7 +49,24 @@ pub(super) fn value(generation: u64, index: u64) -> Vec<u8> {
 
 /// Builds the file of the next generation to its end.
 pub(super) fn build<D: Disk>(store: &mut SnapshotStore<D>) -> Result<Arc<Snapshot>, SnapshotError> {
-    let mut finish = build_keys(store)?;
+    let finish = build_keys(store)?;
+    end(store, finish)
+}
+
+/// The same, for a file that borrows.
+pub(super) fn build_borrowing<D: Disk>(
+    store: &mut SnapshotStore<D>,
+) -> Result<Arc<Snapshot>, SnapshotError> {
+    let finish = build_keys_with(store, |leaf, generation| {
+        !(u64::from(leaf) + generation).is_multiple_of(3)
+    })?;
+    end(store, finish)
+}
+
+fn end<D: Disk>(
+    store: &mut SnapshotStore<D>,
+    mut finish: Finish,
+) -> Result<Arc<Snapshot>, SnapshotError> {
     while !finish.step(7) {
         give(store, || finish.take_write())?;
     }
@@ -71,12 +88,23 @@ pub(super) fn build<D: Disk>(store: &mut SnapshotStore<D>) -> Result<Arc<Snapsho
 
 /// Begins a file and gives it all its keys.
 pub(super) fn build_keys<D: Disk>(store: &mut SnapshotStore<D>) -> Result<Finish, SnapshotError> {
+    build_keys_with(store, |_, _| false)
+}
+
+/// The same; values of the leaves for which `borrows` says so stay where they are.
+fn build_keys_with<D: Disk>(
+    store: &mut SnapshotStore<D>,
+    borrows: impl Fn(u32, u64) -> bool,
+) -> Result<Finish, SnapshotError> {
     let sequence = store.begin();
     let current = store.current().cloned();
     let generation = current.as_ref().map_or(0, |c| generation_of(c)) + 1;
     let mut builder = Builder::new(sequence, BUILDER, Revision(-1));
     if let Some(current) = current {
-        copy_leaves(store, &mut builder, &current)?;
+        builder.borrow_from(current.value_files());
+        take_leaves(store, &mut builder, &current, |leaf| {
+            borrows(leaf, generation)
+        })?;
     }
     for index in 0..KEYS {
         let version = VersionIn {
@@ -87,6 +115,7 @@ pub(super) fn build_keys<D: Disk>(store: &mut SnapshotStore<D>) -> Result<Finish
             lease: LeaseId(0),
             tombstone: false,
             value: &value(generation, index),
+            stays: None,
         };
         builder.push_key(&key(generation, index), &[version]);
         give(store, || builder.take_write())?;
@@ -101,16 +130,24 @@ pub(super) fn build_keys<D: Disk>(store: &mut SnapshotStore<D>) -> Result<Finish
     }))
 }
 
-fn copy_leaves<D: Disk>(
+fn take_leaves<D: Disk>(
     store: &mut SnapshotStore<D>,
     builder: &mut Builder,
     from: &Snapshot,
+    borrows: impl Fn(u32) -> bool,
 ) -> Result<(), SnapshotError> {
     let (mut asked, mut copied, mut waits) = (0, 0, 0);
     while copied < from.leaf_count() {
-        while asked < from.leaf_count() && asked < copied + 5 && store.may_read_run() {
-            store.read_run(asked);
+        while asked < from.leaf_count() && asked < copied + 5 {
+            if !borrows(asked) {
+                store.read_run(asked, from.leaf_run(asked));
+            }
             asked += 1;
+        }
+        if borrows(copied) {
+            builder.borrow_leaf(from, copied)?;
+            copied += 1;
+            continue;
         }
         match store.take_run() {
             Some(run) => {

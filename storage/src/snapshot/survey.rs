@@ -3,18 +3,21 @@
 //! Offline tools call it. Where [`Snapshot::load`] stops at the first damage, a survey goes on as far as the way leads:
 //! the superblock leads to the page table, that to all pages, and every leaf that is sound to its values.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::borrowed::RunPlaces;
 use super::error::{Affected, SnapshotDamage, SnapshotError, SnapshotPart};
 use super::format::{PageEntry, SUPERBLOCK_BYTES, Table};
+use super::image::ImagePart;
 use super::inner::ArchivedInner;
 use super::leaf::ArchivedLeaf;
-use super::load::{Loader, Rules, keys_of_leaf, view};
+use super::load::{FilePlace, Loader, Rules, keys_of_leaf, view};
 use super::page::{Content, Page};
 use super::snapshot::Snapshot;
 use super::startup::{self, Listed};
+use crate::ids::SnapshotSeq;
 use crate::io::{Disk, FileEntry, FileId};
-use crate::limits::SNAPSHOT_BLOCK_BYTES;
 
 impl Snapshot {
     /// The file of a shard's directory that counts. Only reads.
@@ -40,12 +43,13 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Reads all of a file that `entry` is the directory entry of. Blocks. `on_read` hears of bytes that were read.
+    /// Reads all of a file that `entry` is the directory entry of, and the values that others lend it. Blocks. `on_read` hears
+    /// of bytes that were read, and how many there are.
     pub fn of<D: Disk>(
         disk: &mut D,
         file: FileId,
         entry: &FileEntry,
-        on_read: &mut dyn FnMut(u64),
+        on_read: &mut dyn FnMut(u64, u64),
     ) -> Self {
         let mut survey = Self::default();
         match Snapshot::load(disk, file, entry) {
@@ -73,25 +77,57 @@ impl Survey {
     fn walk<D: Disk>(
         &mut self,
         loader: &mut Loader<'_, D>,
-        on_read: &mut dyn FnMut(u64),
+        on_read: &mut dyn FnMut(u64, u64),
     ) -> Result<(), SnapshotError> {
         let superblock = loader.superblock()?;
         let table = loader.table(&superblock)?;
-        on_read(superblock.file_bytes - table.leaves_offset());
+        let places = loader.places(&superblock, &table)?;
+        let total = superblock.file_bytes + places.borrowed_bytes();
+        let own_values = loader.own(table.leaves_offset()) - SUPERBLOCK_BYTES as u64;
+        on_read(superblock.file_bytes - own_values, total);
         self.damages.extend(loader.meta(&superblock).err());
         let inners = self.inners(loader, &table);
         self.changes(loader, &table);
         let leaves = self.leaves(loader, &table, &inners);
-        let mut offset = SUPERBLOCK_BYTES as u64;
+        let own = loader.place();
+        let lenders = self.lenders(loader, &places)?;
         for (number, leaf) in leaves.iter().enumerate() {
             if let Some(leaf) = leaf {
-                self.values(loader, offset, leaf, || keys_of_leaf(&inners, number));
+                let keys = || keys_of_leaf(&inners, number);
+                let mut start = 0;
+                for piece in places.of(number as u32) {
+                    let file = match lenders.get(&piece.file) {
+                        Some(lender) => lender.as_ref(),
+                        None => Some(&own),
+                    };
+                    if let Some(file) = file {
+                        self.values(&mut loader.beside(file), piece, (leaf, start), keys);
+                    }
+                    start += piece.bytes;
+                }
             }
-            let bytes = table.leaves[number].run_bytes();
-            offset += bytes;
-            on_read(bytes);
+            on_read(table.leaves[number].run_bytes(), total);
         }
         Ok(())
+    }
+
+    /// The files that lend values; none in the place of one that is missing.
+    fn lenders<D: Disk>(
+        &mut self,
+        loader: &mut Loader<'_, D>,
+        places: &RunPlaces,
+    ) -> Result<BTreeMap<SnapshotSeq, Option<FilePlace>>, SnapshotError> {
+        let entries = loader.disk.list()?;
+        let mut lenders = BTreeMap::new();
+        for lender in places.lenders() {
+            let name = lender.file_name();
+            let entry = entries.iter().find(|entry| entry.name == name);
+            let checked = startup::check_lender(loader.disk, lender, entry);
+            self.damages.extend(checked.err());
+            let place = entry.map(|entry| FilePlace::new(loader.disk, entry));
+            lenders.insert(lender.sequence, place.transpose()?);
+        }
+        Ok(lenders)
     }
 
     fn inners<D: Disk>(
@@ -104,7 +140,8 @@ impl Survey {
             is_sound: &ArchivedInner::is_sound,
             affected: &|_| Affected::Everything,
         };
-        let pages = self.pages(loader, table.inners_offset(), &table.inners, &rules);
+        let offset = loader.own(table.inners_offset());
+        let pages = self.pages(loader, offset, &table.inners, &rules);
         pages.into_iter().flatten().collect()
     }
 
@@ -114,7 +151,8 @@ impl Survey {
             is_sound: &super::changes::ArchivedChanges::is_sound,
             affected: &|_| Affected::History,
         };
-        self.pages(loader, table.changes_offset(), &table.changes, &rules);
+        let offset = loader.own(table.changes_offset());
+        self.pages(loader, offset, &table.changes, &rules);
     }
 
     fn leaves<D: Disk>(
@@ -129,7 +167,8 @@ impl Survey {
             affected: &|leaf| keys_of_leaf(inners, leaf),
         };
         let entries: Vec<PageEntry> = table.leaves.iter().map(|leaf| leaf.page).collect();
-        self.pages(loader, table.leaves_offset(), &entries, &rules)
+        let offset = loader.own(table.leaves_offset());
+        self.pages(loader, offset, &entries, &rules)
     }
 
     /// All pages of a kind, as far as they are sound.
@@ -160,26 +199,27 @@ impl Survey {
         pages
     }
 
+    /// The blocks of values in a piece of a leaf's run that begins at `start` in the run.
     fn values<D: Disk>(
         &mut self,
         loader: &mut Loader<'_, D>,
-        run_offset: u64,
-        leaf: &ArchivedLeaf,
+        piece: &ImagePart,
+        (leaf, start): (&ArchivedLeaf, u64),
         keys: impl Fn() -> Affected,
     ) {
-        let run_bytes = leaf.run_blocks() as usize * SNAPSHOT_BLOCK_BYTES;
-        let whole = match run_bytes {
-            0 => return,
-            // What cannot be read in one piece is read block by block.
-            _ => loader.read(run_offset, run_bytes).ok(),
-        };
+        // What cannot be read at once is read block by block.
+        let whole = loader.read(piece.offset, piece.bytes as usize).ok();
+        let end = start + piece.bytes;
         for block in 0..leaf.block_count() {
             let span = leaf.block_span(block);
-            let offset = run_offset + span.start;
+            if span.start < start || span.end > end {
+                continue;
+            }
+            let offset = piece.offset + (span.start - start);
             let bytes = (span.end - span.start) as usize;
             let checksum = match &whole {
                 Some(run) => {
-                    let start = span.start as usize;
+                    let start = (span.start - start) as usize;
                     Ok(crc32c::crc32c(&run.as_slice()[start..start + bytes]))
                 }
                 None => loader

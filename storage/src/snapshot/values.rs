@@ -33,7 +33,7 @@ const SURPLUS_PER_TURN: usize = 64;
 #[derive(Debug)]
 pub(super) struct Values {
     cache: BlockCache,
-    queue: VecDeque<(SnapshotSeq, BlockPlace)>,
+    queue: VecDeque<BlockPlace>,
     /// Queued or being read.
     wanted: BlockMap<()>,
     in_flight: usize,
@@ -84,7 +84,7 @@ impl Values {
 
     /// A value whose block is in memory.
     pub(super) fn cached(&mut self, place: &ValuePlace) -> Option<Bytes> {
-        let key = key_of(place.snapshot, &place.block);
+        let key = key_of(&place.block);
         let turn = self.turn;
         // Whoever waited for the block does not mark it: only use beyond that shows that it should stay.
         let mut is_hit = false;
@@ -103,7 +103,7 @@ impl Values {
 
     /// Why a value's block did not come.
     pub(super) fn failed(&self, place: &ValuePlace) -> Option<&SnapshotError> {
-        let key = key_of(place.snapshot, &place.block);
+        let key = key_of(&place.block);
         let of_key = |fresh: &'_ &Fresh| fresh.key == key;
         self.fresh
             .iter()
@@ -114,14 +114,14 @@ impl Values {
     /// Has a value's block read, unless it is here or on its way. A failure before is forgotten. When too many are
     /// queued nothing happens, and the reader wants it again when `reads_done` has grown.
     pub(super) fn want(&mut self, place: &ValuePlace) {
-        let key = key_of(place.snapshot, &place.block);
+        let key = key_of(&place.block);
         let is_here = self.cache.contains(key)
             || self.fresh.iter().any(|fresh| fresh.block_of(key).is_some())
             || self.wanted.contains_key(&key);
         if !is_here && self.queue.len() < SNAPSHOT_WANTED_MAX {
             self.fresh.retain(|fresh| fresh.key != key);
             self.wanted.insert(key, ());
-            self.queue.push_back((place.snapshot, place.block));
+            self.queue.push_back(place.block);
         }
     }
 
@@ -144,7 +144,7 @@ impl Values {
     }
 
     /// The block to read now, if there is one and not too many are being read.
-    pub(super) fn next_read(&mut self) -> Option<(SnapshotSeq, BlockPlace)> {
+    pub(super) fn next_read(&mut self) -> Option<BlockPlace> {
         if self.in_flight >= self.in_flight_max {
             return None;
         }
@@ -154,13 +154,8 @@ impl Values {
     }
 
     /// Takes what came of a read: a block that was compared with its checksum, or why there is none.
-    pub(super) fn on_read(
-        &mut self,
-        snapshot: SnapshotSeq,
-        place: &BlockPlace,
-        read: Result<AlignedBuf, SnapshotError>,
-    ) {
-        let key = key_of(snapshot, place);
+    pub(super) fn on_read(&mut self, place: &BlockPlace, read: Result<AlignedBuf, SnapshotError>) {
+        let key = key_of(place);
         let was_wanted = self.wanted.remove(&key).is_some();
         assert!(was_wanted, "only what is wanted is read: {key:?}");
         self.in_flight -= 1;
@@ -175,13 +170,13 @@ impl Values {
     }
 
     /// Whether a block of that file is queued or being read.
-    pub(super) fn is_reading(&self, snapshot: SnapshotSeq) -> bool {
-        self.wanted.keys().any(|key| key.snapshot == snapshot)
+    pub(super) fn is_reading(&self, file: SnapshotSeq) -> bool {
+        self.wanted.keys().any(|key| key.file == file)
     }
 
-    /// Another file is current: the cache is for its blocks.
-    pub(super) fn set_current(&mut self, snapshot: SnapshotSeq) {
-        self.cache.set_current(snapshot);
+    /// Files before this one have no value of the current snapshot: the cache is for blocks of others.
+    pub(super) fn set_oldest(&mut self, file: SnapshotSeq) {
+        self.cache.set_oldest(file);
     }
 
     /// Another limit of the cache, which it comes down to within some turns.
@@ -225,9 +220,9 @@ impl Fresh {
     }
 }
 
-fn key_of(snapshot: SnapshotSeq, block: &BlockPlace) -> BlockKey {
+fn key_of(block: &BlockPlace) -> BlockKey {
     BlockKey {
-        snapshot,
+        file: block.file,
         offset: block.offset,
     }
 }
@@ -244,12 +239,12 @@ mod tests {
 
     fn place(block: u64) -> ValuePlace {
         let block = BlockPlace {
+            file: SnapshotSeq(1),
             offset: block * 4096,
             bytes: 4096,
             checksum: 0,
         };
         ValuePlace {
-            snapshot: SnapshotSeq(1),
             block,
             start: 10,
             bytes: 20,
@@ -257,8 +252,8 @@ mod tests {
     }
 
     fn complete(values: &mut Values) -> Option<u64> {
-        let (snapshot, block) = values.next_read()?;
-        values.on_read(snapshot, &block, Ok(AlignedBuf::zeroed(4096)));
+        let block = values.next_read()?;
+        values.on_read(&block, Ok(AlignedBuf::zeroed(4096)));
         Some(block.offset / 4096)
     }
 

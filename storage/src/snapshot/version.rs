@@ -17,8 +17,17 @@ pub struct VersionIn<'a> {
     pub lease: LeaseId,
     /// Whether it is a deletion.
     pub tombstone: bool,
-    /// The value; empty for a tombstone.
+    /// The value; empty for a tombstone, and if it stays where it is.
     pub value: &'a [u8],
+    /// Where the value stays: in a file of the same directory.
+    pub stays: Option<ValuePlace>,
+}
+
+impl VersionIn<'_> {
+    pub(super) fn value_bytes(&self) -> usize {
+        self.stays
+            .map_or(self.value.len(), |place| place.bytes as usize)
+    }
 }
 
 /// One version of a key, in a file.
@@ -63,6 +72,8 @@ pub struct VersionRef {
 /// A block of values in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockPlace {
+    /// The file: that of the snapshot, or an earlier one that lends it.
+    pub file: SnapshotSeq,
     /// Where in the file it begins; a multiple of 4 KiB.
     pub offset: u64,
     /// Its length; a multiple of 4 KiB.
@@ -71,11 +82,16 @@ pub struct BlockPlace {
     pub checksum: u32,
 }
 
+impl BlockPlace {
+    /// Whether these bytes are those of the block.
+    pub(super) fn holds(&self, bytes: &[u8]) -> bool {
+        bytes.len() == self.bytes as usize && crc32c::crc32c(bytes) == self.checksum
+    }
+}
+
 /// Where a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ValuePlace {
-    /// The file.
-    pub snapshot: SnapshotSeq,
     /// The block to read.
     pub block: BlockPlace,
     /// Where in the block the value begins.

@@ -2,8 +2,8 @@
 
 use super::SnapshotError;
 use super::snapshot::Snapshot;
-use super::version::KeyRef;
-use crate::ids::LeaseId;
+use super::version::{KeyRef, VersionRef};
+use crate::ids::{LeaseId, Revision};
 
 impl Snapshot {
     /// Path of the file.
@@ -26,7 +26,34 @@ impl Snapshot {
             self.verify_block(block, bytes)?;
             rest = behind;
         }
+        assert!(rest.is_empty(), "the run of this leaf is given, not more");
         Ok(())
+    }
+
+    /// Which of the leaf's blocks has the value of a version; none if it is empty.
+    #[must_use]
+    pub fn block_of_value(&self, at: VersionRef) -> Option<usize> {
+        let (leaf, row) = (self.leaf(at.leaf), at.row as usize);
+        (leaf.value_bytes(row) > 0).then(|| leaf.value_place(row).0)
+    }
+
+    /// Of each of the leaf's blocks, how many bytes of values it has that retention at a horizon leaves.
+    #[must_use]
+    pub fn leaf_used_bytes(&self, leaf: u32, horizon: Revision) -> Vec<usize> {
+        let page = self.leaf(leaf);
+        let mut used = vec![0; page.block_count()];
+        for slot in 0..page.keys().len() {
+            let rows = page.rows(slot);
+            let is_before = |row: &u32| page.revision(*row as usize) < horizon.0;
+            let before = rows.clone().take_while(is_before).count() as u32;
+            for row in rows.start + before.saturating_sub(1)..rows.end {
+                let bytes = page.value_bytes(row as usize) as usize;
+                if bytes > 0 {
+                    used[page.value_place(row as usize).0] += bytes;
+                }
+            }
+        }
+        used
     }
 
     /// Visits every live key that hangs on a lease.

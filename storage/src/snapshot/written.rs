@@ -1,4 +1,4 @@
-//! Values of a new file that are still in memory because they were just written.
+//! Values of files that are still in memory because they were just written.
 //!
 //! A store that drops them would read them back one by one: everything that was in memory before a
 //! checkpoint would be on the disk after it. So the buffers of the writes stay, as long as there is room.
@@ -13,13 +13,13 @@ use super::snapshot::Snapshot;
 use super::version::BlockPlace;
 use crate::ids::SnapshotSeq;
 use crate::io::AlignedBuf;
+use crate::limits::SNAPSHOT_BLOCK_BYTES;
 
-/// Pieces of one file.
+/// Pieces of files.
 #[derive(Debug, Default)]
 pub(super) struct Written {
-    pub(super) sequence: SnapshotSeq,
-    /// By their offset in the file.
-    pieces: BTreeMap<u64, Piece>,
+    /// By their file and their offset in it.
+    pieces: BTreeMap<(SnapshotSeq, u64), Piece>,
     bytes: u64,
 }
 
@@ -47,7 +47,7 @@ impl Written {
     /// Keeps a buffer that was written; gives it back if there would be more than `bytes_max` then.
     pub(super) fn keep(
         &mut self,
-        offset: u64,
+        place: (SnapshotSeq, u64),
         buf: AlignedBuf,
         bytes_max: u64,
     ) -> Result<(), AlignedBuf> {
@@ -57,27 +57,37 @@ impl Written {
         }
         self.bytes += bytes;
         let (buf, bytes) = lend(buf);
-        self.pieces.insert(offset, Piece { buf, bytes });
+        self.pieces.insert(place, Piece { buf, bytes });
         Ok(())
     }
 
-    /// Lets go of what is not a value, the index is in memory anyway; the buffers are added to `spare`.
+    /// Takes all of another one.
+    pub(super) fn take(&mut self, mut other: Self) {
+        self.bytes += other.bytes;
+        self.pieces.append(&mut other.pieces);
+    }
+
+    /// Lets go of what is not a value of this snapshot, and of its index, which is in memory anyway; the buffers are
+    /// added to `spare`.
     pub(super) fn keep_values_of(&mut self, snapshot: &Snapshot, spare: &mut Vec<AlignedBuf>) {
-        let end = snapshot.leaf_count().checked_sub(1).map_or(0, |last| {
-            let (offset, bytes) = snapshot.leaf_run(last);
-            offset + bytes
-        });
-        let index = self.pieces.split_off(&end);
-        for piece in index.into_values() {
+        let own_end = SNAPSHOT_BLOCK_BYTES as u64 + snapshot.as_lender().lent_bytes;
+        let is_useless = |&(file, offset): &(SnapshotSeq, u64), _: &mut Piece| {
+            if file == snapshot.sequence() {
+                offset >= own_end
+            } else {
+                !snapshot.borrows_from(file)
+            }
+        };
+        for (_, piece) in self.pieces.extract_if(.., is_useless) {
             self.bytes -= piece.bytes.len() as u64;
             spare.extend(piece.into_buf());
         }
     }
 
-    /// Lets go of pieces until `bytes_max` are left; their buffers are added to `spare`.
+    /// Lets go of pieces, the oldest first, until `bytes_max` are left; their buffers are added to `spare`.
     pub(super) fn shrink(&mut self, bytes_max: u64, spare: &mut Vec<AlignedBuf>) {
         while self.bytes > bytes_max
-            && let Some((_, piece)) = self.pieces.pop_last()
+            && let Some((_, piece)) = self.pieces.pop_first()
         {
             self.bytes -= piece.bytes.len() as u64;
             spare.extend(piece.into_buf());
@@ -86,10 +96,11 @@ impl Written {
 
     /// A block, if one piece holds all of it.
     pub(super) fn block(&self, block: &BlockPlace) -> Option<Bytes> {
-        let (offset, piece) = self.pieces.range(..=block.offset).next_back()?;
-        let start = usize::try_from(block.offset - offset).ok()?;
+        let place = (block.file, block.offset);
+        let (&(file, offset), piece) = self.pieces.range(..=place).next_back()?;
+        let start = usize::try_from(block.offset.checked_sub(offset)?).ok()?;
         let end = start + block.bytes as usize;
-        (end <= piece.bytes.len()).then(|| piece.bytes.slice(start..end))
+        (file == block.file && end <= piece.bytes.len()).then(|| piece.bytes.slice(start..end))
     }
 }
 
@@ -106,10 +117,14 @@ mod tests {
 
     #[test]
     fn blocks_are_found_in_the_pieces_that_hold_them_whole() {
+        let file = SnapshotSeq(7);
         let mut written = Written::default();
-        written.keep(4096, piece(1), 1 << 20).unwrap();
-        written.keep(4096 + 8192, piece(2), 1 << 20).unwrap();
+        written.keep((file, 4096), piece(1), 1 << 20).unwrap();
+        written
+            .keep((file, 4096 + 8192), piece(2), 1 << 20)
+            .unwrap();
         let block = |offset, bytes| BlockPlace {
+            file,
             offset,
             bytes,
             checksum: 0,
@@ -119,14 +134,14 @@ mod tests {
         assert!(written.block(&block(8192, 8192)).is_none(), "two pieces");
         assert!(written.block(&block(0, 4096)).is_none());
         assert!(written.block(&block(20480, 4096)).is_none());
-        assert!(written.keep(20480, piece(3), 3 * 8192 - 1).is_err());
+        assert!(written.keep((file, 20480), piece(3), 3 * 8192 - 1).is_err());
         let mut spare = Vec::new();
         written.shrink(8192, &mut spare);
         assert_eq!((written.bytes(), spare.len()), (8192, 1));
-        assert!(written.block(&block(16384, 4096)).is_none());
-        let lent = written.block(&block(4096, 4096)).unwrap();
+        assert!(written.block(&block(4096, 4096)).is_none());
+        let lent = written.block(&block(16384, 4096)).unwrap();
         written.shrink(0, &mut spare);
         assert_eq!((written.bytes(), spare.len()), (0, 1), "somebody reads it");
-        assert_eq!(lent[..], [1; 4096]);
+        assert_eq!(lent[..], [2; 4096]);
     }
 }

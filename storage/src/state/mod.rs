@@ -28,6 +28,8 @@ mod validate;
 mod model_tests;
 #[cfg(test)]
 mod naive;
+#[cfg(test)]
+mod reuse_tests;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use command::encode_wide_entry;

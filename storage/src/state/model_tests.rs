@@ -18,8 +18,9 @@ use proptest::prelude::*;
 use super::naive::{Event, Naive, Version};
 use super::*;
 use crate::ids::{LeaseId, LeaseTime, RaftIndex, Revision, SnapshotSeq, Term};
-use crate::mvcc::{Change, Checkpoint, Progress, Record, Select, Selection};
-use crate::snapshot::{BuilderConfig, HardState};
+use crate::io::SimDisk;
+use crate::mvcc::{Change, Checkpoint, Progress, Record, Reuse, Select, Selection, Wanted};
+use crate::snapshot::{BuilderConfig, HardState, ImagePart, Snapshot};
 
 /// One thing that happens to both.
 #[derive(Clone, Debug)]
@@ -50,8 +51,13 @@ fn range_end() -> impl Strategy<Value = Bytes> {
     prop_oneof![4 => Just(Bytes::new()), 2 => Just(Bytes::from_static(b"\0")), 4 => key()]
 }
 
+/// Some are so long that the blocks that hold them may stay where they are.
 fn value() -> impl Strategy<Value = Bytes> {
-    proptest::collection::vec(b'0'..b'3', 0..3).prop_map(Bytes::from)
+    let long = (b'0'..b'3', 3_000usize..9_000);
+    prop_oneof![
+        9 => proptest::collection::vec(b'0'..b'3', 0..3).prop_map(Bytes::from),
+        1 => long.prop_map(|(byte, bytes)| vec![byte; bytes].into()),
+    ]
 }
 
 fn lease() -> impl Strategy<Value = i64> {
@@ -200,8 +206,6 @@ fn step() -> impl Strategy<Value = Step> {
 struct Files {
     contents: BTreeMap<SnapshotSeq, Vec<u8>>,
     running: Option<Checkpoint>,
-    /// Leaves whose runs were handed over.
-    asked: u32,
     last: SnapshotSeq,
 }
 
@@ -211,28 +215,26 @@ impl Files {
         let Some(job) = &mut self.running else {
             let meta = state.freeze(HardState::default(), None);
             self.last = SnapshotSeq(self.last.0 + 1);
-            // A leaf for every value, so that there are many.
+            // A leaf for every value, so that there are many; or larger ones in turns, made of several.
+            let is_fine = !self.last.0.is_multiple_of(3);
             let config = BuilderConfig {
-                values_run_bytes_max: 1,
+                values_run_bytes_max: if is_fine { 1 } else { 40_000 },
                 ..BuilderConfig::default()
             };
             let last = state.snapshot().cloned();
             let frozen = Arc::clone(state.frozen().expect("it was just frozen"));
-            self.asked = 0;
-            self.running = Some(Checkpoint::new(self.last, config, meta, frozen, last));
+            let job = Checkpoint::new(self.last, config, meta, frozen, last, Reuse::ANY);
+            self.running = Some(job);
             self.contents.insert(self.last, Vec::new());
             return true;
         };
-        let last = state.snapshot();
-        while let Some(last) = last.filter(|last| self.asked < last.leaf_count())
-            && job.runs_held() < 2
-        {
-            let leaf = self.asked;
-            self.asked += 1;
-            let (offset, bytes) = last.leaf_run(leaf);
-            let file = &self.contents[&last.sequence()];
-            let run = &file[offset as usize..(offset + bytes) as usize];
-            job.on_run(leaf, Bytes::copy_from_slice(run));
+        while let Some(Wanted { leaf, parts }) = job.take_wanted() {
+            let read = |part: &ImagePart| {
+                let file = &self.contents[&part.file];
+                &file[part.offset as usize..(part.offset + part.bytes) as usize]
+            };
+            let run: Vec<u8> = parts.iter().flat_map(read).copied().collect();
+            job.on_run(leaf, run.into());
         }
         let progress = job.step(budget).expect("no block is damaged");
         let file = self.contents.get_mut(&self.last).expect("it was begun");
@@ -246,6 +248,11 @@ impl Files {
             let (snapshot, superblock) = job.into_snapshot("file");
             file[..4096].copy_from_slice(superblock.as_slice());
             assert_eq!(file.len() as u64, snapshot.file_bytes());
+            let mut disk = SimDisk::new(1);
+            disk.edit("00000001.snap", 0, file);
+            let (id, entry) = Snapshot::newest_in(&mut disk).unwrap().unwrap();
+            let loaded = Snapshot::load(&mut disk, id, &entry).expect("it is sound");
+            assert_eq!(loaded.lenders(), snapshot.lenders());
             state.replace_frozen(Arc::new(snapshot));
         }
         false
@@ -256,7 +263,7 @@ impl Files {
             return record;
         };
         let start = place.block.offset as usize + place.start as usize;
-        let value = &self.contents[&place.snapshot][start..start + place.bytes as usize];
+        let value = &self.contents[&place.block.file][start..start + place.bytes as usize];
         record.with_value(value)
     }
 
@@ -518,7 +525,7 @@ impl Pair {
         let now = self.at.lease_time;
         let due = leases
             .iter()
-            .filter(|lease| lease.deadline <= now)
+            .filter(|lease| lease.deadline < now)
             .map(|lease| lease.id);
         assert_eq!(
             state.lease_expired(now, 2),

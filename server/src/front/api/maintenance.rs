@@ -34,11 +34,12 @@ pub(super) async fn status(api: &Rc<Api>) -> Result<StatusResponse, Status> {
 }
 
 /// No page of the database is ever rewritten in place, so there is nothing to defragment. What a
-/// compaction left behind goes with the next checkpoint: that is what is asked for and waited for.
+/// compaction left behind goes with the next checkpoint, and files that are more than a little useless with
+/// one that was asked for here: that is waited for.
 pub(super) async fn defragment(api: &Rc<Api>) -> Result<DefragmentResponse, Status> {
     let (disk, began) = (&api.metrics.disk, Instant::now());
     disk.defrags_in_flight.add(1);
-    let answer = api.ask_without_limit(Ask::Checkpoint).await;
+    let answer = api.ask_without_limit(Ask::Defragment).await;
     disk.defrags_in_flight.subtract(1);
     match answer? {
         Answer::Checkpointed(header) => Ok(DefragmentResponse {
@@ -71,6 +72,13 @@ impl Api {
         match self.ask_without_limit(Ask::Checkpoint).await {
             Ok(_) => tracing::info!("the checkpoint that was asked for by a signal is durable"),
             Err(error) => tracing::error!(%error, "no checkpoint was made"),
+        }
+    }
+
+    /// A value of the newest snapshot is damaged: has that found by the engine, which has it mended where others can.
+    pub(super) async fn find_damage(self: Rc<Self>) {
+        if let Err(error) = self.ask_without_limit(Ask::Rebuild).await {
+            tracing::error!(%error, "the damage is still there");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `etcdserverpb.Maintenance/Snapshot`: a backup, which is the newest snapshot file as it is.
+//! `etcdserverpb.Maintenance/Snapshot`: a backup, which is the image of the newest snapshot.
 //!
 //! If the newest file does not hold everything that is applied, a checkpoint is asked for first. A helper thread then
 //! has the file read, past the page cache, compares every byte with the checksums, hashes it, and frames the messages; the
@@ -9,13 +9,12 @@
 //!   checkpoint -> pinned file -> helpers: read --> audit | SHA-256 | frame --feed--> core --> client
 //! ```
 //!
-//! The thread opens the file and lets the pin go: an open file can be read to its end whatever becomes of its name, and
+//! The thread opens the file, and those that lend it values, and lets the pin go: an open file can be read to its end whatever becomes of its name, and
 //! a slow client keeps no index of an old snapshot in memory. What it keeps is the file's place on the disk, a thread,
 //! and [`BACKUP_MESSAGES_AHEAD`] messages, until it has gone or has everything.
 //!
-//! A damaged file is never passed off as a backup: the call ends with an error and without the hash.
+//! A damaged file is never passed off as a backup: the call ends with an error and without the hash, and the engine is told.
 
-use std::path::Path;
 use std::rc::Rc;
 use std::thread;
 use std::time::Instant;
@@ -24,14 +23,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_lite::future::or;
 use keelson_proto::ApiError;
 use keelson_proto::etcdserverpb::SnapshotResponse;
-use keelson_storage::io::{
-    DirectFile, DiskError, ReadAhead, SLICE_BYTES, give_way, give_way_at_disk,
-};
-use keelson_storage::snapshot::{Audit, Flaw, PinnedFile};
+use keelson_storage::io::{DiskError, ReadAhead, SLICE_BYTES, give_way, give_way_at_disk};
+use keelson_storage::snapshot::{Audit, Flaw, OpenImage, PinnedFile};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use sha2::{Digest, Sha256};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::Api;
 use crate::config::version;
@@ -95,7 +92,7 @@ pub(super) async fn serve(api: Rc<Api>, mut call: Call) {
         Err(error) => return reply.finish(Err(error.into())),
     };
     let began = Instant::now();
-    let (path, bytes) = (file.path.clone(), file.snapshot.file_bytes());
+    let (path, bytes) = (file.path.clone(), file.snapshot.image_bytes());
     tracing::info!(path, bytes, "sending a backup to a client");
     let work = move |feed: &mut Feed<Piece>| read_file(file, feed);
     match runtime::spawn_feeding(BACKUP_MESSAGES_AHEAD, work) {
@@ -135,7 +132,7 @@ async fn pinned(api: &Api) -> Result<(Option<PinnedFile>, bool), ApiError> {
 }
 
 /// Hands the messages to the client, slowly while others call; true if it has all of them.
-async fn pass_on(api: &Api, mut fed: Fed<Piece>, mut reply: Replies) -> bool {
+async fn pass_on(api: &Rc<Api>, mut fed: Fed<Piece>, mut reply: Replies) -> bool {
     let mut calls = api.metrics.client.unary_count();
     loop {
         let piece = match unless_closed(&mut reply, fed.next()).await {
@@ -165,6 +162,9 @@ async fn pass_on(api: &Api, mut fed: Fed<Piece>, mut reply: Replies) -> bool {
             }
             Some(Piece::Failed(status)) => {
                 tracing::error!("a backup failed: {}", status.message());
+                if status.code() == Code::DataLoss {
+                    runtime::spawn(Rc::clone(api).find_damage());
+                }
                 reply.finish(Err(status));
                 return false;
             }
@@ -199,7 +199,7 @@ fn give_up(reply: Replies, closed: Closed) {
 fn read_file(file: PinnedFile, feed: &mut Feed<Piece>) {
     runtime::step_back();
     give_way_at_disk();
-    let source = DirectFile::open(Path::new(&file.path)).map_err(Stop::from);
+    let source = OpenImage::open(&file.snapshot).map_err(Stop::from);
     let sent = source
         .as_ref()
         .map_err(Stop::clone)
@@ -218,19 +218,19 @@ fn read_file(file: PinnedFile, feed: &mut Feed<Piece>) {
     }
 }
 
-fn send_file(source: &DirectFile, file: PinnedFile, feed: &mut Feed<Piece>) -> Result<(), Stop> {
-    let total = file.snapshot.file_bytes();
+fn send_file(source: &OpenImage, file: PinnedFile, feed: &mut Feed<Piece>) -> Result<(), Stop> {
+    let total = source.bytes();
     let audit = Audit::new(&file.snapshot);
     drop(file);
     thread::scope(|scope| {
         let pieces = ReadAhead::start(scope, source, total, BACKUP_READ_BYTES);
-        send_pieces(pieces, (audit, source.path()), total, feed)
+        send_pieces(pieces, (audit, source), total, feed)
     })
 }
 
 fn send_pieces(
     pieces: ReadAhead,
-    (mut audit, path): (Audit, &str),
+    (mut audit, source): (Audit, &OpenImage),
     total: u64,
     feed: &mut Feed<Piece>,
 ) -> Result<(), Stop> {
@@ -240,7 +240,7 @@ fn send_pieces(
         let piece = piece?;
         for blob in piece.as_slice().chunks(BACKUP_BLOB_BYTES) {
             for slice in blob.chunks(SLICE_BYTES) {
-                audit.take(slice).map_err(|flaw| damaged(path, &flaw))?;
+                audit.take(slice).map_err(|flaw| damaged(source, &flaw))?;
                 hash.update(slice);
                 give_way();
             }
@@ -248,7 +248,7 @@ fn send_pieces(
             feed.send(message(total - sent, blob))?;
         }
     }
-    audit.finish().map_err(|flaw| damaged(path, &flaw))?;
+    audit.finish().map_err(|flaw| damaged(source, &flaw))?;
     feed.send(message(0, &hash.finalize()))?;
     Ok(())
 }
@@ -278,11 +278,12 @@ fn message(remaining_bytes: u64, blob: &[u8]) -> Piece {
     Piece::Message(out.freeze())
 }
 
-fn damaged(path: &str, flaw: &Flaw) -> Stop {
+fn damaged(source: &OpenImage, flaw: &Flaw) -> Stop {
+    let (path, offset) = source.place_of(flaw.offset);
     Stop::Failed(Status::data_loss(format!(
-        "the snapshot file {path} is damaged: byte {}: {}. This is no backup. `keelson inspect verify`, on the stopped \
-         member, says which keys depend on it",
-        flaw.offset, flaw.reason
+        "the snapshot file {path} is damaged: byte {offset}: {}. This is no backup. `keelson inspect verify`, on the \
+         stopped member, says which keys depend on it",
+        flaw.reason
     )))
 }
 
