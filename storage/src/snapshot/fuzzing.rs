@@ -13,8 +13,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use keelson_proto::etcdserverpb::RangeRequest;
+use rkyv::api::low::from_bytes;
+use rkyv::rancor::Failure;
 
 use super::audit::Audit;
+use super::borrowed::{BorrowedPage, Lender, RunPlaces};
 use super::builder::{Builder, BuilderConfig};
 use super::changes::{ArchivedChanges, Change, Changes};
 use super::encode::Encoder;
@@ -23,11 +26,13 @@ use super::format::{
     COVERED_OFFSET, Counters, FORMAT_VERSION, LeafEntry, MAGIC, PageEntry, PageReference,
     SUPERBLOCK_BYTES, Superblock, Table,
 };
+use super::image::ImagePart;
 use super::inner::{ArchivedInner, Inner, Level};
 use super::leaf::ArchivedLeaf;
 use super::meta::{AlarmMeta, LeaseMeta, Meta, MetaPage};
 use super::page::{Content, Page};
 use super::snapshot::Snapshot;
+use super::startup::file_name;
 use super::survey::Survey;
 use super::version::{VersionIn, VersionRef};
 use crate::ids::{ClusterId, LeaseId, LeaseTime, MemberId, Revision, SnapshotSeq};
@@ -37,6 +42,9 @@ use crate::state::{Cluster, Member, State};
 
 const NAME: &str = "00000007.snap";
 const SEQUENCE: SnapshotSeq = SnapshotSeq(7);
+/// A file that may lend values.
+const LENDER: SnapshotSeq = SnapshotSeq(3);
+const LENDER_BLOCKS: u64 = 70;
 /// The first bytes of an input of `superblock`: which parts of the block are made to match.
 const FIX_MAGIC: u8 = 1;
 const FIX_VERSION: u8 = 2;
@@ -51,7 +59,8 @@ const INNER: u8 = 1;
 const CHANGES: u8 = 2;
 const META: u8 = 3;
 const TABLE: u8 = 4;
-const KINDS: u8 = 5;
+const BORROWED: u8 = 5;
+const KINDS: u8 = 6;
 
 /// A first block of anybody's choice.
 pub fn superblock(input: &[u8]) {
@@ -112,7 +121,9 @@ pub fn page_seeds() -> Vec<Vec<u8>> {
         input
     };
     let table = Draft::default().table_archive();
+    let borrowed = archive(&borrowed_by(&Draft::default().complete().table()));
     let mut seeds = vec![
+        part(BORROWED, &[borrowed]),
         part(LEAF, &sound.leaves),
         part(LEAF, &sound.leaves[..1]),
         part(INNER, &sound.inners),
@@ -132,6 +143,7 @@ struct Draft {
     changes: Vec<Vec<u8>>,
     meta: Vec<u8>,
     table: Option<Vec<u8>>,
+    borrowed: Option<Vec<u8>>,
 }
 
 impl Draft {
@@ -147,6 +159,7 @@ impl Draft {
                 INNER => draft.inners.push(archive),
                 CHANGES => draft.changes.push(archive),
                 META => draft.meta = archive,
+                BORROWED => draft.borrowed = Some(archive),
                 _ => draft.table = Some(archive),
             }
         }
@@ -218,10 +231,15 @@ impl Draft {
 
     fn file(self) -> Vec<u8> {
         let given = self.table.clone();
+        let borrowed = self.borrowed.clone();
         let whole = self.complete();
         let table = whole.table();
         let runs = table.leaves.iter().map(|leaf| u64::from(leaf.run_blocks));
-        let run_blocks = runs.sum::<u64>().min(RUN_BLOCKS_MAX) as usize;
+        let lent_blocks = borrowed
+            .as_ref()
+            .map_or(0, |page| lent_blocks(page, &table));
+        let run_blocks = runs.sum::<u64>().saturating_sub(lent_blocks);
+        let run_blocks = run_blocks.min(RUN_BLOCKS_MAX) as usize;
         let mut file = vec![0; SUPERBLOCK_BYTES + run_blocks * SNAPSHOT_BLOCK_BYTES];
         file[SUPERBLOCK_BYTES..].fill(0x5a);
         let pages = whole.leaves.iter().chain(&whole.inners);
@@ -229,14 +247,15 @@ impl Draft {
             append(page, &mut file);
         }
         let meta = reference(&whole.meta, &mut file);
+        let borrowed = borrowed.map(|page| reference(&page, &mut file));
         let table = reference(&given.unwrap_or_else(|| archive(&table)), &mut file);
         let superblock = Superblock {
-            format_version: 1,
+            format_version: borrowed.map_or(1, |_| FORMAT_VERSION),
             sequence: SEQUENCE,
             file_bytes: file.len() as u64,
             table,
             meta,
-            borrowed: None,
+            borrowed,
             counters: whole.counters(),
         };
         superblock.encode(&mut file[..SUPERBLOCK_BYTES]);
@@ -247,14 +266,16 @@ impl Draft {
 /// Loads a file as a start does, and asks what was loaded everything.
 fn load(file: &[u8]) {
     let mut disk = SimDisk::new(1);
+    let lender = vec![0x5a; LENDER_BLOCKS as usize * SNAPSHOT_BLOCK_BYTES];
+    disk.edit(&file_name(LENDER), 0, &lender);
     disk.edit(NAME, 0, file);
-    let entry = disk.list().expect("it lists").remove(0);
+    let entry = disk.list().expect("it lists").pop().expect("two files");
     let id = disk.open(NAME).expect("the file is there");
     let survey = Survey::of(&mut disk, id, &entry, &mut |_, _| {});
     match Snapshot::load(&mut disk, id, &entry) {
         Ok(snapshot) => {
             assert!(survey.snapshot.is_some(), "a survey loads what loads");
-            ask(&snapshot, file);
+            ask(&snapshot, file, &lender);
             ask_state(State::from_snapshot(Arc::new(snapshot)));
         }
         Err(error) => {
@@ -268,7 +289,7 @@ fn load(file: &[u8]) {
     }
 }
 
-fn ask(snapshot: &Snapshot, file: &[u8]) {
+fn ask(snapshot: &Snapshot, file: &[u8], lender: &[u8]) {
     let (mut keys, mut live, mut rows) = (0, 0, 0);
     let mut before: Option<Vec<u8>> = None;
     let mut cursor = snapshot.cursor(b"");
@@ -310,7 +331,7 @@ fn ask(snapshot: &Snapshot, file: &[u8]) {
         assert_eq!(blocks, run, "blocks are the run");
     }
     let mut audit = Audit::new(snapshot);
-    if let Err(flaw) = audit.take(&file[..snapshot.file_bytes() as usize]) {
+    if let Err(flaw) = audit.take(&image_of(snapshot, file, lender)) {
         let error = snapshot.damaged_by(&flaw);
         assert!(matches!(error, SnapshotError::Damaged { .. }));
     }
@@ -325,7 +346,65 @@ fn ask_version(snapshot: &Snapshot, at: VersionRef) {
     assert!(!version.tombstone, "a tombstone has no value");
     assert!(u64::from(place.start) + u64::from(place.bytes) <= u64::from(place.block.bytes));
     let end = place.block.offset + u64::from(place.block.bytes);
-    assert!(end <= snapshot.file_bytes(), "values are in the file");
+    let mut files = snapshot.value_files();
+    let known = files.find(|known| known.sequence == place.block.file);
+    let known = known.expect("values are in a file that is known");
+    assert!(end <= known.file_bytes, "and in it");
+}
+
+/// The image of a snapshot. What a lender does not have is missing.
+fn image_of(snapshot: &Snapshot, file: &[u8], lender: &[u8]) -> Vec<u8> {
+    let mut image = snapshot.image_head().as_slice().to_vec();
+    for part in snapshot.image_parts(0, snapshot.image_bytes()) {
+        let from = if part.file == SEQUENCE { file } else { lender };
+        let bytes = usize::try_from(part.offset).ok().and_then(|start| {
+            let end = start.checked_add(usize::try_from(part.bytes).ok()?)?;
+            from.get(start..end)
+        });
+        match bytes {
+            Some(bytes) => image.extend_from_slice(bytes),
+            None => break,
+        }
+    }
+    image
+}
+
+/// A page of borrowed values that makes the run of the first leaf that has one the lender's.
+fn borrowed_by(table: &Table) -> BorrowedPage {
+    let mut places = RunPlaces::default();
+    let mut offset = SUPERBLOCK_BYTES as u64;
+    let lender = Lender {
+        sequence: LENDER,
+        file_bytes: LENDER_BLOCKS * SNAPSHOT_BLOCK_BYTES as u64,
+        lent_bytes: 0,
+    };
+    for leaf in &table.leaves {
+        let bytes = leaf.run_bytes();
+        let piece = |file, offset| ImagePart {
+            file,
+            offset,
+            bytes,
+        };
+        if places.lenders().is_empty() && bytes > 0 {
+            places.push_lent(lender, piece(LENDER, SUPERBLOCK_BYTES as u64));
+        } else {
+            places.push_piece(piece(SEQUENCE, offset));
+            offset += bytes;
+        }
+        places.end_leaf();
+    }
+    BorrowedPage::new(&places)
+}
+
+/// How many blocks a page of borrowed values says are elsewhere.
+fn lent_blocks(page: &[u8], table: &Table) -> u64 {
+    let mut aligned = AlignedBuf::with_capacity(page.len());
+    aligned.extend_from_slice(page);
+    let read = from_bytes::<BorrowedPage, Failure>(aligned.as_slice()).ok();
+    let places = read.and_then(|page| page.into_places(SEQUENCE, &table.leaves));
+    places.map_or(0, |places| {
+        places.borrowed_bytes() / SNAPSHOT_BLOCK_BYTES as u64
+    })
 }
 
 /// What a start makes of it answers.
@@ -496,6 +575,7 @@ fn build() -> Draft {
             .collect(),
         meta: self::archive(&MetaPage::new(&meta())),
         table: None,
+        borrowed: None,
     }
 }
 
