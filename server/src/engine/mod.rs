@@ -76,6 +76,8 @@ mod report_tests;
 #[cfg(test)]
 mod shards_tests;
 #[cfg(test)]
+mod spread_tests;
+#[cfg(test)]
 mod transfer_tests;
 
 pub use checkpoint::{CheckpointConfig, Discarded};

@@ -20,6 +20,8 @@ use super::shard::Engine;
 #[derive(Debug, Default)]
 pub(super) struct Spread {
     look_at_us: u64,
+    /// When it is next seen to that another member leads, because this one was removed.
+    step_aside_at_us: u64,
     /// The term in which it leads, and since when.
     office: Option<(Term, u64)>,
     /// When it was last asked to stand for election.
@@ -67,10 +69,11 @@ impl<D: Disk> Engine<D> {
 
     /// This member was removed from the cluster, and this shard does not know yet: another one must tell it.
     pub fn step_aside(&mut self) {
-        if self.now_us < self.spread.look_at_us || !self.node.is_leader() || self.was_removed() {
+        let is_early = self.now_us < self.spread.step_aside_at_us;
+        if is_early || !self.node.is_leader() || self.was_removed() {
             return;
         }
-        self.spread.look_at_us = self.now_us + SPREAD_LOOK_US;
+        self.spread.step_aside_at_us = self.now_us + SPREAD_LOOK_US;
         let peers = self.node.progress();
         let others = peers.iter().filter(|peer| self.could_lead(peer.member));
         if let Some(best) = others.max_by_key(|peer| peer.matched) {
