@@ -19,7 +19,7 @@ use super::message::{Answer, Ask, Inbound, NO_TOKEN, Outbound, StreamKey, Token}
 use crate::fanout::{FanOut, OpenedAt, WatchSpec};
 
 /// Which member leads.
-fn leader(world: &World) -> usize {
+pub(super) fn leader(world: &World) -> usize {
     let engines = world.engines.iter().flatten();
     let leader = engines.filter_map(|engine| engine.node().leader()).next();
     (leader.expect("somebody leads").0 - 11) as usize

@@ -137,6 +137,9 @@ impl Snapshot {
 
     pub(super) fn image_superblock(&self) -> Superblock {
         let own = self.superblock();
+        if self.lenders().is_empty() {
+            return *own;
+        }
         let file_bytes = self.image_bytes();
         let (meta, table) = (own.meta.entry, own.table.entry);
         let table_offset = file_bytes - table.padded_bytes() as u64;
@@ -207,16 +210,20 @@ impl OpenImage {
     /// Where a place of it is: path of the file, and offset there.
     #[must_use]
     pub fn place_of(&self, offset: u64) -> (&str, u64) {
-        let found = self.image.place_of(offset);
-        let mut files = self.files.iter();
-        let (_, own) = self.files.last().expect("the snapshot's own file");
-        match found {
-            Some((sequence, offset)) => {
-                let file = files.find(|(known, _)| *known == sequence);
-                (file.map_or(own.path(), |(_, file)| file.path()), offset)
+        match self.image.place_of(offset) {
+            Some((sequence, offset)) => (self.file(sequence).path(), offset),
+            None => {
+                let (_, own) = self.files.last().expect("the snapshot's own file");
+                (own.path(), offset)
             }
-            None => (own.path(), offset),
         }
+    }
+
+    fn file(&self, sequence: SnapshotSeq) -> &DirectFile {
+        let mut files = self.files.iter();
+        let found = files.find(|(known, _)| *known == sequence);
+        let (_, file) = found.expect("all files of an image are open");
+        file
     }
 
     /// Lets go of its files, and frees those that are gone, which takes its time.
@@ -237,11 +244,8 @@ impl Source for OpenImage {
             buf.extend_from_slice(self.head.as_slice());
         }
         for part in self.image.between(offset.max(head), offset + bytes as u64) {
-            let mut files = self.files.iter();
-            let (_, file) = files
-                .find(|(sequence, _)| *sequence == part.file)
-                .expect("all files of an image are open");
             let length = buf.len() + part.bytes as usize;
+            let file = self.file(part.file);
             file.append(part.offset, part.bytes as usize, buf)?;
             if buf.len() < length {
                 // The file was cut short: so is what is read.

@@ -9,8 +9,8 @@
 //!   checkpoint -> pinned file -> helpers: read --> audit | SHA-256 | frame --feed--> core --> client
 //! ```
 //!
-//! The thread opens the file, and those that lend it values, and lets the pin go: an open file can be read to its end whatever becomes of its name, and
-//! a slow client keeps no index of an old snapshot in memory. What it keeps is the file's place on the disk, a thread,
+//! The thread opens the file, and those that lend it values, and lets the pin go: an open file can be read to its end
+//! whatever becomes of its name, and a slow client keeps no index of an old snapshot in memory. What it keeps is the file's place on the disk, a thread,
 //! and [`BACKUP_MESSAGES_AHEAD`] messages, until it has gone or has everything.
 //!
 //! A damaged file is never passed off as a backup: the call ends with an error and without the hash, and the engine is told.
