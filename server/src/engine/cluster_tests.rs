@@ -433,7 +433,10 @@ impl World {
                 let members = &engine.state().cluster().members;
                 members.len() == MEMBERS && members.values().all(|member| !member.name.is_empty())
             });
-            let is_idle = engines.iter().all(|engine| engine.pending_count() == 0);
+            let is_forward =
+                |item: &Item| matches!(item, Item::Forward(_) | Item::ForwardRefused { .. });
+            let is_idle = engines.iter().all(|engine| engine.pending_count() == 0)
+                && !self.wire.iter().any(|(.., item)| is_forward(item));
             if all.len() == 1
                 && leaders.len() == 1
                 && !leaders.contains(&None)
