@@ -222,13 +222,13 @@ impl Thread {
     fn next(&mut self) -> Option<Made> {
         let job = self.job.as_mut()?;
         loop {
-            if let Some(write) = job.take_write() {
-                return Some(Made::Write(write));
-            }
             while job.wants_buf()
                 && let Ok(buf) = self.buffers.try_recv()
             {
                 job.reuse(buf);
+            }
+            if let Some(write) = job.take_write() {
+                return Some(Made::Write(write));
             }
             let stepped = job.step(CHECKPOINT_SLICE_VERSIONS);
             let mut has_wants = false;

@@ -309,5 +309,6 @@ fn version<'r>(row: &Row<'r>) -> VersionIn<'r> {
         tombstone: row.tombstone,
         value: row.value,
         stays: None,
+        origin: None,
     }
 }

@@ -156,6 +156,9 @@ impl Checkpoint {
             .map_or_else(Vec::new, |last| lenders_of(last, reuse));
         let mut builder = Builder::new(sequence, config, horizon);
         builder.borrow_from(lenders.iter().copied());
+        if let Some(last) = &last {
+            builder.over(Arc::clone(last));
+        }
         Self {
             stage: Stage::Keys(Box::new(builder), Box::new(meta)),
             horizon,
@@ -207,7 +210,7 @@ impl Checkpoint {
                 self.look_ahead();
                 self.step_keys(budget)
             }
-            Stage::Index(finish) => Ok(if finish.step(budget) {
+            Stage::Index(finish) => Ok(if finish.step(budget)? {
                 Progress::Complete
             } else {
                 Progress::Working
@@ -269,12 +272,12 @@ impl Checkpoint {
         let run = run.map_or(&[][..], |(_, run)| run);
         let until = stored.and_then(|last| next_first_key(last, self.leaf));
         let is_through = match (stored, fate) {
-            (Some(last), Some(Fate::Stays)) => {
-                self.versions_done += builder.borrow_leaf(last, self.leaf)?;
+            (_, Some(Fate::Stays)) => {
+                self.versions_done += builder.borrow_leaf(self.leaf)?;
                 true
             }
-            (Some(last), Some(Fate::IsCopied)) => {
-                self.versions_done += builder.copy_leaf(last, self.leaf, run)?;
+            (_, Some(Fate::IsCopied)) => {
+                self.versions_done += builder.copy_leaf(self.leaf, run)?;
                 true
             }
             (stored, fate) => {
@@ -523,6 +526,7 @@ impl<'a> Source<'a> {
                 tombstone: version.tombstone,
                 value,
                 stays,
+                origin: Some(at),
             });
         }
     }
@@ -538,6 +542,7 @@ fn versions_of<'a>(history: &'a History, out: &mut Vec<VersionIn<'a>>) {
         tombstone: record.tombstone,
         value: record.value(),
         stays: None,
+        origin: None,
     }));
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::borrowed::{BorrowedPage, Lender, RunPlaces};
 use super::fixture::{
@@ -55,13 +56,14 @@ fn two_files() -> (Built, Built) {
     let leaf = large.leaf;
     let stays = lender.snapshot.version(VersionRef { leaf, row }).place;
     let borrower = build(SEQUENCE, |builder| {
+        builder.over(Arc::clone(&lender.snapshot));
         builder.borrow_from(lender.snapshot.value_files());
         for leaf in 0..lender.snapshot.leaf_count() {
             if leaf % 2 == 0 {
-                builder.borrow_leaf(&lender.snapshot, leaf).unwrap();
+                builder.borrow_leaf(leaf).unwrap();
             } else {
                 let run = super::fixture::run(&lender.file, &lender.snapshot, leaf);
-                builder.copy_leaf(&lender.snapshot, leaf, run).unwrap();
+                builder.copy_leaf(leaf, run).unwrap();
             }
         }
         let history = &model.keys[&b"/zz"[..]];
@@ -74,6 +76,7 @@ fn two_files() -> (Built, Built) {
             tombstone: false,
             value: if stays.is_some() { b"" } else { b"own" },
             stays,
+            origin: None,
         };
         let versions = [version(&history[0], stays), version(&history[1], None)];
         builder.push_key(b"/zz", &versions);

@@ -12,6 +12,8 @@
 //! 2. Writes leave in ascending offsets without gaps; the superblock comes last, from
 //!    [`Finish::into_snapshot`](super::Finish::into_snapshot).
 
+use std::sync::Arc;
+
 use super::borrowed::{Lender, RunPlaces};
 use super::changes::{Change, ChangeRuns};
 use super::encode::Encoder;
@@ -23,10 +25,11 @@ use super::inner::Level;
 use super::keys::common_bytes;
 use super::leaf::{ArchivedLeaf, LeafBuilder};
 use super::meta::Meta;
+use super::moves::Moves;
 use super::pages::Pages;
 use super::snapshot::Snapshot;
 use super::stream::{PageWrite, ValueStream};
-use super::version::VersionIn;
+use super::version::{VersionIn, VersionRef};
 use crate::ids::{Revision, SnapshotSeq};
 use crate::io::AlignedBuf;
 use crate::limits::{
@@ -79,6 +82,7 @@ pub struct Builder {
     /// Files that values may stay in.
     lenders: Vec<Lender>,
     pub(super) level: Level,
+    pub(super) moves: Moves,
     pub(super) changes: ChangeRuns,
     pub(super) counters: Counters,
     /// The open leaf, and the live keys in it.
@@ -107,6 +111,7 @@ impl Builder {
             places: RunPlaces::default(),
             lenders: Vec::new(),
             level: Level::default(),
+            moves: Moves::default(),
             changes: ChangeRuns::default(),
             counters: Counters::default(),
             leaf: LeafBuilder::default(),
@@ -114,6 +119,17 @@ impl Builder {
             last_key: Vec::new(),
             closed_key: Vec::new(),
         }
+    }
+
+    /// Leaves, and versions that [say so](VersionIn::origin), are taken out of this snapshot.
+    pub fn over(&mut self, base: Arc<Snapshot>) {
+        let horizon = base.meta().horizon;
+        assert!(
+            horizon <= self.horizon,
+            "what was dropped does not come back: {horizon} is the horizon of what {} is built over",
+            self.horizon
+        );
+        self.moves = Moves::over(base);
     }
 
     /// Values may stay in these files, of the same directory.
@@ -136,40 +152,36 @@ impl Builder {
         self.count(key, versions);
     }
 
-    /// Adds all keys of a leaf of another snapshot, given the bytes of its run. They must come behind
-    /// those that were added before, and nothing of them may be droppable at the horizon. Returns how many
+    /// Adds all keys of a leaf of the snapshot that it is built [over](Self::over), given the bytes of its run. They must
+    /// come behind those that were added before, and nothing of them may be droppable at the horizon. Returns how many
     /// versions that are.
     ///
     /// # Errors
     /// [`SnapshotError::Damaged`] if a block or the resident page does not match its checksum; nothing was
     /// added then.
-    pub fn copy_leaf(
-        &mut self,
-        from: &Snapshot,
-        leaf: u32,
-        run: &[u8],
-    ) -> Result<u64, SnapshotError> {
+    pub fn copy_leaf(&mut self, leaf: u32, run: &[u8]) -> Result<u64, SnapshotError> {
+        let from = Arc::clone(self.moves.base());
         from.verify_page(leaf)?;
         from.verify_run(leaf, run)?;
         self.close_leaf();
         self.values.append(run);
         self.push_own(run.len() as u64);
-        Ok(self.take_leaf(from, leaf))
+        Ok(self.take_leaf(&from, leaf))
     }
 
-    /// Adds all keys of a leaf of another snapshot of the same directory, whose values stay in the files in which they
-    /// are; they [may](Self::borrow_from). Otherwise as [`copy_leaf`](Self::copy_leaf).
+    /// The same, of a leaf whose values stay in the files in which they are; they [may](Self::borrow_from).
     ///
     /// # Errors
     /// [`SnapshotError::Damaged`] if the resident page does not match its checksum; nothing was added then.
-    pub fn borrow_leaf(&mut self, from: &Snapshot, leaf: u32) -> Result<u64, SnapshotError> {
+    pub fn borrow_leaf(&mut self, leaf: u32) -> Result<u64, SnapshotError> {
+        let from = Arc::clone(self.moves.base());
         from.verify_page(leaf)?;
         self.close_leaf();
         for piece in from.leaf_run(leaf) {
             self.places
                 .push_lent(lender_of(&self.lenders, piece.file), *piece);
         }
-        Ok(self.take_leaf(from, leaf))
+        Ok(self.take_leaf(&from, leaf))
     }
 
     /// The last `bytes` bytes of values are in the run of the leaf that is being added.
@@ -195,7 +207,7 @@ impl Builder {
         let mut key = Vec::new();
         page.keys().append(first, &mut key);
         self.check_order(&key);
-        self.gather_changes(page);
+        self.moves.move_leaf(leaf, self.leaves.len() as u32);
         let counts = page.counts();
         let bound = bound(&self.closed_key, &key, self.level.is_empty());
         self.level.push(bound, counts.live);
@@ -205,6 +217,7 @@ impl Builder {
         self.counters.versions += counts.versions;
         self.counters.live += counts.live;
         self.counters.data_bytes += counts.data_bytes;
+        self.counters.changes += page.changes_since(self.horizon.0);
         self.leaves.push(from.leaf_page_blocks(leaf), entry.page);
         self.last_key.clear();
         page.keys().append(last, &mut self.last_key);
@@ -261,28 +274,16 @@ impl Builder {
             self.counters.data_bytes += (key.len() + version.value_bytes()) as u64;
             if version.revision >= self.horizon {
                 self.counters.changes += 1;
-                self.changes.push(Change {
-                    revision: version.revision.0,
-                    sub: version.sub,
-                    leaf: self.leaves.len() as u32,
-                    row: (first_row + index) as u32,
-                });
-            }
-        }
-    }
-
-    /// The changes of a leaf that is copied.
-    fn gather_changes(&mut self, page: &ArchivedLeaf) {
-        for row in 0..page.row_count() {
-            let revision = page.revision(row);
-            if revision >= self.horizon.0 {
-                self.counters.changes += 1;
-                self.changes.push(Change {
-                    revision,
-                    sub: page.sub(row),
-                    leaf: self.leaves.len() as u32,
-                    row: row as u32,
-                });
+                let (leaf, row) = (self.leaves.len() as u32, (first_row + index) as u32);
+                match version.origin {
+                    Some(from) => self.moves.move_version(from, VersionRef { leaf, row }),
+                    None => self.changes.push(Change {
+                        revision: version.revision.0,
+                        sub: version.sub,
+                        leaf,
+                        row,
+                    }),
+                }
             }
         }
     }

@@ -68,7 +68,7 @@ impl BulkFile {
         } = self;
         let mut finish = builder.finish(meta);
         loop {
-            let is_complete = finish.step(SNAPSHOT_FINISH_BUDGET);
+            let is_complete = finish.step(SNAPSHOT_FINISH_BUDGET)?;
             while let Some(write) = finish.take_write() {
                 target.write(write.offset, &write.buf)?;
             }

@@ -59,9 +59,9 @@ impl Changes {
         self.leaves.len()
     }
 
-    pub(super) fn push(&mut self, change: &Change) {
-        self.leaves.push(change.leaf);
-        self.rows.push(change.row);
+    pub(super) fn push(&mut self, at: VersionRef) {
+        self.leaves.push(at.leaf);
+        self.rows.push(at.row);
     }
 
     pub(super) fn clear(&mut self) {
@@ -102,6 +102,13 @@ impl ChangeRuns {
 }
 
 impl Change {
+    pub(super) fn at(&self) -> VersionRef {
+        VersionRef {
+            leaf: self.leaf,
+            row: self.row,
+        }
+    }
+
     /// A number that orders changes, and names the run of one.
     fn order(&self, run: usize) -> u128 {
         let revision = self.revision.cast_unsigned() ^ (1 << 63);

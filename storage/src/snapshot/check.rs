@@ -23,6 +23,7 @@ pub(super) fn whole(parts: &Parts) -> Option<SnapshotPart> {
         counters.versions += counts.versions;
         counters.live += counts.live;
         counters.data_bytes += counts.data_bytes;
+        counters.changes += leaf.changes_since(parts.meta.horizon.0);
         if leaf.run_blocks() != entry.run_blocks {
             return Some(SnapshotPart::Leaf);
         }
@@ -33,8 +34,8 @@ pub(super) fn whole(parts: &Parts) -> Option<SnapshotPart> {
     if !is_tree(&parts.inners, live) || !are_bounds_sound(parts) {
         return Some(SnapshotPart::Inner);
     }
-    counters.changes = parts.changes.iter().map(|page| page.len() as u64).sum();
-    if !are_changes_sound(parts) {
+    let changes: u64 = parts.changes.iter().map(|page| page.len() as u64).sum();
+    if changes != counters.changes || !are_changes_sound(parts) {
         return Some(SnapshotPart::Changes);
     }
     (counters != parts.superblock.counters).then_some(SnapshotPart::Table)

@@ -5,6 +5,7 @@
 
 use std::hint::black_box;
 use std::ops::Range;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -183,7 +184,8 @@ fn every_changed_byte_of_a_value_is_caught_when_its_block_is_read() {
                     is_here
                 });
                 let mut builder = Builder::new(fixture::SEQUENCE, TINY, Revision(-1));
-                let result = builder.copy_leaf(snapshot, leaf, run(&file, snapshot, leaf));
+                builder.over(Arc::clone(snapshot));
+                let result = builder.copy_leaf(leaf, run(&file, snapshot, leaf));
                 assert_eq!(result.is_err(), holds_it, "a copy carries no damage on");
                 caught += usize::from(holds_it);
             }

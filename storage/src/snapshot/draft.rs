@@ -26,6 +26,8 @@ pub(super) struct Draft {
     stage: Stage,
     queue: VecDeque<PageWrite>,
     in_flight: usize,
+    /// Where what is no values begins, as far as it was given.
+    index_at: u64,
     /// All writes are given, but for the superblock's.
     sealed: bool,
     finish: Option<(Arc<Snapshot>, AlignedBuf)>,
@@ -59,6 +61,7 @@ impl Draft {
             stage: Stage::Creating,
             queue: VecDeque::new(),
             in_flight: 1,
+            index_at: u64::MAX,
             sealed: false,
             finish: None,
         }
@@ -77,7 +80,15 @@ impl Draft {
     pub(super) fn write(&mut self, write: PageWrite) {
         assert!(!self.sealed, "the superblock is the last thing written");
         assert!(write.offset > 0, "the first block is the superblock's");
+        if !write.has_values {
+            self.index_at = self.index_at.min(write.offset);
+        }
         self.queue.push_back(write);
+    }
+
+    /// Whether values were written there.
+    pub(super) fn has_values_at(&self, offset: u64) -> bool {
+        offset > 0 && offset < self.index_at
     }
 
     /// All writes are given.

@@ -10,11 +10,13 @@ use rkyv::Serialize;
 
 use super::borrowed::BorrowedPage;
 use super::builder::Builder;
-use super::changes::{ArchivedChanges, ChangeMerge, Changes};
+use super::changes::{ArchivedChanges, Changes};
 use super::encode::Sink;
+use super::error::SnapshotError;
 use super::format::{FORMAT_VERSION_BORROWS, PageReference, SUPERBLOCK_BYTES, Superblock, Table};
 use super::inner::{ArchivedInner, Inner, Level};
 use super::meta::{Meta, MetaPage};
+use super::moves::ChangeOrder;
 use super::pages::Pages;
 use super::snapshot::{Parts, Snapshot};
 use super::stream::PageWrite;
@@ -36,7 +38,8 @@ pub struct Finish {
     parents_base: usize,
     inner: Inner,
     inners: Pages<ArchivedInner>,
-    merge: ChangeMerge,
+    order: ChangeOrder,
+    changes_done: u64,
     change_page: Changes,
     changes_per_page: usize,
     changes: Pages<ArchivedChanges>,
@@ -61,6 +64,7 @@ impl Finish {
     pub(super) fn new(mut builder: Builder, meta: Meta) -> Self {
         let config = builder.config;
         let changes = std::mem::take(&mut builder.changes);
+        let moves = std::mem::take(&mut builder.moves);
         Self {
             meta,
             stage: Stage::Inners,
@@ -72,7 +76,8 @@ impl Finish {
             parents_base: 0,
             inner: Inner::default(),
             inners: Pages::new(),
-            merge: changes.merge(),
+            order: ChangeOrder::new(moves, changes.merge(), builder.horizon),
+            changes_done: 0,
             change_page: Changes::default(),
             changes_per_page: Changes::per_page(config.page_bytes),
             changes: Pages::new(),
@@ -85,17 +90,20 @@ impl Finish {
     }
 
     /// Goes on, by about `budget` items; true when complete.
-    pub fn step(&mut self, budget: usize) -> bool {
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`] if a resident page of the snapshot that it is built over does not match its checksum.
+    pub fn step(&mut self, budget: usize) -> Result<bool, SnapshotError> {
         let mut left = budget.max(1);
         while left > 0 && self.stage != Stage::Complete {
             left = left.saturating_sub(match self.stage {
                 Stage::Inners => self.step_inner(),
-                Stage::Changes => self.step_change(),
+                Stage::Changes => self.step_change()?,
                 Stage::Rest => self.step_rest(),
                 Stage::Complete => 0,
             });
         }
-        self.stage == Stage::Complete
+        Ok(self.stage == Stage::Complete)
     }
 
     /// The next write of the index. Its bytes are a copy: the index itself stays resident.
@@ -115,7 +123,11 @@ impl Finish {
             self.unwritten.pop_front();
             self.written = 0;
         }
-        Some(PageWrite { offset, buf })
+        Some(PageWrite {
+            offset,
+            buf,
+            has_values: false,
+        })
     }
 
     /// Whether a buffer would be of use to [`reuse`](Self::reuse).
@@ -140,6 +152,7 @@ impl Finish {
         let entries = self.builder.leaf_entries();
         let places = self.builder.places().clone();
         let leaves = self.builder.leaves.into_pages().into_iter();
+        let change_entries = self.changes.entries().to_vec();
         let snapshot = Snapshot::new(Parts {
             file: file.to_owned(),
             superblock: self.superblock,
@@ -147,6 +160,7 @@ impl Finish {
             leaves: leaves.zip(entries).collect(),
             inners: self.inners.into_pages(),
             changes: self.changes.into_pages(),
+            change_entries,
             changes_per_page: self.changes_per_page as u32,
             places,
         });
@@ -183,10 +197,11 @@ impl Finish {
     }
 
     /// One change.
-    fn step_change(&mut self) -> usize {
-        let next = self.merge.next();
-        if let Some(change) = &next {
-            self.change_page.push(change);
+    fn step_change(&mut self) -> Result<usize, SnapshotError> {
+        let next = self.order.next()?;
+        if let Some(at) = next {
+            self.change_page.push(at);
+            self.changes_done += 1;
         }
         let is_full = self.change_page.len() == self.changes_per_page;
         if is_full || (next.is_none() && self.change_page.len() > 0) {
@@ -195,10 +210,14 @@ impl Finish {
             self.change_page.clear();
         }
         if next.is_none() {
+            assert_eq!(
+                self.changes_done, self.builder.counters.changes,
+                "every version from the horizon on is a change"
+            );
             self.unwritten.append(&mut self.changes.close());
             self.stage = Stage::Rest;
         }
-        1
+        Ok(1)
     }
 
     /// Meta page, page of borrowed runs, and table.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -45,7 +46,7 @@ pub(super) struct Model {
 /// A finished file.
 pub(super) struct Built {
     pub(super) file: Vec<u8>,
-    pub(super) snapshot: Snapshot,
+    pub(super) snapshot: Arc<Snapshot>,
 }
 
 impl Model {
@@ -125,6 +126,10 @@ impl Model {
 }
 
 pub(super) fn push(builder: &mut Builder, key: &[u8], history: &[Entry]) {
+    builder.push_key(key, &versions(history));
+}
+
+pub(super) fn versions(history: &[Entry]) -> Vec<VersionIn<'_>> {
     let versions = history.iter().map(|entry| VersionIn {
         revision: Revision(entry.revision),
         sub: entry.sub,
@@ -134,8 +139,9 @@ pub(super) fn push(builder: &mut Builder, key: &[u8], history: &[Entry]) {
         tombstone: entry.value.is_none(),
         value: entry.value.as_deref().unwrap_or_default(),
         stays: None,
+        origin: None,
     });
-    builder.push_key(key, &versions.collect::<Vec<_>>());
+    versions.collect()
 }
 
 /// A version with a value of one byte.
@@ -149,6 +155,7 @@ pub(super) fn version_at(revision: i64) -> VersionIn<'static> {
         tombstone: false,
         value: b"v",
         stays: None,
+        origin: None,
     }
 }
 
@@ -159,7 +166,7 @@ pub(super) fn finish(mut builder: Builder, meta: Meta, mut file: Vec<u8>) -> Bui
     let mut finish = builder.finish(meta);
     let mut is_complete = false;
     while !is_complete {
-        is_complete = finish.step(7);
+        is_complete = finish.step(7).unwrap();
         while let Some(write) = finish.take_write() {
             put(&mut file, &write);
             finish.reuse(write.buf);
@@ -168,7 +175,10 @@ pub(super) fn finish(mut builder: Builder, meta: Meta, mut file: Vec<u8>) -> Bui
     let (snapshot, superblock) = finish.into_snapshot("directory/file");
     file[..BLOCK].copy_from_slice(superblock.as_slice());
     assert_eq!(file.len() as u64, snapshot.file_bytes());
-    Built { file, snapshot }
+    Built {
+        file,
+        snapshot: Arc::new(snapshot),
+    }
 }
 
 /// Writes come one behind the other.

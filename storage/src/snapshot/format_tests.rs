@@ -158,12 +158,7 @@ fn archives_have_the_sizes_that_the_format_says() {
 fn an_archive_is_little_endian_with_32_bit_pointers_and_its_root_last() {
     let mut changes = Changes::default();
     for (leaf, row) in [(1, 0x0102_0304), (2, 5)] {
-        changes.push(&super::changes::Change {
-            revision: 0,
-            sub: 0,
-            leaf,
-            row,
-        });
+        changes.push(VersionRef { leaf, row });
     }
     let mut encoder = Encoder::new();
     let (blocks, entry) = encoder.encode(&changes);

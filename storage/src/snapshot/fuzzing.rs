@@ -19,7 +19,7 @@ use rkyv::rancor::Failure;
 use super::audit::Audit;
 use super::borrowed::{BorrowedPage, Lender, RunPlaces};
 use super::builder::{Builder, BuilderConfig};
-use super::changes::{ArchivedChanges, Change, Changes};
+use super::changes::{ArchivedChanges, Changes};
 use super::encode::Encoder;
 use super::error::SnapshotError;
 use super::format::{
@@ -464,12 +464,7 @@ fn changes_of(leaves: &[Page<ArchivedLeaf>]) -> Option<Vec<u8>> {
     let mut page = Changes::default();
     for (number, leaf) in (0..).zip(leaves) {
         for row in 0..leaf.row_count().min(ROWS_MAX) as u32 {
-            page.push(&Change {
-                revision: 0,
-                sub: 0,
-                leaf: number,
-                row,
-            });
+            page.push(VersionRef { leaf: number, row });
         }
     }
     (page.len() > 0).then(|| archive(&page))
@@ -531,6 +526,7 @@ fn build() -> Draft {
             tombstone: false,
             value: &value,
             stays: None,
+            origin: None,
         };
         let later = VersionIn {
             revision: Revision(300 + number),
@@ -544,6 +540,7 @@ fn build() -> Draft {
             tombstone: true,
             value: b"",
             stays: None,
+            origin: None,
             ..later
         };
         let versions = match number % 5 {
@@ -555,7 +552,7 @@ fn build() -> Draft {
         while builder.take_write().is_some() {}
     }
     let mut finish = builder.finish(meta());
-    while !finish.step(usize::MAX) {}
+    while !finish.step(usize::MAX).expect("nothing is built over") {}
     while finish.take_write().is_some() {}
     let (snapshot, _) = finish.into_snapshot(NAME);
     let archive = |blocks: &[u8], bytes: u32| blocks[..bytes as usize].to_vec();

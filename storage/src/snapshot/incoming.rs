@@ -97,7 +97,11 @@ impl Incoming {
             let mut buf = AlignedBuf::with_capacity(rest.len());
             buf.extend_from_slice(rest);
             self.writing.insert(offset);
-            self.draft.write(PageWrite { offset, buf });
+            self.draft.write(PageWrite {
+                offset,
+                buf,
+                has_values: true,
+            });
         }
         self.next += piece.len() as u64;
         if self.next == self.file_bytes {

@@ -467,6 +467,16 @@ impl ArchivedLeaf {
         at(&self.revisions, row).to_native()
     }
 
+    /// Rows of this revision and later ones.
+    pub(super) fn changes_since(&self, revision: i64) -> u64 {
+        let is_since = |of_row: &&rkyv::rend::i64_le| of_row.to_native() >= revision;
+        let count = self.revisions.iter().filter(is_since).count();
+        match self.revisions.len() {
+            1 => (count * self.row_count()) as u64,
+            _ => count as u64,
+        }
+    }
+
     pub(super) fn sub(&self, row: usize) -> u32 {
         at(&self.subs, row).to_native()
     }

@@ -128,6 +128,7 @@ impl<'d, D: Disk> Loader<'d, D> {
                 .collect(),
             inners,
             changes,
+            change_entries: table.changes,
             changes_per_page: table.changes_per_page,
             places,
         };

@@ -45,6 +45,7 @@ mod leaf;
 mod lent;
 mod load;
 mod meta;
+mod moves;
 mod page;
 mod pages;
 mod reader;

@@ -117,15 +117,12 @@ impl Snapshot {
     fn table(&self) -> Table {
         let leaves = (0..self.leaf_count()).map(|leaf| *self.leaf_entry(leaf));
         let inners = self.inners().iter();
-        let changes = self.changes().iter();
         Table {
             leaves: leaves.collect(),
             inners: inners
                 .map(|page| PageEntry::new(page.blocks(), page.bytes()))
                 .collect(),
-            changes: changes
-                .map(|page| PageEntry::new(page.blocks(), page.bytes()))
-                .collect(),
+            changes: self.change_entries().to_vec(),
             changes_per_page: self.changes_per_page(),
         }
     }

@@ -86,6 +86,7 @@ fn file() -> Vec<u8> {
             tombstone: false,
             value: &value,
             stays: None,
+            origin: None,
         };
         builder.push_key(format!("/registry/{number:05}").as_bytes(), &[version]);
         while let Some(write) = builder.take_write() {
@@ -93,7 +94,7 @@ fn file() -> Vec<u8> {
         }
     }
     let mut finish = builder.finish(meta());
-    while !finish.step(100) {}
+    while !finish.step(100).unwrap() {}
     while let Some(write) = finish.take_write() {
         bytes.extend_from_slice(write.buf.as_slice());
     }

@@ -17,7 +17,7 @@ use std::ops::Range;
 use super::borrowed::{Lender, RunPlaces};
 use super::changes::ArchivedChanges;
 use super::error::{Affected, SnapshotDamage, SnapshotError, SnapshotPart};
-use super::format::{LeafEntry, SUPERBLOCK_BYTES, Superblock};
+use super::format::{LeafEntry, PageEntry, SUPERBLOCK_BYTES, Superblock};
 use super::image::{Image, ImagePart};
 use super::inner::ArchivedInner;
 use super::leaf::ArchivedLeaf;
@@ -35,6 +35,7 @@ pub struct Snapshot {
     leaves: Vec<LeafPage>,
     inners: Vec<Page<ArchivedInner>>,
     changes: Vec<Page<ArchivedChanges>>,
+    change_entries: Vec<PageEntry>,
     changes_per_page: u64,
     index_bytes: u64,
     places: RunPlaces,
@@ -57,6 +58,7 @@ pub(super) struct Parts {
     pub(super) leaves: Vec<(Page<ArchivedLeaf>, LeafEntry)>,
     pub(super) inners: Vec<Page<ArchivedInner>>,
     pub(super) changes: Vec<Page<ArchivedChanges>>,
+    pub(super) change_entries: Vec<PageEntry>,
     pub(super) changes_per_page: u32,
     /// Where the values of each leaf are.
     pub(super) places: RunPlaces,
@@ -110,6 +112,7 @@ impl Snapshot {
             leaves,
             inners: parts.inners,
             changes: parts.changes,
+            change_entries: parts.change_entries,
             changes_per_page: parts.changes_per_page.into(),
             index_bytes: parts.superblock.meta.offset - index_offset,
             superblock: parts.superblock,
@@ -461,6 +464,15 @@ impl Snapshot {
         &self.changes
     }
 
+    #[cfg(test)]
+    pub(super) fn change_entries_mut(&mut self) -> &mut [PageEntry] {
+        &mut self.change_entries
+    }
+
+    pub(super) fn change_entries(&self) -> &[PageEntry] {
+        &self.change_entries
+    }
+
     pub(super) fn changes_per_page(&self) -> u32 {
         u32::try_from(self.changes_per_page).expect("it came from 32 bits")
     }
@@ -495,6 +507,21 @@ impl Snapshot {
             });
         }
         Ok(())
+    }
+
+    /// Compares a resident page of changes with its checksum.
+    pub(super) fn verify_changes(&self, page: usize) -> Result<(), SnapshotError> {
+        let later = &self.change_entries[page..];
+        if crc32c::crc32c(self.changes[page].blocks()) == later[0].checksum {
+            return Ok(());
+        }
+        let later: usize = later.iter().map(PageEntry::padded_bytes).sum();
+        Err(SnapshotError::Damaged {
+            file: self.file.clone(),
+            offset: self.superblock.meta.offset - later as u64,
+            reason: SnapshotDamage::Checksum(SnapshotPart::Changes),
+            affected: Affected::History,
+        })
     }
 
     /// The leaf that has a key, if any has, and the live keys in the leaves before. Asks for the memory of

@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::fixture::{
     BLOCK, Built, Model, SEQUENCE, TINY, any_key, any_model, finish, load, meta, push, put,
-    read_back, run,
+    read_back, run, versions,
 };
 use super::*;
 use crate::ids::Revision;
@@ -160,21 +161,41 @@ fn check_key(model: &Model, snapshot: &Snapshot, key: &[u8]) {
     assert_eq!(snapshot.live_before(key), live as u64);
 }
 
+/// Says of versions of a key which ones of the snapshot they are.
+fn find_origins(snapshot: &Snapshot, key: KeyRef, versions: &mut [VersionIn<'_>]) {
+    for version in versions {
+        let is_it = |at: &VersionRef| {
+            let stored = snapshot.version(*at);
+            (stored.revision, stored.sub) == (version.revision, version.sub)
+        };
+        let leaf = key.leaf;
+        let mut rows = snapshot.rows(key).map(|row| VersionRef { leaf, row });
+        version.origin = rows.find(is_it);
+        assert!(version.origin.is_some(), "it is a version of the snapshot");
+    }
+}
+
 /// Builds it again out of leaves of `built` that nothing changed and the keys of the others.
 fn rebuild(model: &Model, built: &Built, copies: impl Fn(u32) -> bool) -> Built {
     let snapshot = &built.snapshot;
     let mut builder = Builder::new(SEQUENCE, TINY, Revision(model.horizon));
+    builder.over(Arc::clone(snapshot));
     let mut file = vec![0; BLOCK];
     for leaf in 0..snapshot.leaf_count() {
         if copies(leaf) && snapshot.leaf_droppable_at(leaf).0 > model.horizon {
             let run = run(&built.file, snapshot, leaf);
-            builder.copy_leaf(snapshot, leaf, run).unwrap();
+            builder.copy_leaf(leaf, run).unwrap();
         } else {
             for slot in 0..snapshot.leaf_keys(leaf) {
                 let mut key = Vec::new();
                 snapshot.append_key(KeyRef { leaf, slot }, &mut key);
                 if let Some(history) = model.keys.get(&key) {
-                    push(&mut builder, &key, history);
+                    let mut versions = versions(history);
+                    // As if some of its keys were written anew.
+                    if slot % 3 > 0 {
+                        find_origins(snapshot, KeyRef { leaf, slot }, &mut versions);
+                    }
+                    builder.push_key(&key, &versions);
                 }
             }
         }
@@ -224,6 +245,48 @@ fn copied_leaves_are_those_that_were_encoded() {
     assert!(copied.file == built.file, "byte for byte");
     let mixed = rebuild(&model, &built, |leaf| leaf % 3 > 0);
     check(&model, &mixed, &load(&mixed.file).unwrap());
+}
+
+#[test]
+fn a_damaged_page_of_changes_is_not_carried_on() {
+    let model = usual();
+    let built = model.build(TINY);
+    let pages = built.snapshot.changes().len();
+    assert!(pages > 2);
+    for page in 0..pages {
+        let mut damaged = load(&built.file).unwrap();
+        let offset = built.snapshot.superblock().meta.offset
+            - (pages - page) as u64 * TINY.page_bytes as u64;
+        damaged.change_entries_mut()[page].checksum ^= 1;
+        let mut builder = Builder::new(SEQUENCE, TINY, Revision(model.horizon));
+        builder.over(Arc::new(damaged));
+        for leaf in 0..built.snapshot.leaf_count() {
+            let run = run(&built.file, &built.snapshot, leaf);
+            builder.copy_leaf(leaf, run).unwrap();
+        }
+        let result = builder.finish(model.meta()).step(usize::MAX);
+        let is_it = |error: &SnapshotError| {
+            let SnapshotError::Damaged {
+                offset: at,
+                reason: SnapshotDamage::Checksum(SnapshotPart::Changes),
+                affected: Affected::History,
+                ..
+            } = error
+            else {
+                return false;
+            };
+            *at == offset
+        };
+        assert!(result.as_ref().is_err_and(is_it), "{page}: {result:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "what was dropped does not come back")]
+fn a_horizon_that_goes_back_is_our_own_mistake() {
+    let built = usual().build(TINY);
+    let mut builder = Builder::new(SEQUENCE, TINY, Revision(usual().horizon - 1));
+    builder.over(built.snapshot);
 }
 
 #[test]
@@ -337,7 +400,7 @@ fn slices_of_any_size_finish_the_same_file() {
         }
         let mut finish = builder.finish(model.meta());
         let mut steps = 1;
-        while !finish.step(budget) {
+        while !finish.step(budget).unwrap() {
             steps += 1;
         }
         assert_eq!(steps > 1_000, budget < 2, "{steps} steps");

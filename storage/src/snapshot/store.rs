@@ -684,10 +684,11 @@ impl<D: Disk> SnapshotStore<D> {
             return Ok(());
         };
         draft.on_done();
+        let has_values = draft.has_values_at(offset);
         match completion.result {
             Ok(()) => {
                 if let Some(buf) = completion.buf {
-                    self.on_written(sequence, offset, buf);
+                    self.on_written((sequence, offset), has_values, buf);
                 }
                 Ok(())
             }
@@ -701,12 +702,12 @@ impl<D: Disk> SnapshotStore<D> {
     }
 
     /// Keeps a buffer for its values, or to be filled again.
-    fn on_written(&mut self, sequence: SnapshotSeq, offset: u64, buf: AlignedBuf) {
-        let unkept = if offset == 0 || !self.config.keeps_written {
-            Err(buf)
-        } else {
+    fn on_written(&mut self, place: (SnapshotSeq, u64), has_values: bool, buf: AlignedBuf) {
+        let unkept = if has_values && self.config.keeps_written {
             let half = self.config.cache_bytes_max / 2;
-            self.writing.keep((sequence, offset), buf, half)
+            self.writing.keep(place, buf, half)
+        } else {
+            Err(buf)
         };
         match unkept {
             Ok(()) => self.share_cache(),
@@ -751,7 +752,7 @@ impl<D: Disk> SnapshotStore<D> {
         };
         let token = self.token(Operation::Draft(sequence, offset));
         match action {
-            Action::Write(PageWrite { offset, buf }) => {
+            Action::Write(PageWrite { offset, buf, .. }) => {
                 self.disk.submit_write(file, offset, buf, false, token);
             }
             Action::Flush => self.disk.submit_flush(file, token),

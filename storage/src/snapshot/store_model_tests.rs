@@ -67,7 +67,7 @@ fn end<D: Disk>(
     store: &mut SnapshotStore<D>,
     mut finish: Finish,
 ) -> Result<Arc<Snapshot>, SnapshotError> {
-    while !finish.step(7) {
+    while !finish.step(7)? {
         give(store, || finish.take_write())?;
     }
     give(store, || finish.take_write())?;
@@ -101,6 +101,7 @@ fn build_keys_with<D: Disk>(
     let generation = current.as_ref().map_or(0, |c| generation_of(c)) + 1;
     let mut builder = Builder::new(sequence, BUILDER, Revision(-1));
     if let Some(current) = current {
+        builder.over(Arc::clone(&current));
         builder.borrow_from(current.value_files());
         take_leaves(store, &mut builder, &current, |leaf| {
             borrows(leaf, generation)
@@ -116,6 +117,7 @@ fn build_keys_with<D: Disk>(
             tombstone: false,
             value: &value(generation, index),
             stays: None,
+            origin: None,
         };
         builder.push_key(&key(generation, index), &[version]);
         give(store, || builder.take_write())?;
@@ -145,7 +147,7 @@ fn take_leaves<D: Disk>(
             asked += 1;
         }
         if borrows(copied) {
-            builder.borrow_leaf(from, copied)?;
+            builder.borrow_leaf(copied)?;
             copied += 1;
             continue;
         }
@@ -153,7 +155,7 @@ fn take_leaves<D: Disk>(
             Some(run) => {
                 let (leaf, bytes) = run?;
                 assert_eq!(leaf, copied, "runs come in order");
-                builder.copy_leaf(from, leaf, &bytes)?;
+                builder.copy_leaf(leaf, &bytes)?;
                 copied += 1;
             }
             None => {

@@ -336,7 +336,7 @@ fn a_file_given_up_at_the_last_moment_counts_or_is_gone() {
     for seed in 0..60 {
         let mut store = open_with(seed, 1);
         let mut finish = build_keys(&mut store).unwrap();
-        while !finish.step(100) {}
+        while !finish.step(100).unwrap() {}
         give(&mut store, || finish.take_write()).unwrap();
         let (snapshot, superblock) = finish.into_snapshot("x");
         store.commit(snapshot, superblock);
@@ -444,6 +444,7 @@ fn no_more_writes_than_allowed_are_given() {
     let write = |block: u64| PageWrite {
         offset: block * 4096,
         buf: crate::io::AlignedBuf::zeroed(4096),
+        has_values: true,
     };
     let mut given = 0;
     while store.may_write() {

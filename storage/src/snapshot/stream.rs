@@ -12,6 +12,8 @@ pub struct PageWrite {
     pub offset: u64,
     /// What; its length is a multiple of 4 KiB.
     pub buf: AlignedBuf,
+    /// Whether values are in it: what of a file is not in memory anyway.
+    pub has_values: bool,
 }
 
 /// Gathers whole blocks.
@@ -68,7 +70,11 @@ impl ValueStream {
         let buf = std::mem::replace(&mut self.buf, fresh);
         let offset = self.offset;
         self.offset += buf.len() as u64;
-        self.ready.push_back(PageWrite { offset, buf });
+        self.ready.push_back(PageWrite {
+            offset,
+            buf,
+            has_values: true,
+        });
     }
 
     pub(super) fn take(&mut self) -> Option<PageWrite> {

@@ -21,6 +21,8 @@ pub struct VersionIn<'a> {
     pub value: &'a [u8],
     /// Where the value stays: in a file of the same directory.
     pub stays: Option<ValuePlace>,
+    /// Which version it is of the snapshot that is built [over](super::Builder::over), if it is one.
+    pub origin: Option<VersionRef>,
 }
 
 impl VersionIn<'_> {

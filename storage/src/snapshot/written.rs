@@ -13,7 +13,6 @@ use super::snapshot::Snapshot;
 use super::version::BlockPlace;
 use crate::ids::SnapshotSeq;
 use crate::io::AlignedBuf;
-use crate::limits::SNAPSHOT_BLOCK_BYTES;
 
 /// Pieces of files.
 #[derive(Debug, Default)]
@@ -67,16 +66,10 @@ impl Written {
         self.pieces.append(&mut other.pieces);
     }
 
-    /// Lets go of what is not a value of this snapshot, and of its index, which is in memory anyway; the buffers are
-    /// added to `spare`.
+    /// Lets go of what is not a value of this snapshot; the buffers are added to `spare`.
     pub(super) fn keep_values_of(&mut self, snapshot: &Snapshot, spare: &mut Vec<AlignedBuf>) {
-        let own_end = SNAPSHOT_BLOCK_BYTES as u64 + snapshot.as_lender().lent_bytes;
-        let is_useless = |&(file, offset): &(SnapshotSeq, u64), _: &mut Piece| {
-            if file == snapshot.sequence() {
-                offset >= own_end
-            } else {
-                !snapshot.borrows_from(file)
-            }
+        let is_useless = |&(file, _): &(SnapshotSeq, u64), _: &mut Piece| {
+            file != snapshot.sequence() && !snapshot.borrows_from(file)
         };
         for (_, piece) in self.pieces.extract_if(.., is_useless) {
             self.bytes -= piece.bytes.len() as u64;
