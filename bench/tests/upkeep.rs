@@ -148,8 +148,15 @@ fn every_step_of_a_backup_has_its_rate_and_its_cost() {
     assert_eq!(result["key_count"], 4096);
     let steps = &result["steps"];
     let moving = ["checkpoint", "save", "restore"];
-    let beside = ["quiet", "save beside puts", "restore beside puts"];
-    assert_eq!(names(steps), [moving, beside].concat());
+    let alone = ["quiet", "without save", "without restore"];
+    let beside = [
+        "quiet",
+        "save beside puts",
+        "without save",
+        "restore beside puts",
+        "without restore",
+    ];
+    assert_eq!(names(steps), [&moving[..], &beside].concat());
     for step in steps.as_array().unwrap() {
         let (transfer, puts) = (&step["transfer"], &step["puts"]);
         if !transfer.is_null() {
@@ -161,7 +168,7 @@ fn every_step_of_a_backup_has_its_rate_and_its_cost() {
             check_stretch(puts);
         }
         let name = step["name"].as_str().unwrap();
-        assert_eq!(transfer.is_null(), name == "quiet");
+        assert_eq!(transfer.is_null(), alone.contains(&name));
         assert_eq!(puts.is_null(), moving.contains(&name));
     }
     for ratio in [
@@ -170,6 +177,9 @@ fn every_step_of_a_backup_has_its_rate_and_its_cost() {
         "restore_probe_ratio",
         "restore_copy_ratio",
         "save_beside_puts_p99_ratio",
+        "without_save_p99_ratio",
+        "save_beside_puts_p99_without_ratio",
+        "restore_beside_puts_p99_without_ratio",
     ] {
         positive(&result["ratios"][ratio]["median"]);
     }

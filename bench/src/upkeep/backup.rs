@@ -2,13 +2,18 @@
 //! latter two cost clients.
 //!
 //! ```text
-//!   fill, rest | probe, checkpoint | probe, save | probe, restore | quiet puts | puts + save | puts + restore
+//!   fill, rest | probe, checkpoint | probe, save | probe, restore | quiet puts
+//!              | puts + save | puts without | puts + restore | puts without
 //! ```
 //!
 //! Save and restore are commands of Keelson's program, timed as an operator would see them: the save
 //! includes the checkpoint that the member makes for it, the restore the verification of every byte.
 //! The probe is the disk's sequential rate just before; no step can beat it for long. All three steps read from the disk
 //! as much as they write to it, so the disk's rate of copies is what they can reach.
+//!
+//! A backup beside puts takes minutes, in which a member that is flooded makes checkpoints, too. So what it costs is told
+//! twice: over puts in a few quiet seconds, and over puts for as long without it. The history is compacted before each of
+//! them, so that all begin alike.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::filling::{fill, set, shipped};
-use super::member::{Member, defragment, ensure_room};
+use super::member::{Member, compact, contents, defragment, ensure_room};
 use super::puts::{Puts, Stretch};
 use super::tool::timed;
 use crate::cli::{BackupOptions, ServerKind};
@@ -67,6 +72,8 @@ pub struct BackupStep {
     pub puts: Option<Stretch>,
     /// Their p99 over that of the quiet ones of the same round.
     pub p99_ratio: Option<f64>,
+    /// Their p99 over that of puts for as long without the work beside them.
+    pub p99_without_ratio: Option<f64>,
 }
 
 /// Bytes that were moved, beside what the disk can take.
@@ -185,29 +192,64 @@ impl Steps<'_> {
         self.beside_puts(&file, steps).await
     }
 
-    async fn beside_puts(&self, file: &Path, steps: &mut Vec<BackupStep>) -> Result<()> {
+    async fn beside_puts(&mut self, file: &Path, steps: &mut Vec<BackupStep>) -> Result<()> {
+        self.begin_anew().await?;
         let address = self.member.address();
         let quiet = self.puts.quiet(address, self.member.name()).await?;
         let quiet = Stretch::new("quiet", [(quiet.seconds, &quiet.tally)])?;
         let quiet_p99_us = quiet.latency_us.p99;
-        steps.push(self.step("quiet", None, Some((quiet, None))));
+        steps.push(self.step("quiet", None, Some(quiet)));
+        let from = steps.len();
 
-        let name = "save beside puts";
-        let what = format!("{name}, round {}", self.round);
-        let work = timed(self.save(file));
-        let saved = self.puts.beside(address, what, work).await?;
-        let moved = (length(file)?, saved.outcome);
-        let stretch = Stretch::new(name, [(saved.outcome, &saved.tally)])?;
-        steps.push(self.step(name, Some(moved), Some((stretch, Some(quiet_p99_us)))));
+        let save = self.save(file);
+        let names = ("save beside puts", "without save");
+        steps.extend(self.with_and_without(names, save, file).await?);
 
-        let name = "restore beside puts";
-        let what = format!("{name}, round {}", self.round);
         let restored_to = self.folder()?;
-        let work = timed(self.restore(file, restored_to.path()));
-        let restored = self.puts.beside(address, what, work).await?;
-        let moved = (moved.0, restored.outcome);
-        let stretch = Stretch::new(name, [(restored.outcome, &restored.tally)])?;
-        steps.push(self.step(name, Some(moved), Some((stretch, Some(quiet_p99_us)))));
+        let restore = self.restore(file, restored_to.path());
+        let names = ("restore beside puts", "without restore");
+        steps.extend(self.with_and_without(names, restore, file).await?);
+        for step in &mut steps[from..] {
+            step.p99_ratio = step.p99_us().map(|p99_us| p99_us / quiet_p99_us);
+        }
+        Ok(())
+    }
+
+    /// Puts beside a command, and then for as long without it.
+    async fn with_and_without(
+        &mut self,
+        names: (&str, &str),
+        command: Command,
+        file: &Path,
+    ) -> Result<[BackupStep; 2]> {
+        self.begin_anew().await?;
+        let address = self.member.address();
+        let what = |name: &str| format!("{name}, round {}", self.round);
+        let work = timed(command);
+        let with = self.puts.beside(address, what(names.0), work).await?;
+        let seconds = with.outcome;
+        let moved = (length(file)?, seconds);
+        let puts = Stretch::new(names.0, [(seconds, &with.tally)])?;
+        let mut with = self.step(names.0, Some(moved), Some(puts));
+
+        self.begin_anew().await?;
+        let what = |name: &str| format!("{name}, round {}", self.round);
+        let pause = async {
+            tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+            Ok(())
+        };
+        let without = self.puts.beside(address, what(names.1), pause).await?;
+        let puts = Stretch::new(names.1, [(without.seconds, &without.tally)])?;
+        with.p99_without_ratio = with.p99_us().map(|p99_us| p99_us / puts.latency_us.p99);
+        Ok([with, self.step(names.1, None, Some(puts))])
+    }
+
+    /// Compacts the history that puts have made, and waits until the member rests.
+    async fn begin_anew(&mut self) -> Result<()> {
+        let address = self.member.address();
+        let (_, revision) = contents(address).await?;
+        compact(address, revision).await?;
+        self.member.settle().await?;
         Ok(())
     }
 
@@ -235,12 +277,7 @@ impl Steps<'_> {
         command
     }
 
-    fn step(
-        &self,
-        name: &str,
-        moved: Option<(u64, f64)>,
-        puts: Option<(Stretch, Option<f64>)>,
-    ) -> BackupStep {
+    fn step(&self, name: &str, moved: Option<(u64, f64)>, puts: Option<Stretch>) -> BackupStep {
         let transfer = moved.map(|(bytes, seconds)| {
             let bytes_per_second = bytes as f64 / seconds;
             Transfer {
@@ -253,17 +290,13 @@ impl Steps<'_> {
                 copy_ratio: bytes_per_second / self.copy_bytes_per_second,
             }
         });
-        let (puts, quiet_p99_us) = puts.unzip();
-        let p99_ratio = puts
-            .as_ref()
-            .zip(quiet_p99_us.flatten())
-            .map(|(puts, quiet_us): (&Stretch, f64)| puts.latency_us.p99 / quiet_us);
         BackupStep {
             name: name.to_owned(),
             round: self.round,
             transfer,
             puts,
-            p99_ratio,
+            p99_ratio: None,
+            p99_without_ratio: None,
         }
     }
 
@@ -273,6 +306,12 @@ impl Steps<'_> {
             .prefix("keelson-bench-backup-")
             .tempdir_in(self.parent);
         folder.with_context(|| format!("cannot use {}", self.parent.display()))
+    }
+}
+
+impl BackupStep {
+    fn p99_us(&self) -> Option<f64> {
+        self.puts.as_ref().map(|puts| puts.latency_us.p99)
     }
 }
 
@@ -311,9 +350,12 @@ impl BackupResult {
             let of_probe = self.over_rounds(name, |step| Some(step.transfer.as_ref()?.probe_ratio));
             let of_copy = self.over_rounds(name, |step| Some(step.transfer.as_ref()?.copy_ratio));
             let of_quiet = self.over_rounds(name, |step| step.p99_ratio);
+            let of_without = self.over_rounds(name, |step| step.p99_without_ratio);
             ratios.extend(of_probe.map(|spread| (format!("{word}_probe_ratio"), spread)));
             ratios.extend(of_copy.map(|spread| (format!("{word}_copy_ratio"), spread)));
             ratios.extend(of_quiet.map(|spread| (format!("{word}_p99_ratio"), spread)));
+            let word = format!("{word}_p99_without_ratio");
+            ratios.extend(of_without.map(|spread| (word, spread)));
         }
         self.ratios = ratios;
     }
