@@ -191,14 +191,39 @@ fn no_more_reads_than_allowed_are_in_flight() {
     assert_eq!(store.disk_mut().submitted() - before, blocks.len() as u64);
 }
 
-#[test]
-fn values_that_were_just_written_are_not_read_back() {
+/// A store with room for all that was written.
+fn open_that_keeps() -> SnapshotStore<SimDisk> {
     let config = StoreConfig {
         cache_bytes_max: 64 << 20,
         keeps_written: true,
         ..small_config()
     };
-    let mut store = SnapshotStore::open(SimDisk::new(5), config).unwrap();
+    SnapshotStore::open(SimDisk::new(5), config).unwrap()
+}
+
+/// The index is in memory anyway.
+#[test]
+fn buffers_of_the_index_are_filled_again_while_those_of_values_stay() {
+    let mut store = open_that_keeps();
+    store.begin();
+    for (block, has_values) in [(1, true), (2, true), (3, false), (4, false)] {
+        while !store.may_write() {
+            store.wait().unwrap();
+        }
+        store.write(PageWrite {
+            offset: block * 4096,
+            buf: crate::io::AlignedBuf::zeroed(4096),
+            has_values,
+        });
+        settle(&mut store);
+        assert_eq!(store.take_buf().is_none(), has_values, "block {block}");
+    }
+    assert_eq!(store.counters().cache_bytes, 2 * 4096);
+}
+
+#[test]
+fn values_that_were_just_written_are_not_read_back() {
+    let mut store = open_that_keeps();
     for _ in 0..3 {
         let snapshot = build(&mut store).unwrap();
         let generation = generation_of(&snapshot);
