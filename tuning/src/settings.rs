@@ -51,7 +51,7 @@ section! {
     CheckpointTuning as checkpoint, rows CHECKPOINT_ROWS {
         log_bytes_min = 256 * MIB, from 32 * KIB, to 64 * 1024 * MIB,
             "Bytes of log after which a checkpoint is made at the earliest, however many commands \
-             (--snapshot-count) they are. Beyond it, twice the size of the last snapshot counts.";
+             (--snapshot-count) they are. Beyond it, twice the last snapshot file counts.";
         log_bytes_max = 1024 * MIB, from 32 * KIB, to 64 * 1024 * MIB,
             "Bytes of log after which a checkpoint is made at the latest: what a start has to replay.";
         interval_seconds = 3_600, from 0, to 31_536_000,

@@ -41,8 +41,8 @@ use crate::runtime::Bell;
 pub struct CheckpointConfig {
     /// Commands since the last one before the next is due (`--snapshot-count`).
     pub commands: u64,
-    /// Bytes of log since the last one before the next is due: twice the size of the snapshot, because a checkpoint
-    /// writes all of it anew, but at least and at most this.
+    /// Bytes of log since the last one before the next is due: twice the length of the last file, the index and the values
+    /// that were new, but at least and at most this.
     pub log_bytes: (u64, u64),
     /// The longest time between two while anything changes, in microseconds.
     pub interval_us: Option<u64>,
