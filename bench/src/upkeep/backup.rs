@@ -223,8 +223,8 @@ impl Steps<'_> {
         file: &Path,
     ) -> Result<[BackupStep; 2]> {
         self.begin_anew().await?;
-        let address = self.member.address();
-        let what = |name: &str| format!("{name}, round {}", self.round);
+        let (address, round) = (self.member.address(), self.round);
+        let what = |name: &str| format!("{name}, round {round}");
         let work = timed(command);
         let with = self.puts.beside(address, what(names.0), work).await?;
         let seconds = with.outcome;
@@ -233,12 +233,8 @@ impl Steps<'_> {
         let mut with = self.step(names.0, Some(moved), Some(puts));
 
         self.begin_anew().await?;
-        let what = |name: &str| format!("{name}, round {}", self.round);
-        let pause = async {
-            tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
-            Ok(())
-        };
-        let without = self.puts.beside(address, what(names.1), pause).await?;
+        let time = Duration::from_secs_f64(seconds);
+        let without = self.puts.alone(address, what(names.1), time).await?;
         let puts = Stretch::new(names.1, [(without.seconds, &without.tally)])?;
         with.p99_without_ratio = with.p99_us().map(|p99_us| p99_us / puts.latency_us.p99);
         Ok([with, self.step(names.1, None, Some(puts))])

@@ -88,11 +88,22 @@ impl Puts {
 
     /// Nothing but puts, for the job's time.
     pub async fn quiet(&self, address: SocketAddr, who: &str) -> Result<Beside<()>> {
+        self.alone(address, format!("{who}: puts"), self.quiet)
+            .await
+    }
+
+    /// Nothing but puts, for some time.
+    pub async fn alone(
+        &self,
+        address: SocketAddr,
+        what: String,
+        time: Duration,
+    ) -> Result<Beside<()>> {
         let pause = async {
-            tokio::time::sleep(self.quiet).await;
+            tokio::time::sleep(time).await;
             Ok(())
         };
-        self.beside(address, format!("{who}: puts"), pause).await
+        self.beside(address, what, pause).await
     }
 
     /// Puts for as long as some work takes. An error of the work ends them.
