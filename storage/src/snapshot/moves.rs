@@ -143,9 +143,11 @@ impl ChangeOrder {
         let takes_moved = match (&self.moved, &self.fresh) {
             (None, _) => false,
             (Some(_), None) => true,
-            (Some((from, _)), Some(fresh)) => {
+            // Were two alike in that, the first one by its key would come first, as when all are sorted.
+            (Some((from, to)), Some(fresh)) => {
                 self.is_fresh_later
-                    || order_in(self.moves.base(), *from) < (fresh.revision, fresh.sub)
+                    || (order_in(self.moves.base(), *from), *to)
+                        < ((fresh.revision, fresh.sub), fresh.at())
             }
         };
         Ok(if takes_moved {
