@@ -8,10 +8,9 @@
 //! that the power failure has torn. Whoever writes something behind it says that it was durable, and from then on it
 //! must be missed.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::RawFd;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use keelson_storage::io::{
     AlignedBuf, Completion, Disk, DiskError, FileEntry, FileId, SimDisk, SimFault,
@@ -24,7 +23,7 @@ const WRITTEN_COUNT: usize = 64;
 
 /// One of several handles of a disk.
 #[derive(Clone, Debug)]
-pub struct SharedDisk(Rc<RefCell<Held>>);
+pub struct SharedDisk(Arc<Mutex<Held>>);
 
 #[derive(Debug)]
 struct Held {
@@ -104,7 +103,7 @@ impl SharedDisk {
     /// An empty disk.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self(Rc::new(RefCell::new(Held {
+        Self(Arc::new(Mutex::new(Held {
             disk: SimDisk::new(seed),
             dice: Dice::new(!seed),
             ready_at_us: 0,
@@ -120,44 +119,48 @@ impl SharedDisk {
         })))
     }
 
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().expect("no thread panics with it")
+    }
+
     /// The time, and when the disk has done the next of what it was given.
     pub fn set_time(&self, now_us: u64) {
-        self.0.borrow_mut().now_us = now_us;
+        self.held().now_us = now_us;
     }
 
     /// Nothing completes before.
     pub fn busy_until(&self, at_us: u64) {
-        let mut held = self.0.borrow_mut();
+        let mut held = self.held();
         held.ready_at_us = held.ready_at_us.max(at_us);
     }
 
     /// Whether something is under way, and until when at least.
     #[must_use]
     pub fn pending(&self) -> Option<u64> {
-        let held = self.0.borrow();
+        let held = self.held();
         (held.in_flight > 0).then_some(held.ready_at_us)
     }
 
     /// From now on this may happen.
     pub fn set_accidents(&self, accidents: Accidents) {
-        self.0.borrow_mut().accidents = accidents;
+        self.held().accidents = accidents;
     }
 
     /// What has happened in this life.
     #[must_use]
     pub fn happened(&self) -> Happened {
-        self.0.borrow().happened
+        self.held().happened
     }
 
     /// Whether it has ever lied, or anything on it has rotted.
     #[must_use]
     pub fn has_lied(&self) -> bool {
-        self.0.borrow().has_lied
+        self.held().has_lied
     }
 
     /// A bit of something that was written is another one from now on; false if there is nothing yet.
     pub fn rot(&self) -> bool {
-        let mut held = self.0.borrow_mut();
+        let mut held = self.held();
         let fresh = held.written.iter().filter(|written| !written.is_covered);
         let fresh: Vec<&Written> = fresh.chain(held.writing.values()).collect();
         let covered = held.written.iter().filter(|written| written.is_covered);
@@ -191,7 +194,7 @@ impl SharedDisk {
 
     /// The power fails: what was in flight is torn, and the next life finds the rest.
     pub fn crash(&self) {
-        let mut held = self.0.borrow_mut();
+        let mut held = self.held();
         let disk = std::mem::replace(&mut held.disk, SimDisk::new(0));
         held.disk = disk.crash();
         held.spare_the_last();
@@ -283,11 +286,11 @@ impl Disk for SharedDisk {
     }
 
     fn list(&mut self) -> Result<Vec<FileEntry>, DiskError> {
-        self.0.borrow_mut().disk.list()
+        self.held().disk.list()
     }
 
     fn open(&mut self, name: &str) -> Result<FileId, DiskError> {
-        let mut held = self.0.borrow_mut();
+        let mut held = self.held();
         let file = held.disk.open(name)?;
         held.names.insert(file, name.to_owned());
         Ok(file)
@@ -300,15 +303,15 @@ impl Disk for SharedDisk {
         bytes: usize,
         buf: &mut AlignedBuf,
     ) -> Result<(), DiskError> {
-        self.0.borrow_mut().disk.read(file, offset, bytes, buf)
+        self.held().disk.read(file, offset, bytes, buf)
     }
 
     fn entropy(&mut self) -> u64 {
-        self.0.borrow_mut().disk.entropy()
+        self.held().disk.entropy()
     }
 
     fn submit_create(&mut self, name: &str, bytes: u64, token: u64) -> FileId {
-        let mut held = self.0.borrow_mut();
+        let mut held = self.held();
         held.befall(0, false);
         let file = held.disk.submit_create(name, bytes, token);
         held.names.insert(file, name.to_owned());
@@ -323,7 +326,7 @@ impl Disk for SharedDisk {
         buf: AlignedBuf,
         token: u64,
     ) {
-        let mut held = self.0.borrow_mut();
+        let mut held = self.held();
         held.in_flight += 1;
         held.disk.submit_read(file, offset, bytes, buf, token);
     }
@@ -336,7 +339,7 @@ impl Disk for SharedDisk {
         durable: bool,
         token: u64,
     ) {
-        let mut held = self.0.borrow_mut();
+        let mut held = self.held();
         let is_lie = held.befall(buf.len(), true);
         let written = Written {
             number: held.writes,
@@ -353,23 +356,23 @@ impl Disk for SharedDisk {
     }
 
     fn submit_flush(&mut self, file: FileId, token: u64) {
-        let mut held = self.0.borrow_mut();
+        let mut held = self.held();
         held.befall(0, false);
         held.disk.submit_flush(file, token);
     }
 
     fn submit_remove(&mut self, file: FileId, token: u64) {
-        let mut held = self.0.borrow_mut();
+        let mut held = self.held();
         held.in_flight += 1;
         held.disk.submit_remove(file, token);
     }
 
     fn kick(&mut self) -> Result<(), DiskError> {
-        self.0.borrow_mut().disk.kick()
+        self.held().disk.kick()
     }
 
     fn reap(&mut self, out: &mut Vec<Completion>) {
-        let mut held = self.0.borrow_mut();
+        let mut held = self.held();
         if held.now_us < held.ready_at_us {
             return;
         }
@@ -382,7 +385,7 @@ impl Disk for SharedDisk {
     }
 
     fn wait(&mut self) -> Result<(), DiskError> {
-        let mut held = self.0.borrow_mut();
+        let mut held = self.held();
         // Somebody blocks: whatever it takes, it is done afterwards.
         held.ready_at_us = 0;
         held.disk.wait()

@@ -95,14 +95,14 @@ pub(super) fn open(disks: Disks<SimDisk>, clock: &ManualClock) -> Engine<SimDisk
     try_open(disks, clock).expect("a sound disk opens")
 }
 
-pub(super) fn try_open<D: Disk>(
+pub(super) fn try_open<D: Disk + Send>(
     disks: Disks<D>,
     clock: &ManualClock,
 ) -> Result<Engine<D>, EngineError> {
     open_with(disks, config(), 256 << 10, clock)
 }
 
-fn open_with<D: Disk>(
+fn open_with<D: Disk + Send>(
     disks: Disks<D>,
     config: EngineConfig,
     segment_bytes: u64,

@@ -43,6 +43,7 @@ mod open;
 mod persist;
 mod quorum_reads;
 mod read;
+mod read_log;
 mod receiving;
 pub mod reconfigure;
 mod rejoin;

@@ -18,7 +18,7 @@ use keelson_storage::mvcc::Record;
 use keelson_storage::recovery::RecoveryReport;
 use keelson_storage::snapshot::{SnapshotError, SnapshotStore};
 use keelson_storage::state::{Cluster, Member, State};
-use keelson_storage::wal::{RecordKind, Wal, WalConfig, WalRecord};
+use keelson_storage::wal::{RecordKind, WalConfig, WalRecord};
 
 use super::apply::replay_committed;
 use super::auto_compact::AutoCompact;
@@ -33,6 +33,7 @@ use super::limits::INITIAL_TICKS_LEFT;
 use super::lost::LostState;
 use super::newcomer::Newcomer;
 use super::offline;
+use super::read_log::open_beside;
 use super::rejoin::Rejoin;
 use super::sending::{Sending, snapshot_mark};
 use super::shard::{Durations, Engine, EngineConfig, EngineError, EngineFacts, Port};
@@ -103,7 +104,7 @@ impl<S> ShardSeat<S> {
 ///
 /// # Errors
 /// The lane or a snapshot cannot be used, or they do not belong together.
-pub fn open_lane<D: Disk>(
+pub fn open_lane<D: Disk + Send>(
     (lane, disk): (LaneId, D),
     wal_config: WalConfig,
     seats: Vec<ShardSeat<D>>,
@@ -128,7 +129,7 @@ pub fn open_lane<D: Disk>(
         replays.push((replayed, seat));
     }
     let mut stranger = None;
-    let (wal, report) = Wal::open(disk, lane, wal_config, |lsn, record| {
+    let (wal, report) = open_beside((lane, disk), wal_config, |lsn, record| {
         let mut replays = replays.iter_mut();
         match replays.find(|(_, seat)| seat.config.shard == record.shard) {
             Some((replayed, _)) => replayed.on_record(lsn, record),
@@ -183,7 +184,10 @@ impl<D: Disk> Engine<D> {
         config: EngineConfig,
         member: Member,
         clock: &impl Clock,
-    ) -> Result<(Self, RecoveryReport), EngineError> {
+    ) -> Result<(Self, RecoveryReport), EngineError>
+    where
+        D: Send,
+    {
         let seat = ShardSeat {
             snapshots: disks.snapshots,
             config,

@@ -39,6 +39,12 @@ impl DerefMut for Piece {
     }
 }
 
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
 impl Drop for Piece {
     fn drop(&mut self) {
         if let Some(buf) = self.buf.take() {
@@ -73,5 +79,35 @@ impl Pool {
         let mut buf = self.buffers.recv().expect("the pool sends to itself");
         buf.clear();
         Piece::new(buf, self.home.clone())
+    }
+
+    /// An empty buffer that is back, or a new one of `bytes`: for whoever cannot wait, since others may keep theirs.
+    #[must_use]
+    pub fn take_or_make(&self, bytes: usize) -> Piece {
+        let back = self.buffers.try_recv().ok();
+        let mut buf = back.unwrap_or_else(|| AlignedBuf::with_capacity(bytes));
+        buf.clear();
+        Piece::new(buf, self.home.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_taken_again_once_it_is_back() {
+        let pool = Pool::new(0, 0);
+        let mut first = pool.take_or_make(8192);
+        first.extend_from_slice(b"kept");
+        let memory = first.as_slice().as_ptr();
+        let second = pool.take_or_make(4096);
+        assert_ne!(second.as_slice().as_ptr(), memory);
+        assert_eq!(first.as_slice(), b"kept");
+        drop(first);
+        let again = pool.take_or_make(4096);
+        assert_eq!(again.as_slice().as_ptr(), memory);
+        assert!(again.is_empty());
+        assert_eq!((again.capacity(), second.capacity()), (8192, 4096));
     }
 }

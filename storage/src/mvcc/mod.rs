@@ -36,6 +36,7 @@ pub use hash::{HashKvResult, HashScan};
 pub use layers::{Layer, MemoryBytes};
 pub use record::{Record, Version, is_absent};
 pub use select::{Select, Selection};
+pub use slab::ready_blocks;
 
 pub(crate) use digest::Digest;
 pub(crate) use layers::Found;

@@ -5,13 +5,14 @@
 //! out any number of times, or half of it, leaves an answer that says the same: wiping only removes
 //! groups that nothing attests, and never changes whether the group at the end is sound.
 //!
-//! Reading is sequential in large pieces; payloads are slices of those pieces.
+//! Reading is sequential in large pieces; payloads are slices of those pieces. Once nobody has a slice of a piece any
+//! more, its buffer is read into again.
 
 use bytes::Bytes;
 
 use super::plan::{self, Action, Attestation, BodyState, Ground, HeaderState};
 use crate::ids::{GroupSeq, LaneId, Lsn, SegmentSeq};
-use crate::io::{AlignedBuf, Disk, FileEntry, FileId};
+use crate::io::{AlignedBuf, Disk, FileEntry, FileId, Pool};
 use crate::limits::{WAL_BLOCK_BYTES, WAL_READ_BYTES};
 use crate::wal::format::{
     self, BLOCK_BYTES, BodyError, FORMAT_VERSION, GroupHeader, GroupHeaderView, LaneStart,
@@ -154,6 +155,7 @@ pub(crate) fn scan<D: Disk>(
         scan,
         window: Bytes::new(),
         window_offset: 0,
+        buffers: Pool::new(0, 0),
     };
     reader.walk(live)?;
     let mut scan = reader.scan;
@@ -301,6 +303,8 @@ struct Reader<'a, D: Disk> {
     /// What was read last of the present segment.
     window: Bytes,
     window_offset: u64,
+    /// New memory would cost more than the reads themselves.
+    buffers: Pool,
 }
 
 /// How a segment's walk ended.
@@ -546,7 +550,9 @@ impl<D: Disk> Reader<'_, D> {
                 .next_multiple_of(WAL_BLOCK_BYTES)
                 .max(WAL_READ_BYTES as u64)
                 .min(segment.header.segment_bytes - from);
-            let mut buf = AlignedBuf::with_capacity(want as usize);
+            // What was read before goes back first, if nobody kept a record of it.
+            self.window = Bytes::new();
+            let mut buf = self.buffers.take_or_make(want as usize);
             self.disk
                 .read(segment.file, from, want as usize, &mut buf)?;
             self.scan.report.bytes_read += buf.len() as u64;
