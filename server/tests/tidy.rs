@@ -67,6 +67,10 @@ const LOCK_FILES: &[(&str, &str)] = &[
         "a sender that waits for room is told once",
     ),
     (
+        "server/sim/src/disk.rs",
+        "the world's handle of a disk stays while a thread reads the log from another",
+    ),
+    (
         "storage/src/mvcc/slab.rs",
         "versions are counted by the block and let go on any thread; a lock a block for those used again",
     ),
