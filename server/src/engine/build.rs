@@ -210,12 +210,29 @@ impl Thread {
     fn run(mut self, job: &Receiver<Box<Checkpoint>>) {
         self.job = job.recv().ok();
         while let Some(made) = self.next() {
-            let sent = self.made.send(made);
+            let is_taken = self.hand_over(made);
             self.bell.ring();
-            if sent.is_err() {
+            if !is_taken {
                 break;
             }
         }
+    }
+
+    /// While the engine has enough to write, goes on with what needs no room for writes; false when the engine is gone.
+    fn hand_over(&mut self, mut made: Made) -> bool {
+        while let Some(job) = self.job.as_mut().filter(|job| job.may_run_ahead()) {
+            made = match self.made.try_send(made) {
+                Ok(()) => return true,
+                Err(TrySendError::Disconnected(_)) => return false,
+                Err(TrySendError::Full(made)) => made,
+            };
+            if let Err(error) = job.step(CHECKPOINT_SLICE_VERSIONS) {
+                self.job = None;
+                made = Made::Failed(error);
+            }
+            give_way();
+        }
+        self.made.send(made).is_ok()
     }
 
     /// What to hand over next; `None` after the last, and when the engine is gone.

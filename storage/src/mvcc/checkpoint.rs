@@ -9,12 +9,11 @@
 //!   last snapshot's index ---------------------/
 //! ```
 //!
-//! The leaves of the last snapshot are gone through in order. One between whose first key and the next
-//! leaf's the frozen layer has nothing, and of which retention drops nothing, is taken as it is, unless it is
-//! small; any other is merged with the frozen keys and made anew. Values stay in the files in which they are, block by
-//! block. They are read, and written again, only if their block is small or has become mostly useless, or if their file
-//! may not lend any more because too much of it is useless ([`Reuse`]). So every file goes at last. What of a leaf is to be
-//! read is found out some way ahead of the merge.
+//! The leaves of the last snapshot are gone through in order. One to which no frozen key belongs, and of which
+//! retention drops nothing, is taken as it is, unless it is small; any other is merged with the frozen keys and made anew.
+//! Values stay in the files in which they are, block by block. They are read, and written again, only if their block is
+//! small or has become mostly useless, or if their file may not lend any more because too much of it is useless
+//! ([`Reuse`]). So every file goes at last. What of a leaf is to be read is found out some way ahead of the merge.
 //!
 //! Invariant: the keys of the new snapshot are those of the frozen layer and the last snapshot, each with
 //! all versions of the horizon and later, and the newest one before it unless that is a tombstone.
@@ -113,6 +112,8 @@ struct Ahead {
     /// What becomes of each.
     fates: VecDeque<Fate>,
     next: u32,
+    /// The first leaf from there on that gets frozen keys; above all leaves if none does. None before it was looked for.
+    changed: Option<u32>,
     /// What is to be read, and was not taken yet.
     wanted: VecDeque<Wanted>,
     /// Runs, and their bytes, that were or will be wanted and are not used up.
@@ -174,6 +175,7 @@ impl Checkpoint {
                 config,
                 fates: VecDeque::new(),
                 next: 0,
+                changed: None,
                 wanted: VecDeque::new(),
                 runs: 0,
                 bytes: 0,
@@ -228,6 +230,15 @@ impl Checkpoint {
         }
     }
 
+    /// Whether it can go on although its writes are not taken: they are made when they are taken, of what stays in memory.
+    #[must_use]
+    pub fn may_run_ahead(&self) -> bool {
+        match &self.stage {
+            Stage::Index(finish) => !finish.is_complete(),
+            Stage::Keys(..) | Stage::Moving => false,
+        }
+    }
+
     /// Whether it has use for a buffer.
     #[must_use]
     pub fn wants_buf(&self) -> bool {
@@ -270,7 +281,7 @@ impl Checkpoint {
             return Ok(Progress::NeedsRun);
         }
         let run = run.map_or(&[][..], |(_, run)| run);
-        let until = stored.and_then(|last| next_first_key(last, self.leaf));
+        let until = stored.and_then(|last| last.leaf_bound(self.leaf + 1));
         let is_through = match (stored, fate) {
             (_, Some(Fate::Stays)) => {
                 self.versions_done += builder.borrow_leaf(self.leaf)?;
@@ -338,15 +349,19 @@ impl Checkpoint {
                 break;
             }
             let leaf = ahead.next;
-            let is_taken = self.horizon < last.leaf_droppable_at(leaf)
+            if ahead.changed.is_none_or(|changed| changed < leaf) {
+                let changed = first_changed(&self.frozen, last, leaf);
+                ahead.changed = Some(changed.unwrap_or(u32::MAX));
+            }
+            let is_taken = ahead.changed != Some(leaf)
                 && ahead.config.is_large(last, leaf)
-                && !is_changed(&self.frozen, last, leaf);
+                && self.horizon < last.leaf_droppable_at(leaf);
             ahead.next += 1;
             ahead.add(last, leaf, is_taken, self.horizon);
         }
     }
 
-    fn next_leaf(&mut self, first_key: Option<Vec<u8>>) {
+    fn next_leaf(&mut self, bound: Option<Vec<u8>>) {
         let fate = self.ahead.fates.pop_front();
         if !matches!(fate, Some(Fate::Stays))
             && let Some((_, run)) = self.runs.pop_front()
@@ -357,8 +372,8 @@ impl Checkpoint {
         self.leaf += 1;
         self.slot = 0;
         self.merging = false;
-        if let Some(first_key) = first_key {
-            self.cursor = first_key;
+        if let Some(bound) = bound {
+            self.cursor = bound;
         }
     }
 }
@@ -573,21 +588,10 @@ fn lenders_of(last: &Snapshot, reuse: Reuse) -> Vec<Lender> {
     lenders
 }
 
-/// Whether there are frozen keys among those of a leaf.
-fn is_changed(frozen: &Layer, last: &Snapshot, leaf: u32) -> bool {
-    let mut first = Vec::new();
-    if leaf > 0 {
-        last.append_key(last.leaf_first_key(leaf), &mut first);
-    }
-    let until = next_first_key(last, leaf);
-    frozen.tree.walk(&first, until.as_deref()).next().is_some()
-}
-
-/// The first key of the leaf behind this one.
-fn next_first_key(last: &Snapshot, leaf: u32) -> Option<Vec<u8>> {
-    (leaf + 1 < last.leaf_count()).then(|| {
-        let mut key = Vec::new();
-        last.append_key(last.leaf_first_key(leaf + 1), &mut key);
-        key
-    })
+/// The first leaf from this one on to which frozen keys belong.
+fn first_changed(frozen: &Layer, last: &Snapshot, leaf: u32) -> Option<u32> {
+    let bound = (leaf > 0).then(|| last.leaf_bound(leaf)).flatten();
+    let mut walk = frozen.tree.walk(&bound.unwrap_or_default(), None);
+    let (key, _) = walk.peek()?;
+    last.leaf_of(key)
 }

@@ -218,7 +218,7 @@ impl Builder {
         self.counters.live += counts.live;
         self.counters.data_bytes += counts.data_bytes;
         self.counters.changes += page.changes_since(self.horizon.0);
-        self.leaves.push(from.leaf_page_blocks(leaf), entry.page);
+        self.leaves.share(from.leaf_page(leaf), entry.page);
         self.last_key.clear();
         page.keys().append(last, &mut self.last_key);
         self.closed_key.clone_from(&self.last_key);

@@ -4,7 +4,6 @@
 //! and the superblock, which it writes when everything else is durable.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use rkyv::Serialize;
 
@@ -17,10 +16,14 @@ use super::format::{FORMAT_VERSION_BORROWS, PageReference, SUPERBLOCK_BYTES, Sup
 use super::inner::{ArchivedInner, Inner, Level};
 use super::meta::{Meta, MetaPage};
 use super::moves::ChangeOrder;
+use super::page::Blocks;
 use super::pages::Pages;
 use super::snapshot::{Parts, Snapshot};
 use super::stream::PageWrite;
 use crate::io::AlignedBuf;
+
+/// Leaves that come to rest in one step.
+const LEAVES_PER_STEP: usize = 64;
 
 /// A file whose keys are all there.
 #[derive(Debug)]
@@ -44,8 +47,8 @@ pub struct Finish {
     changes_per_page: usize,
     changes: Pages<ArchivedChanges>,
     superblock: Superblock,
-    /// Pieces of the index that were not written yet.
-    unwritten: VecDeque<Arc<AlignedBuf>>,
+    /// Parts of the index that were not written yet.
+    unwritten: VecDeque<Blocks>,
     /// How much of the first one was.
     written: usize,
     offset: u64,
@@ -54,6 +57,7 @@ pub struct Finish {
 /// What is made next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    Leaves,
     Inners,
     Changes,
     Rest,
@@ -67,7 +71,7 @@ impl Finish {
         let moves = std::mem::take(&mut builder.moves);
         Self {
             meta,
-            stage: Stage::Inners,
+            stage: Stage::Leaves,
             level: std::mem::take(&mut builder.level),
             level_number: 1,
             first: 0,
@@ -82,7 +86,7 @@ impl Finish {
             changes_per_page: Changes::per_page(config.page_bytes),
             changes: Pages::new(),
             superblock: Superblock::default(),
-            unwritten: builder.leaves.close(),
+            unwritten: VecDeque::new(),
             written: 0,
             offset: builder.values.end(),
             builder,
@@ -97,13 +101,20 @@ impl Finish {
         let mut left = budget.max(1);
         while left > 0 && self.stage != Stage::Complete {
             left = left.saturating_sub(match self.stage {
+                Stage::Leaves => self.step_leaves(),
                 Stage::Inners => self.step_inner(),
                 Stage::Changes => self.step_change()?,
                 Stage::Rest => self.step_rest(),
                 Stage::Complete => 0,
             });
         }
-        Ok(self.stage == Stage::Complete)
+        Ok(self.is_complete())
+    }
+
+    /// Whether [`step`](Self::step) has nothing left to do.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.stage == Stage::Complete
     }
 
     /// The next write of the index. Its bytes are a copy: the index itself stays resident.
@@ -111,18 +122,23 @@ impl Finish {
         if let Some(write) = self.builder.values.take() {
             return Some(write);
         }
-        let piece = self.unwritten.front()?;
-        let rest = &piece.as_slice()[self.written..];
-        let now = &rest[..rest.len().min(self.builder.config.write_bytes)];
+        self.unwritten.front()?;
         let mut buf = self.builder.values.buffer();
-        buf.extend_from_slice(now);
-        let offset = self.offset;
-        self.offset += now.len() as u64;
-        self.written += now.len();
-        if self.written == piece.len() {
-            self.unwritten.pop_front();
-            self.written = 0;
+        while let Some(blocks) = self.unwritten.front()
+            && buf.len() < self.builder.config.write_bytes
+        {
+            let rest = &blocks.as_slice()[self.written..];
+            let room = self.builder.config.write_bytes - buf.len();
+            let now = &rest[..rest.len().min(room)];
+            buf.extend_from_slice(now);
+            self.written += now.len();
+            if now.len() == rest.len() {
+                self.unwritten.pop_front();
+                self.written = 0;
+            }
         }
+        let offset = self.offset;
+        self.offset += buf.len() as u64;
         Some(PageWrite {
             offset,
             buf,
@@ -167,11 +183,21 @@ impl Finish {
         (snapshot, block)
     }
 
+    /// Some leaves: those come to rest whose memory has become mostly useless.
+    fn step_leaves(&mut self) -> usize {
+        if self.builder.leaves.settle(LEAVES_PER_STEP) {
+            self.unwritten.append(&mut self.builder.leaves.blocks());
+            self.stage = Stage::Inners;
+        }
+        LEAVES_PER_STEP
+    }
+
     /// One inner page.
     fn step_inner(&mut self) -> usize {
         let count = self.level.len();
         if count == 0 || (count == 1 && self.level_number > 1) {
-            self.unwritten.append(&mut self.inners.close());
+            self.inners.settle(usize::MAX);
+            self.unwritten.append(&mut self.inners.blocks());
             self.stage = Stage::Changes;
             return 1;
         }
@@ -214,7 +240,8 @@ impl Finish {
                 self.changes_done, self.builder.counters.changes,
                 "every version from the horizon on is a change"
             );
-            self.unwritten.append(&mut self.changes.close());
+            self.changes.settle(usize::MAX);
+            self.unwritten.append(&mut self.changes.blocks());
             self.stage = Stage::Rest;
         }
         Ok(1)
@@ -222,7 +249,8 @@ impl Finish {
 
     /// Meta page, page of borrowed runs, and table.
     fn step_rest(&mut self) -> usize {
-        let unwritten: usize = self.unwritten.iter().map(|piece| piece.len()).sum();
+        let blocks = self.unwritten.iter();
+        let unwritten: usize = blocks.map(|blocks| blocks.as_slice().len()).sum();
         let meta_offset = self.offset + (unwritten - self.written) as u64;
         let mut end = meta_offset;
         let meta = self.add_last_page(&MetaPage::new(&self.meta), &mut end);
@@ -258,7 +286,7 @@ impl Finish {
         let (blocks, entry) = self.builder.encoder.encode(value);
         let mut piece = AlignedBuf::with_capacity(blocks.len());
         piece.extend_from_slice(blocks);
-        self.unwritten.push_back(Arc::new(piece));
+        self.unwritten.push_back(Blocks::all_of(piece));
         let offset = *end;
         *end += entry.padded_bytes() as u64;
         PageReference { offset, entry }

@@ -558,7 +558,7 @@ fn build() -> Draft {
     let archive = |blocks: &[u8], bytes: u32| blocks[..bytes as usize].to_vec();
     let leaves = (0..snapshot.leaf_count()).map(|leaf| {
         let bytes = snapshot.leaf_entry(leaf).page.bytes;
-        archive(snapshot.leaf_page_blocks(leaf), bytes)
+        archive(snapshot.leaf_page(leaf).blocks(), bytes)
     });
     let inners = snapshot.inners().iter();
     let changes = snapshot.changes().iter();

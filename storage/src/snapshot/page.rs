@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use rkyv::Portable;
@@ -53,14 +53,44 @@ impl<T: Content> Page<T> {
         access::<T, Failure>(archive).ok()?;
         Some(page)
     }
+
+    /// The same page for another snapshot.
+    pub(super) fn share(&self) -> Self {
+        Self {
+            piece: Arc::clone(&self.piece),
+            ..*self
+        }
+    }
 }
 
 impl<T> Page<T> {
     /// The page as it is in the file: the archive, filled up to whole blocks.
     pub(super) fn blocks(&self) -> &[u8] {
+        &self.piece.as_slice()[self.span()]
+    }
+
+    /// The same, to be written some time.
+    pub(super) fn as_blocks(&self) -> Blocks {
+        Blocks {
+            piece: Arc::clone(&self.piece),
+            span: self.span(),
+        }
+    }
+
+    /// Which of all pieces the page lies in.
+    pub(super) fn piece_id(&self) -> usize {
+        self.piece.as_ptr().addr()
+    }
+
+    /// Length of that piece.
+    pub(super) fn piece_bytes(&self) -> usize {
+        self.piece.len()
+    }
+
+    fn span(&self) -> Range<usize> {
         let start = self.start as usize;
         let bytes = (self.bytes as usize).next_multiple_of(SNAPSHOT_BLOCK_BYTES);
-        &self.piece.as_slice()[start..start + bytes]
+        start..start + bytes
     }
 
     /// Asks for the memory of the archive's root and of its beginning, where the keys are.
@@ -98,6 +128,35 @@ impl<T> fmt::Debug for Page<T> {
     }
 }
 
+/// A part of a piece, in whole blocks.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    piece: Arc<AlignedBuf>,
+    span: Range<usize>,
+}
+
+impl Blocks {
+    /// All of a piece.
+    pub(super) fn all_of(piece: AlignedBuf) -> Self {
+        let span = 0..piece.len();
+        let piece = Arc::new(piece);
+        Self { piece, span }
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.piece.as_slice()[self.span.clone()]
+    }
+
+    /// Takes others that come right behind; false if these do not.
+    pub(super) fn extend(&mut self, next: &Self) -> bool {
+        let is_behind = Arc::ptr_eq(&self.piece, &next.piece) && self.span.end == next.span.start;
+        if is_behind {
+            self.span.end = next.span.end;
+        }
+        is_behind
+    }
+}
+
 /// A piece that is being built.
 pub(super) struct OpenPiece<T> {
     buf: AlignedBuf,
@@ -115,10 +174,6 @@ impl<T: Content> OpenPiece<T> {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.spans.is_empty()
-    }
-
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         bytes <= self.buf.capacity() - self.buf.len()
     }
@@ -133,15 +188,14 @@ impl<T: Content> OpenPiece<T> {
         self.spans.push((start as u32, bytes));
     }
 
-    /// Makes it a piece that never changes again, and appends its pages.
-    pub(super) fn close(self, pages: &mut Vec<Page<T>>) -> Arc<AlignedBuf> {
+    /// Makes it a piece that never changes again: its pages, as they were added.
+    pub(super) fn close(self) -> impl Iterator<Item = Page<T>> {
         let piece = Arc::new(self.buf);
-        pages.extend(self.spans.into_iter().map(|(start, bytes)| Page {
+        self.spans.into_iter().map(move |(start, bytes)| Page {
             piece: Arc::clone(&piece),
             start,
             bytes,
             kind: PhantomData,
-        }));
-        piece
+        })
     }
 }

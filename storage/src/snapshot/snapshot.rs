@@ -345,6 +345,28 @@ impl Snapshot {
         KeyRef { leaf, slot: 0 }
     }
 
+    /// The leaf to which a key belongs, whether it is there or not; none if there are no leaves.
+    #[must_use]
+    pub fn leaf_of(&self, key: &[u8]) -> Option<u32> {
+        Some(self.descend(key)?.0)
+    }
+
+    /// From which key on keys belong to a leaf; to the first one belong those before, too. `None` behind the last leaf.
+    #[must_use]
+    pub fn leaf_bound(&self, leaf: u32) -> Option<Vec<u8>> {
+        if leaf >= self.leaf_count() {
+            return None;
+        }
+        let is_before =
+            |page: &Page<ArchivedInner>| page.level() == 1 && page.first_child() <= leaf;
+        let parent = self.inners.partition_point(is_before) - 1;
+        let parent = &self.inners[parent];
+        let mut bound = Vec::new();
+        let child = leaf - parent.first_child();
+        parent.bounds().append(child as usize, &mut bound);
+        Some(bound)
+    }
+
     /// Keys of a leaf; not zero.
     #[must_use]
     pub fn leaf_keys(&self, leaf: u32) -> u32 {
@@ -489,15 +511,15 @@ impl Snapshot {
         &self.leaves[leaf as usize].entry
     }
 
-    /// A leaf page as it is in the file.
-    pub(super) fn leaf_page_blocks(&self, leaf: u32) -> &[u8] {
-        self.leaves[leaf as usize].page.blocks()
+    /// A leaf with the memory in which it lies.
+    pub(super) fn leaf_page(&self, leaf: u32) -> &Page<ArchivedLeaf> {
+        &self.leaves[leaf as usize].page
     }
 
     /// Compares a resident leaf page with its checksum.
     pub(super) fn verify_page(&self, leaf: u32) -> Result<(), SnapshotError> {
         let LeafPage { entry, offset, .. } = &self.leaves[leaf as usize];
-        if crc32c::crc32c(self.leaf_page_blocks(leaf)) != entry.page.checksum {
+        if crc32c::crc32c(self.leaf_page(leaf).blocks()) != entry.page.checksum {
             let (from, to) = self.span_of(leaf);
             return Err(SnapshotError::Damaged {
                 file: self.file.clone(),
