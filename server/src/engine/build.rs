@@ -22,8 +22,10 @@ use keelson_storage::limits::SNAPSHOT_RUNS_AHEAD_MAX;
 use keelson_storage::mvcc::{Checkpoint, Progress, Wanted};
 use keelson_storage::snapshot::{PageWrite, SnapshotError};
 
-use super::limits::{CHECKPOINT_SLICE_VERSIONS, CHECKPOINT_WRITES_AHEAD_MAX};
-use crate::runtime::{self, Bell};
+use super::limits::{
+    CHECKPOINT_GIVES_WAY_US, CHECKPOINT_SLICE_VERSIONS, CHECKPOINT_WRITES_AHEAD_MAX,
+};
+use crate::runtime::{self, Bell, Clock, MonotonicClock};
 
 const NOT_COMPLETE: &str = "a complete checkpoint is not built on";
 
@@ -88,6 +90,7 @@ impl Build {
             made: made_out,
             progress: Arc::clone(&progress),
             bell: Arc::clone(bell),
+            gave_way_us: 0,
         };
         if let Err(error) = runtime::spawn_helper(move || thread.run(&job_in)) {
             tracing::warn!(%error, "no thread for a checkpoint: its core does the work");
@@ -204,6 +207,8 @@ struct Thread {
     made: SyncSender<Made>,
     progress: Arc<AtomicU32>,
     bell: Arc<Bell>,
+    /// When it last gave way.
+    gave_way_us: u64,
 }
 
 impl Thread {
@@ -230,15 +235,25 @@ impl Thread {
                 self.job = None;
                 made = Made::Failed(error);
             }
-            give_way();
+            self.give_way_in_time();
         }
         self.made.send(made).is_ok()
     }
 
+    /// A slice may be little work, and giving way is some itself.
+    fn give_way_in_time(&mut self) {
+        let now_us = MonotonicClock.now_us();
+        if now_us - self.gave_way_us >= CHECKPOINT_GIVES_WAY_US {
+            give_way();
+            self.gave_way_us = now_us;
+        }
+    }
+
     /// What to hand over next; `None` after the last, and when the engine is gone.
     fn next(&mut self) -> Option<Made> {
-        let job = self.job.as_mut()?;
         loop {
+            self.give_way_in_time();
+            let job = self.job.as_mut()?;
             while job.wants_buf()
                 && let Ok(buf) = self.buffers.try_recv()
             {
@@ -256,7 +271,6 @@ impl Thread {
             if has_wants {
                 self.bell.ring();
             }
-            give_way();
             let progress = (job.progress() * 1000.0) as u32;
             self.progress.store(progress, Ordering::Relaxed);
             match stepped {

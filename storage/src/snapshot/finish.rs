@@ -103,7 +103,7 @@ impl Finish {
             left = left.saturating_sub(match self.stage {
                 Stage::Leaves => self.step_leaves(),
                 Stage::Inners => self.step_inner(),
-                Stage::Changes => self.step_change()?,
+                Stage::Changes => self.step_changes()?,
                 Stage::Rest => self.step_rest(),
                 Stage::Complete => 0,
             });
@@ -222,20 +222,18 @@ impl Finish {
         made
     }
 
-    /// One change.
-    fn step_change(&mut self) -> Result<usize, SnapshotError> {
-        let next = self.order.next()?;
-        if let Some(at) = next {
-            self.change_page.push(at);
-            self.changes_done += 1;
-        }
-        let is_full = self.change_page.len() == self.changes_per_page;
-        if is_full || (next.is_none() && self.change_page.len() > 0) {
+    /// One page of changes.
+    fn step_changes(&mut self) -> Result<usize, SnapshotError> {
+        self.order
+            .fill(&mut self.change_page, self.changes_per_page)?;
+        let made = self.change_page.len();
+        self.changes_done += made as u64;
+        if made > 0 {
             let (blocks, entry) = self.builder.encoder.encode(&self.change_page);
             self.changes.push(blocks, entry);
             self.change_page.clear();
         }
-        if next.is_none() {
+        if made < self.changes_per_page {
             assert_eq!(
                 self.changes_done, self.builder.counters.changes,
                 "every version from the horizon on is a change"
@@ -244,7 +242,7 @@ impl Finish {
             self.unwritten.append(&mut self.changes.blocks());
             self.stage = Stage::Rest;
         }
-        Ok(1)
+        Ok(made.max(1))
     }
 
     /// Meta page, page of borrowed runs, and table.

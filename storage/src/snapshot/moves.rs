@@ -12,7 +12,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::changes::{Change, ChangeMerge};
+use super::changes::{Change, ChangeMerge, Changes};
 use super::error::SnapshotError;
 use super::snapshot::Snapshot;
 use super::version::VersionRef;
@@ -132,13 +132,37 @@ impl ChangeOrder {
         }
     }
 
-    /// The next change, where it is in the new snapshot.
+    /// Adds the next changes, as they are in the new snapshot, to a page until it has `full` of them; fewer at the end only.
     ///
     /// # Errors
     /// [`SnapshotError::Damaged`] if a resident page of the base does not match its checksum.
-    pub(super) fn next(&mut self) -> Result<Option<VersionRef>, SnapshotError> {
+    pub(super) fn fill(&mut self, page: &mut Changes, full: usize) -> Result<(), SnapshotError> {
+        while page.len() < full {
+            if self.moved.is_none() && (self.is_fresh_later || self.fresh.is_none()) {
+                self.each_moved(|_, to| {
+                    page.push(to);
+                    page.len() < full
+                })?;
+            }
+            if page.len() < full {
+                match self.next()? {
+                    Some(at) => page.push(at),
+                    None => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The next change.
+    fn next(&mut self) -> Result<Option<VersionRef>, SnapshotError> {
         if self.moved.is_none() {
-            self.moved = self.next_moved()?;
+            let mut moved = None;
+            self.each_moved(|from, to| {
+                moved = Some((from, to));
+                false
+            })?;
+            self.moved = moved;
         }
         let takes_moved = match (&self.moved, &self.fresh) {
             (None, _) => false,
@@ -159,9 +183,13 @@ impl ChangeOrder {
         })
     }
 
-    fn next_moved(&mut self) -> Result<Option<(VersionRef, VersionRef)>, SnapshotError> {
+    /// Goes through what of the base went somewhere, from what to what, as long as `goes_on` says so.
+    fn each_moved(
+        &mut self,
+        mut goes_on: impl FnMut(VersionRef, VersionRef) -> bool,
+    ) -> Result<(), SnapshotError> {
         let Some(base) = &self.moves.base else {
-            return Ok(None);
+            return Ok(());
         };
         while let Some(page) = base.changes().get(self.next.0) {
             if !self.is_verified {
@@ -171,14 +199,16 @@ impl ChangeOrder {
             while self.next.1 < page.len() {
                 let from = page.get(self.next.1);
                 self.next.1 += 1;
-                if let Some(to) = self.moves.of(from) {
-                    return Ok(Some((from, to)));
+                if let Some(to) = self.moves.of(from)
+                    && !goes_on(from, to)
+                {
+                    return Ok(());
                 }
             }
             self.next = (self.next.0 + 1, 0);
             self.is_verified = false;
         }
-        Ok(None)
+        Ok(())
     }
 }
 
