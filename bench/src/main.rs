@@ -23,6 +23,7 @@
 //! the same means. The generator shares the machine with the server it loads; its own CPU time is
 //! part of every result. Any error an answer brings is shown by its code and makes the run fail.
 
+mod checkpoint;
 mod cli;
 mod cluster;
 mod compare;

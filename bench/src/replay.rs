@@ -6,11 +6,13 @@
 //! server reads it with O_DIRECT. After the restart nobody asks it anything for a while, and what it
 //! then holds in memory is its idle resident set.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
+use crate::checkpoint::{CheckpointFigures, checkpoint};
 use crate::cli::{OutputFormat, ReplayOptions};
 use crate::job::JobSpec;
 use crate::machine::Machine;
@@ -47,23 +49,33 @@ struct Replay {
     rss_bytes_peak: u64,
     /// After a rest.
     rss_bytes_idle: u64,
+    /// After that.
+    checkpoints: Vec<CheckpointFigures>,
 }
 
 /// Runs the command.
 pub async fn run(options: &ReplayOptions) -> Result<()> {
     let parent = options.servers.start.data_parent()?;
     let machine = Machine::facts(&parent);
-    let job = PutsInTurn {
+    let puts = PutsInTurn {
         puts: options.puts,
         key_count: options.key_count.unwrap_or(options.puts),
         value_bytes: options.value_bytes,
         in_flight: options.clients,
-    }
-    .job()?;
+    };
+    let job = puts.job()?;
+    let fewer = |count| {
+        PutsInTurn {
+            puts: count,
+            ..puts
+        }
+        .job()
+    };
+    let later = [fewer(1)?, fewer(options.puts.div_ceil(10))?];
     let mut servers = Vec::new();
     for launch in options.servers.start.launches(options.servers.against)? {
         let launch = launch.without_quota();
-        servers.push(measure(&launch, &Home::create(&parent)?, &job, options.puts).await?);
+        servers.push(measure(&launch, &parent, (&job, &later), options.puts).await?);
     }
     let report = Report {
         command: "replay",
@@ -78,8 +90,14 @@ pub async fn run(options: &ReplayOptions) -> Result<()> {
     Ok(())
 }
 
-async fn measure(launch: &Launch, home: &Home, job: &JobSpec, puts: u64) -> Result<Replay> {
-    let mut server = launch.start(home)?;
+async fn measure(
+    launch: &Launch,
+    parent: &Path,
+    (job, later): (&JobSpec, &[JobSpec]),
+    puts: u64,
+) -> Result<Replay> {
+    let home = Home::create(parent)?;
+    let mut server = launch.start(&home)?;
     server.ready(READY_TIMEOUT).await?;
     let version = scrape::version(server.address()).await?;
     let fill_seconds = put_in_turn(&launch.name, server.address(), job).await?;
@@ -95,7 +113,7 @@ async fn measure(launch: &Launch, home: &Home, job: &JobSpec, puts: u64) -> Resu
     let data_bytes = home.data_bytes()?;
 
     let bar = spinner(format!("{} replays", launch.name));
-    let mut server = launch.start(home)?;
+    let mut server = launch.start(&home)?;
     let replay = server.ready(READY_TIMEOUT).await?;
     let replay_cpu_seconds = server.usage()?.cpu_seconds;
     bar.set_message(format!("{} rests", launch.name));
@@ -108,6 +126,10 @@ async fn measure(launch: &Launch, home: &Home, job: &JobSpec, puts: u64) -> Resu
         "{}: {replayed:?} (keys, revision) after the restart instead of {expected:?}",
         launch.name
     );
+    let mut checkpoints = Vec::new();
+    for job in later {
+        checkpoints.extend(checkpoint((&launch.name, &mut server), parent, job).await?);
+    }
     server.stop().await?;
     Ok(Replay {
         name: launch.name.clone(),
@@ -120,6 +142,7 @@ async fn measure(launch: &Launch, home: &Home, job: &JobSpec, puts: u64) -> Resu
         revision: replayed.1,
         rss_bytes_peak: usage.rss_bytes_peak,
         rss_bytes_idle: usage.rss_bytes,
+        checkpoints,
     })
 }
 
@@ -156,5 +179,22 @@ fn print_text(report: &Report, puts: u64) {
     table.row(row("idle RSS, MiB", &|replay| {
         number(replay.rss_bytes_idle as f64 / 1_048_576.0)
     }));
+    let most = report.servers.iter().map(|server| server.checkpoints.len());
+    for number in 0..most.max().unwrap_or(0) {
+        let cell = |figure: fn(&CheckpointFigures) -> f64| {
+            move |replay: &Replay| {
+                let made = replay.checkpoints.get(number);
+                made.map_or("-".to_owned(), |made| self::number(figure(made)))
+            }
+        };
+        table.row(row(
+            "checkpoint of so many puts",
+            &cell(|made| made.puts as f64),
+        ));
+        table.row(row("  MB", &cell(|made| made.bytes / 1e6)));
+        table.row(row("  s", &cell(|made| made.seconds)));
+        table.row(row("  MB/s", &cell(|made| made.bytes_per_second / 1e6)));
+        table.row(row("  of the disk probe", &cell(|made| made.probe_ratio)));
+    }
     print!("{}", table.render());
 }

@@ -32,6 +32,27 @@ fn flushes(page: &str) -> Option<f64> {
     Some(log + database)
 }
 
+/// Checkpoints that were made since the start.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Checkpoints {
+    pub count: f64,
+    pub bytes: f64,
+    pub seconds: f64,
+}
+
+/// What a server made of checkpoints; None if it makes none, as etcd.
+pub async fn checkpoints(address: SocketAddr) -> Result<Option<Checkpoints>> {
+    Ok(checkpoints_of(&get(address, "/metrics").await?))
+}
+
+fn checkpoints_of(page: &str) -> Option<Checkpoints> {
+    Some(Checkpoints {
+        count: sample(page, "keelson_checkpoint_total")?,
+        bytes: sample(page, "keelson_checkpoint_bytes_total")?,
+        seconds: sample(page, "keelson_checkpoint_duration_seconds_sum")?,
+    })
+}
+
 /// The server version that `/version` tells.
 pub async fn version(address: SocketAddr) -> Result<String> {
     let page = get(address, "/version").await?;
@@ -101,6 +122,19 @@ mod tests {
         assert_eq!(sample(page, "a_count"), Some(3.0));
         assert_eq!(sample(page, "b"), Some(42.0));
         assert_eq!(sample(page, "c"), None);
+    }
+
+    #[test]
+    fn only_who_makes_checkpoints_tells_of_them() {
+        let page = "keelson_checkpoint_total 2\nkeelson_checkpoint_bytes_total 100\n\
+                    keelson_checkpoint_duration_seconds_sum 0.5\n";
+        let expected = Checkpoints {
+            count: 2.0,
+            bytes: 100.0,
+            seconds: 0.5,
+        };
+        assert_eq!(checkpoints_of(page), Some(expected));
+        assert_eq!(checkpoints_of("etcd_server_version 1\n"), None);
     }
 
     #[test]

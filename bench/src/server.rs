@@ -268,6 +268,11 @@ impl Server {
         }
     }
 
+    /// Has Keelson make a checkpoint. It would end etcd.
+    pub fn request_checkpoint(&self) {
+        self.signal(Signal::USR1);
+    }
+
     fn signal(&self, signal: Signal) {
         // The child is not reaped yet, so the pid is its own; failing means that it has ended.
         let _ = kill_process(Pid::from_child(&self.child), signal);
