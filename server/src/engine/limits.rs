@@ -149,7 +149,7 @@ pub const CHECKPOINT_VERSIONS_PER_TURN: usize = if cfg!(test) { 3 } else { 256 }
 /// Versions that a checkpoint goes through between two looks for something to write.
 pub const CHECKPOINT_SLICE_VERSIONS: usize = 256;
 /// How long a thread that builds a checkpoint computes before it gives way (microseconds).
-pub const CHECKPOINT_GIVES_WAY_US: u64 = 100;
+pub const CHECKPOINT_GIVES_WAY_US: u64 = 20;
 /// Writes of a checkpoint taken ahead of the disk, and buffers for them.
 pub const CHECKPOINT_WRITES_AHEAD_MAX: usize = 4;
 /// What a checkpoint may write at once after a pause, whatever its rate.
