@@ -38,7 +38,8 @@ pub struct CheckpointFigures {
     pub probe_ratio: f64,
 }
 
-/// Puts, lets the member come to rest, and has it make a checkpoint. None if the server makes none.
+/// Puts, lets the member come to rest, and has it make a checkpoint. None if the server makes none,
+/// or made one by itself while puts came.
 pub async fn checkpoint(
     (name, server): (&str, &mut Server),
     parent: &Path,
@@ -59,10 +60,12 @@ pub async fn checkpoint(
     let (probe_bytes_per_second, _) = probe?;
 
     let before = made_by(server).await?;
-    ensure!(
-        before.count == first.count,
-        "{name} made a checkpoint by itself while {puts} puts came: measure with fewer"
-    );
+    if before.count != first.count {
+        eprintln!(
+            "{name} made a checkpoint while {puts} puts came; one of them at rest is not measured"
+        );
+        return Ok(None);
+    }
     server.request_checkpoint();
     let bar = spinner(format!("{name} makes a checkpoint"));
     let begun = Instant::now();
