@@ -54,7 +54,7 @@ impl Drop for Piece {
     }
 }
 
-/// A fixed number of buffers.
+/// A fixed number of buffers, and those that were made for who cannot wait.
 #[derive(Debug)]
 pub struct Pool {
     home: Sender<AlignedBuf>,

@@ -22,7 +22,7 @@ use super::snapshot::{Parts, Snapshot};
 use super::stream::PageWrite;
 use crate::io::AlignedBuf;
 
-/// Leaves that come to rest in one step.
+/// Leaves that are settled in one step.
 const LEAVES_PER_STEP: usize = 64;
 
 /// A file whose keys are all there.
@@ -183,7 +183,7 @@ impl Finish {
         (snapshot, block)
     }
 
-    /// Some leaves: those come to rest whose memory has become mostly useless.
+    /// Some leaves: those of pieces of which too little is of use get another place.
     fn step_leaves(&mut self) -> usize {
         if self.builder.leaves.settle(LEAVES_PER_STEP) {
             self.unwritten.append(&mut self.builder.leaves.blocks());

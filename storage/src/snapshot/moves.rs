@@ -169,9 +169,8 @@ impl ChangeOrder {
             (Some(_), None) => true,
             // Were two alike in that, the first one by its key would come first, as when all are sorted.
             (Some((from, to)), Some(fresh)) => {
-                self.is_fresh_later
-                    || (order_in(self.moves.base(), *from), *to)
-                        < ((fresh.revision, fresh.sub), fresh.at())
+                let moved = (order_in(self.moves.base(), *from), *to);
+                moved < ((fresh.revision, fresh.sub), fresh.at())
             }
         };
         Ok(if takes_moved {

@@ -67,8 +67,8 @@ impl<T: Content> Pages<T> {
         self.entries.push(entry);
     }
 
-    /// No more pages. Copies about `budget` of those whose pieces are mostly of no use any more; true when there are none
-    /// left.
+    /// No more pages. Looks at `budget` of them, and copies those out of pieces of which too little is of use; true when all
+    /// were looked at.
     pub(super) fn settle(&mut self, budget: usize) -> bool {
         let end = self.pages.len().min(self.settled.saturating_add(budget));
         for number in self.settled..end {
